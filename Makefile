@@ -1,0 +1,40 @@
+# `make demo` and `make test` set up all that they need; a second call installs nothing.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: demo test slow ui lock clean
+
+demo: $(READY)
+	$(BIN)/python -m tune_fairlora.search --space digits
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(READY)
+	$(BIN)/python -m pytest -m slow --timeout=1800
+
+ui: $(READY)
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/python -m mlflow server --workers 1 --backend-store-uri sqlite:///mlflow.db
+
+# uv reads the package index alone; pip would also take a stray local wheel of torch that fits no torchvision.
+$(READY): requirements.lock setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python >= 3.11 is needed, but $(PYTHON) is $$($(PYTHON) --version)"; exit 2; }
+	@echo "setting up .venv: the libraries take about 6 GB, once"
+	@$(PYTHON) -m venv .venv || { $(PYTHON) -m pip install --quiet --target .venv-tools virtualenv && \
+		PYTHONPATH=.venv-tools $(PYTHON) -m virtualenv --quiet --clear .venv; }
+	@$(BIN)/python -m pip install --quiet uv==0.13.8
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+lock:
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
+		--extra test --extra notebooks setup.cfg --output-file requirements.lock
+
+clean:
+	rm -rf .venv .venv-tools build *.egg-info

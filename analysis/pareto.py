@@ -1,0 +1,220 @@
+"""Which trials are worth keeping: dominance, fronts, hypervolume and the knee, in numpy only.
+
+`points` is always [n, m] with m >= 1, a row a trial, a column an objective to be minimised; any other shape is a
+ValueError. Signs flip once, at the border, in `as_minimization`. Point p dominates point q when p is no worse in every
+objective and better in at least one, so equal points do not dominate each other. A row with any NaN is a trial without
+a result: it dominates nothing and measures nothing. Infinities are ordinary numbers.
+"""
+
+from bisect import bisect_right
+
+import numpy as np
+
+SIGNS = {"minimize": 1.0, "maximize": -1.0}
+
+
+def as_minimization(values, directions) -> np.ndarray:
+    """Flip the signs of the objectives to be maximised, so that smaller is better in every column.
+
+    Args:
+        values: [n, m], in the user's directions and units.
+        directions: m of "maximize" or "minimize", one a column.
+
+    Returns: Float array [n, m], a copy. NaN stays NaN.
+    Raises: ValueError on an unknown direction, and when `values` has not one column a direction.
+    """
+    directions = list(directions)
+    for direction in directions:
+        if direction not in SIGNS:
+            raise ValueError(f"a direction must be one of {sorted(SIGNS)}, but got {direction!r}.")
+    values = _matrix(values, "values", len(directions))
+    return values * [SIGNS[direction] for direction in directions] + 0.0  # + 0.0 turns the -0.0 of a flipped 0 into 0.0
+
+
+def ranks(points) -> np.ndarray:
+    """Non-dominated rank: 0 on the front, 1 on the front of what is left without it, and so on.
+
+    Returns: Int array [n]. Equal points share a rank. A row with any NaN has no rank, written -1, and the others have
+        the ranks they would have without it.
+    Source: Deb et al. 2002, "A fast and elitist multiobjective genetic algorithm: NSGA-II", here by peeling fronts off
+        rows that are sorted once: O(n log n + n * ranks) for m <= 2.
+    """
+    valid, rows, inverse = _distinct(points)
+    rank, left = np.zeros(len(rows), dtype=int), np.arange(len(rows))
+    while left.size:
+        left = left[~_front_of_sorted(rows[left])]
+        rank[left] += 1  # each peel puts everything it leaves behind one rank lower
+    result = np.full(len(valid), -1)
+    result[valid] = rank[inverse]
+    return result
+
+
+def front(points) -> np.ndarray:
+    """Which points no other point dominates: those of rank 0.
+
+    Returns: Bool array [n]. Every copy of a front point is on the front; a row with any NaN is not.
+
+    O(n log n) for m <= 2; for m >= 3, one vectorised pass over what is left for each front point.
+    """
+    valid, rows, inverse = _distinct(points)
+    result = np.zeros(len(valid), dtype=bool)
+    result[valid] = _front_of_sorted(rows)[inverse]
+    return result
+
+
+def hypervolume(points, reference) -> float:
+    """Exact measure of the region that the points dominate, bounded by the reference: larger is better.
+
+    Args:
+        points: [n, m] with m <= 3. A point not better than the reference in every objective adds nothing.
+        reference: [m], finite: of each objective, the value that is just too bad to count.
+
+    Returns: In the product of the objectives' units. 0.0 for no points; inf when a point that counts holds a -inf.
+    Raises: ValueError on m > 3 and on a reference that is not m finite numbers.
+    Source: Zitzler and Thiele 1998 for the measure; for m = 3 the sweep of Fonseca, Paquete and López-Ibáñez 2006, "An
+        improved dimension-sweep algorithm for the hypervolume indicator".
+    """
+    points, reference = _against(points, reference)
+    return _measure(points[(points < reference).all(axis=1)], reference)  # a NaN is not < anything
+
+
+def contributions(points, reference) -> np.ndarray:
+    """Hypervolume lost by leaving out each point alone: that of the part which no other point dominates.
+
+    Args and Raises: as `hypervolume`.
+    Returns: Float array [n], >= 0, in the units of `hypervolume`. 0 for a dominated point, a point with a copy, a row
+        with NaN and a point not better than the reference; inf for any other point that holds a -inf.
+    Source: While, Bradstreet and Barone 2012, "A fast way of calculating exact hypervolumes", `exclhv`.
+    """
+    points, reference = _against(points, reference)
+    result = np.zeros(len(points))
+    inside = np.flatnonzero((points < reference).all(axis=1))
+    # A dominated point shares all it covers with its dominator, but still takes its part from what that covers alone.
+    for i in inside[front(points[inside])]:
+        result[i] = _exclusive(points[i], points[inside[inside != i]], reference)
+    return result
+
+
+def knee(points) -> int | None:
+    """The front point that gives most for least: the deepest below the plane through the front's extremes.
+
+    The finite points of the front are scaled to [0, 1] in each objective. Depth is the signed distance from the plane
+    sum = 1 towards the ideal point 0; for m = 2 that plane is the line between the two extremes. Where a front of two
+    objectives bulges away from the ideal, no point is below the line and the knee is an extreme.
+
+    Returns: Row of `points`, the lowest of equals; None when no finite point is on the front.
+    Source: Das 1999, "On characterizing the 'knee' of the Pareto curve based on normal-boundary intersection".
+    """
+    points = _matrix(points, "points")
+    rows = np.flatnonzero(front(points) & np.isfinite(points).all(axis=1))
+    if rows.size == 0:
+        return None
+    low, high = points[rows].min(axis=0), points[rows].max(axis=0)
+    scaled = (points[rows] - low) / np.where(high > low, high - low, 1.0)
+    # Depth falls with the sum. Rounded, so that on a straight front the lowest row wins and not the rounding error.
+    return int(rows[scaled.sum(axis=1).round(12).argmin()])
+
+
+def _matrix(values, name: str, columns: int | None = None) -> np.ndarray:
+    values = np.asarray(values, dtype=float)
+    if values.shape == (0,):  # `[]` is a list of no rows, of any width
+        values = values.reshape(0, columns or 1)
+    if values.ndim != 2 or values.shape[1] < 1:
+        raise ValueError(f"{name} must have shape [n, m] with m >= 1, but got shape {values.shape}.")
+    if columns is not None and values.shape[1] != columns:
+        raise ValueError(f"{name} must have {columns} columns, but got {values.shape[1]}.")
+    return values
+
+
+def _against(points, reference) -> tuple[np.ndarray, np.ndarray]:
+    reference = np.asarray(reference, dtype=float)
+    if reference.ndim != 1 or not np.isfinite(reference).all():
+        raise ValueError(f"reference must be [m] finite numbers, but got {reference.tolist()}.")
+    points = _matrix(points, "points", len(reference))
+    if len(reference) not in MEASURES:
+        raise ValueError(f"m <= {max(MEASURES)} must hold for an exact hypervolume, but got m={len(reference)}.")
+    return points, reference
+
+
+def _distinct(points) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(mask [n] of the rows without NaN, their distinct rows in lexicographic order, the index of each into those)."""
+    points = _matrix(points, "points")
+    valid = ~np.isnan(points).any(axis=1)
+    rows, inverse = np.unique(points[valid], axis=0, return_inverse=True)
+    return valid, rows, inverse.reshape(-1)
+
+
+def _front_of_sorted(rows: np.ndarray) -> np.ndarray:
+    """`front` of distinct rows in lexicographic order, in which a point comes after all that dominate it."""
+    mask = np.zeros(len(rows), dtype=bool)
+    if rows.shape[1] <= 2:
+        # No earlier row is worse in the first column, and none is equal in both: one with as good a last dominates.
+        mask[:1] = True
+        mask[1:] = rows[1:, -1] < np.minimum.accumulate(rows[:, -1])[:-1]
+        return mask
+    left = np.arange(len(rows))
+    while left.size:  # the first row left is on the front: whatever dominated it would have come earlier
+        mask[left[0]] = True
+        left = left[(rows[left] < rows[left[0]]).any(axis=1)]
+    return mask
+
+
+def _measure(points: np.ndarray, reference: np.ndarray) -> float:
+    """`hypervolume` of points that are all better than the reference."""
+    if len(points) == 0:
+        return 0.0
+    if np.isneginf(points).any():  # the box of such a point is endless, and no side of it is 0
+        return np.inf
+    return float(MEASURES[len(reference)](points, reference))
+
+
+def _length(points: np.ndarray, reference: np.ndarray) -> float:
+    return reference[0] - points.min()
+
+
+def _area(points: np.ndarray, reference: np.ndarray) -> float:
+    x, y = points[points[:, 0].argsort()].T
+    floor = np.minimum.accumulate(np.append(reference[1], y))
+    # From left to right, each point adds the slab by which it lowers the floor.
+    return (reference[0] - x) @ -np.diff(floor)
+
+
+def _volume(points: np.ndarray, reference: np.ndarray) -> float:
+    """Sweep upwards in z over the area that the points so far dominate in (x, y). O(n log n) but for list moves."""
+    # The staircase: corners with x never falling and y falling, between two sentinels that are never taken out.
+    xs, ys = [-np.inf, reference[0]], [reference[1], -np.inf]
+    volume, area, height = 0.0, 0.0, reference[2]
+    for x, y, z in points[points[:, 2].argsort()].tolist():
+        volume += area * (z - height)
+        area, height = area + _step(xs, ys, x, y), z
+    return volume + area * (reference[2] - height)
+
+
+def _step(xs: list[float], ys: list[float], x: float, y: float) -> float:
+    """Put corner (x, y) into the staircase, take out those right of it that it dominates, return the area it adds.
+
+    A corner straight above it stays: it has no width left, hence no area.
+    """
+    start = end = bisect_right(xs, x)
+    added, left, ceiling = 0.0, x, ys[start - 1]
+    if ceiling <= y:
+        return 0.0
+    while ys[end] >= y:
+        added += (xs[end] - left) * (ceiling - y)
+        left, ceiling = xs[end], ys[end]
+        end += 1
+    xs[start:end], ys[start:end] = [x], [y]
+    return added + (xs[start + 1] - left) * (ceiling - y)
+
+
+def _exclusive(point: np.ndarray, others: np.ndarray, reference: np.ndarray) -> float:
+    """What `point` covers and `others` do not, none of which dominates it: its own box less their part of that box."""
+    if (others == point).all(axis=1).any():
+        return 0.0
+    if np.isneginf(point).any():  # no other point reaches the corner of its box, so an endless part is its own
+        return np.inf
+    shared = _measure(np.maximum(others, point), reference)
+    return max(0.0, _measure(point[None], reference) - shared)  # a rounding error is no negative contribution
+
+
+MEASURES = {1: _length, 2: _area, 3: _volume}

@@ -1,0 +1,40 @@
+"""The user's own folder of images (metadata.csv), with a small ImageNet transformer or with CLIP's image tower."""
+
+import dataclasses
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from search_spaces.space import Space
+
+LORA_LR = FloatDistribution(5e-4, 1e-2, log=True)
+FULL_LR = FloatDistribution(2e-5, 5e-4, log=True)
+
+VIT_TINY = Space(
+    name="folder_vit_tiny",
+    about="ViT-Tiny/16 (ImageNet) on a folder of images with metadata.csv",
+    fixed={"data": "folder", "backbone": "vit_tiny_patch16_224", "image_size": 224, "epochs": 8},
+    search={
+        "rank": CategoricalDistribution((4, 8, 16, 32, 64)),
+        "alpha": CategoricalDistribution((8.0, 16.0, 32.0)),
+        "lr": {"lora": LORA_LR, "fairlora": LORA_LR, "fft": FULL_LR, "fairfft": FULL_LR},
+        "lam": FloatDistribution(0.01, 10.0, log=True),
+        "weight_decay": FloatDistribution(1e-4, 0.1, log=True),
+    },
+    first={"lr": {"lora": 3e-3, "fairlora": 3e-3, "fft": 1e-4, "fairfft": 1e-4}, "lam": 0.1},
+)
+
+CLIP_LORA_LR = FloatDistribution(1e-4, 5e-3, log=True)
+CLIP_FULL_LR = FloatDistribution(2e-6, 1e-4, log=True)
+
+# A larger model wants smaller steps; the rest is the same question.
+CLIP = dataclasses.replace(
+    VIT_TINY,
+    name="folder_clip",
+    about="CLIP ViT-B/32 (LAION-2B) on a folder of images with metadata.csv",
+    fixed={**VIT_TINY.fixed, "backbone": "vit_base_patch32_clip_224"},
+    search={
+        **VIT_TINY.search,
+        "lr": {"lora": CLIP_LORA_LR, "fairlora": CLIP_LORA_LR, "fft": CLIP_FULL_LR, "fairfft": CLIP_FULL_LR},
+    },
+    first={"lr": {"lora": 1e-3, "fairlora": 1e-3, "fft": 1e-5, "fairfft": 1e-5}, "lam": 0.1},
+)

@@ -1,0 +1,167 @@
+"""A space is data: what it draws, what it refuses, and how a user's own file is read."""
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from search_spaces import SPACES, resolve
+from search_spaces.space import Space
+from trainables.config import FIELDS, METHODS, ConfigError, absent_for
+
+LORA_LR, FULL_LR = FloatDistribution(1e-3, 1e-2, log=True), FloatDistribution(1e-5, 1e-4, log=True)
+
+
+def tiny(**changes) -> Space:
+    content = {
+        "name": "tiny",
+        "about": "for tests",
+        "fixed": {"epochs": 2},
+        "search": {
+            "rank": IntDistribution(1, 4),
+            "lr": {"lora": LORA_LR, "fairlora": LORA_LR, "fft": FULL_LR, "fairfft": FULL_LR},
+            "lam": FloatDistribution(0.01, 10, log=True),
+        },
+        "first": {"rank": 2, "lr": {"lora": 3e-3, "fairlora": 3e-3, "fft": 2e-5, "fairfft": 2e-5}},
+    }
+    return Space(**{**content, **changes})
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_draw_has_exactly_the_hyperparameters_of_its_method(name):
+    space = SPACES[name]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = set()
+    for _ in range(40):
+        trial = study.ask()
+        config = space.suggest(trial, seed=3)
+        drawn = {key.partition(":")[0] for key in trial.params}
+        assert drawn == {"method", *space.search} - absent_for(config.method)
+        assert config.seed == 3
+        assert all(getattr(config, k) == v for k, v in space.fixed.items())
+        seen.add(config.method)
+    assert seen == set(METHODS)
+
+
+def test_methods_of_one_distribution_share_its_name_and_others_do_not():
+    space = tiny()
+    assert space.parameter("lr", "lora") == space.parameter("lr", "fairlora") == "lr:lora+fairlora"
+    assert space.parameter("lr", "fft") == "lr:fft+fairfft"
+    assert space.parameter("rank", "lora") == "rank"
+    assert tiny(methods=("lora", "fft")).parameter("lr", "lora") == "lr:lora"
+
+
+def test_a_draw_stays_inside_the_distribution_of_its_method():
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    for _ in range(60):
+        config = tiny().suggest(study.ask(), seed=0)
+        low, high = (1e-3, 1e-2) if METHODS[config.method].lora else (1e-5, 1e-4)
+        assert low <= config.lr <= high
+
+
+def test_first_points_take_the_spaces_word_and_else_the_default():
+    space = tiny(first={"lr": {"lora": 3e-3, "fairlora": 3e-3, "fft": 2e-5, "fairfft": 2e-5}, "rank": 2})
+    assert space.first_point("lora") == {"method": "lora", "rank": 2, "lr": 3e-3}
+    assert space.first_point("fairfft") == {"method": "fairfft", "lr": 2e-5, "lam": FIELDS["lam"].default}
+    assert space.starts()[2] == {"method": "fft", "lr:fft+fairfft": 2e-5}
+
+
+def test_the_floor_comes_after_the_methods_where_the_space_has_it():
+    assert len(tiny().starts()) == 4
+    with_zero = tiny(search={"rank": IntDistribution(0, 4)})
+    assert with_zero.starts()[4:] == [{"method": "lora", "rank": 0}]
+    assert len(tiny(search={"rank": IntDistribution(0, 4)}, methods=("fft",)).starts()) == 1
+
+
+def test_pinned_hyperparameters_are_no_longer_searched():
+    space = tiny().with_changes({"rank": "3", "flip": "false"}, ("lora",), epochs=5)
+    assert space.fixed == {"epochs": 5, "rank": 3, "flip": False}
+    assert "rank" not in space.search and space.methods == ("lora",)
+    config = space.suggest(optuna.create_study().ask(), seed=0)
+    assert (config.rank, config.flip, config.epochs, config.method) == (3, False, 5, "lora")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fixed": {"ranks": 3}}, "unknown hyperparameter 'ranks'"),
+        ({"fixed": {"epochs": 0}}, "`epochs >= 1` must hold, but got epochs=0"),
+        ({"fixed": {"rank": 3}}, "fixed or searched"),
+        ({"search": {"seed": IntDistribution(0, 9)}}, "cannot search ['seed']"),
+        ({"methods": ("lora", "dora")}, "unknown method 'dora'"),
+        ({"objectives": ("val_fairness",)}, "unknown objective 'val_fairness'"),
+        ({"search": {"rank": IntDistribution(16, 32)}}, "starts lora at rank=2, outside of"),
+        ({"search": {"targets": CategoricalDistribution(("q",))}}, "starts lora at targets=qkv"),
+        ({"search": {"rank": CategoricalDistribution((2, -1))}}, "`rank >= 0` must hold, but got rank=-1"),
+        ({"search": {"dropout": FloatDistribution(0, 2)}}, "`dropout <= 0.95` must hold, but got dropout=2.0"),
+        ({"objectives": ("val_accuracy",)}, "must have 2 or 3 different objectives"),
+        ({"objectives": ("val_accuracy", "val_accuracy")}, "must have 2 or 3 different objectives"),
+        ({"methods": ("lora", "lora")}, "methods must be given once each, but got lora, lora"),
+        ({"methods": ()}, "methods must be given once each, but got none"),
+        ({"name": "my/space"}, "a space's name must do as a folder's name, but is 'my/space'"),
+    ],
+)
+def test_a_wrong_space_is_refused_when_it_is_made(changes, message):
+    with pytest.raises(ConfigError) as error:
+        tiny(**changes)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rank": "-1"}, "`rank >= 0` must hold, but got rank=-1"),
+        ({"rang": "1"}, "unknown hyperparameter 'rang'"),
+        ({"method": "fft"}, "has an option of its own"),
+        ({"lr": "fast"}, "`lr is a number` must hold, but got lr=fast"),
+        ({"lam": "3"}, "lora, fft must have what is set, but none of them has lam"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, message):
+    with pytest.raises(ConfigError) as error:
+        tiny().with_changes(settings, ("lora", "fft"))
+    assert message in str(error.value)
+
+
+USER_SPACE = """
+from optuna.distributions import FloatDistribution
+from search_spaces.space import Space
+SPACE = Space(name="mine", about="my own", fixed={"epochs": 1}, search={"lr": FloatDistribution(1e-4, 1e-2)})
+"""
+
+
+def test_a_users_file_is_a_space(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(USER_SPACE)
+    assert resolve(str(path)).name == "mine"
+
+
+def test_a_users_file_may_have_neighbours_and_dataclasses(tmp_path):
+    (tmp_path / "my_ranges.py").write_text("EPOCHS = 3\n")
+    lines = ["from __future__ import annotations", "import dataclasses, my_ranges", "@dataclasses.dataclass"]
+    lines += ["class Note:", "    text: str = ''", USER_SPACE.replace('"epochs": 1', '"epochs": my_ranges.EPOCHS')]
+    (tmp_path / "mine.py").write_text("\n".join(lines))
+    assert resolve(str(tmp_path / "mine.py")).fixed == {"epochs": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SPACE = Space(\n", "line 1"),
+        ("import nothing_of_that_name", "ModuleNotFoundError"),
+        ("SPACE = 3", "must define SPACE = Space(...), but SPACE is int"),
+        (USER_SPACE.replace('"epochs": 1', '"epochs": -1'), "`epochs >= 1` must hold"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_error(tmp_path, text, message):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        resolve(str(path))
+    assert message in str(error.value)
+
+
+def test_unknown_names_list_the_known_ones(tmp_path):
+    with pytest.raises(ConfigError, match="unknown space 'digit'; known: digits, folder_clip, folder_vit_tiny"):
+        resolve("digit")
+    with pytest.raises(ConfigError, match=r"none\.py must be a file"):
+        resolve(str(tmp_path / "none.py"))

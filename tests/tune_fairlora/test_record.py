@@ -1,0 +1,153 @@
+"""The log is the truth: outcomes, the front, torn lines, and the tables rendered from it."""
+
+import json
+import math
+import os
+import threading
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from trainables.config import TrainConfig
+from trainables.metrics import METRICS
+from tune_fairlora.record import Record, apply, collapse_floor, read_events, reference_point
+from tune_fairlora.render import render
+
+SETTINGS = {
+    "name": "s",
+    "groups": ["day", "night"],
+    "objectives": ["val_accuracy", "val_delta_f1"],
+    "collapse_floor": 0.12,
+}
+
+
+@pytest.fixture
+def record(tmp_path):
+    record = Record(tmp_path, ("val_accuracy", "val_delta_f1"), n_classes=10)
+    record.add("search", settings=SETTINGS)
+    yield record
+    record.close()
+
+
+def run(record: Record, number, accuracies, delta=0.2, epochs=2, error=None, recall=0.5, **config) -> str:
+    config = TrainConfig(epochs=epochs, **config)
+    values = config.hyperparameters()
+    record.add("start", number=number, values=values, config_id=config.config_id, seed=config.seed)
+    for i, accuracy in enumerate(accuracies, 1):
+        metrics = {f"val_{name}": 0.5 for name in METRICS} | {"val_accuracy": accuracy, "val_delta_f1": delta}
+        metrics["val_mean_recall"] = recall
+        record.add("epoch", number=number, epoch=i, metrics=metrics, seconds=0.1, device="cpu")
+    status, reason = record.outcome(number, error)
+    tables = {"by_group": {"accuracy": [0.9, math.nan]}}
+    record.add("end", number=number, status=status, reason=reason, tables=tables)
+    return status
+
+
+def test_a_trial_is_complete_only_at_full_fidelity_with_finite_objectives(record):
+    assert run(record, 0, [0.5, 0.6]) == "complete"
+    assert run(record, 1, [0.5]) == "stopped"
+    assert run(record, 2, [0.5, math.nan]) == "failed"
+    assert run(record, 3, [0.5], error="Diverged: the training loss is nan") == "diverged"
+    assert run(record, 4, [], error="OutOfMemoryError: 3 GiB") == "failed"
+    assert record.trials[2].reason == "val_accuracy is nan"
+    assert record.trials[4].reason == "OutOfMemoryError: 3 GiB"
+
+
+def test_the_front_holds_full_fidelity_trials_alone(record):
+    run(record, 0, [0.5, 0.6], delta=0.3)
+    run(record, 1, [0.99], delta=0.0)  # stopped early, and better than all
+    run(record, 2, [0.5, 0.7], delta=0.3)
+    run(record, 3, [0.9, 0.5], delta=0.1)  # its last epoch counts, not its best
+    assert record.front() == [2, 3]
+    assert record.hypervolume() == pytest.approx(0.7 * 0.7 + 0.5 * 0.2)
+
+
+def test_a_collapsed_trial_looks_fair_and_is_off_the_front(record):
+    run(record, 0, [0.5, 0.6], delta=0.3)
+    assert run(record, 1, [0.5, 0.9], delta=0.0, recall=0.12) == "collapsed"
+    assert record.front() == [0]
+    assert record.trials[1].reason == "val_mean_recall 0.1200 is not clearly above a guess (0.1200)"
+
+
+def test_the_floor_is_a_guess_and_two_standard_errors_of_it():
+    # Two classes of 64 and 16: errors 1/2 / 8 and 1/2 / 4, of their mean sqrt(1/256 + 1/64) / 2.
+    assert collapse_floor(np.repeat([0, 1], [64, 16]), 2) == pytest.approx(0.5 + math.sqrt(5 / 256))
+    assert collapse_floor(np.array([0, 1]), 2) == 0.75
+    # A model that serves a 95 % class and a 5 % class alike, at 0.8, is less accurate than naming the first always.
+    assert collapse_floor(np.repeat([0, 1], [950, 50]), 2) < 0.6
+
+
+def test_an_empty_record_has_an_empty_front(record):
+    assert record.front() == [] and record.hypervolume() == 0.0
+
+
+def test_references_are_the_worst_rate_or_a_uniform_guess():
+    assert reference_point(("val_accuracy", "val_delta_f1"), 10) == [0.0, 1.0]
+    assert reference_point(("val_loss", "val_loss_variance"), 10) == pytest.approx([math.log(10), math.log(10) ** 2])
+
+
+def test_the_log_rebuilds_the_state(record, tmp_path):
+    run(record, 0, [0.5, 0.6])
+    run(record, 1, [0.5], method="fairfft", lam=3.0)
+    record.add("tracked", number=1, run_id="abc")
+    other = Record(tmp_path, record.objectives, 10)
+    for event in read_events(tmp_path):
+        apply(other, event)
+    assert repr(other.trials) == repr(record.trials)  # repr: NaN equals no NaN
+    assert other.front() == record.front() and other.settings == SETTINGS
+    other.close()
+
+
+def test_a_torn_last_line_is_left_out(record, tmp_path):
+    run(record, 0, [0.5, 0.6])
+    whole = read_events(tmp_path)
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(path.read_bytes()[:-7])
+    assert read_events(tmp_path) == whole[:-1] or repr(read_events(tmp_path)) == repr(whole[:-1])
+
+
+def test_lines_of_two_threads_never_mix(record, tmp_path):
+    run(record, 0, [])
+    metrics = {f"m{i}": 0.1 for i in range(200)}
+    add = lambda: [record.add("epoch", number=0, epoch=1, metrics=metrics, seconds=1.0) for _ in range(100)]  # noqa: E731
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert len([json.loads(line) for line in lines]) == 3 + 400
+
+
+def test_numpy_values_are_written_as_numbers(record, tmp_path):
+    run(record, 0, [np.float64(0.5), np.float32(0.25)])
+    assert read_events(tmp_path)[3]["metrics"]["val_accuracy"] == 0.25
+
+
+def test_trials_parquet_has_a_row_a_trial_and_null_where_a_method_lacks_something(record, tmp_path):
+    run(record, 0, [0.5, 0.6], method="fairlora", rank=4, lam=0.5)
+    run(record, 1, [0.5], method="fft")
+    render(record)
+    table = pd.read_parquet(tmp_path / "trials.parquet")
+    assert table["number"].tolist() == [0, 1] and table["on_front"].tolist() == [True, False]
+    assert table["status"].tolist() == ["complete", "stopped"] and table["epochs_trained"].tolist() == [2, 1]
+    assert table["rank"].tolist()[0] == 4 and table["rank"].isna().tolist() == [False, True]
+    assert table["lam"].isna().tolist() == [False, True]
+    assert table["val_group_accuracy[day]"].tolist() == [0.9, 0.9]
+    assert table["val_group_accuracy[night]"].isna().all()
+    assert {f"val_{name}" for name in METRICS} <= set(table.columns)
+    assert table.loc[0, "val_accuracy"] == 0.6
+
+
+def test_epochs_parquet_has_the_curves(record, tmp_path):
+    run(record, 0, [0.5, 0.6])
+    render(record)
+    table = pd.read_parquet(tmp_path / "epochs.parquet")
+    assert table[["number", "epoch", "val_accuracy"]].values.tolist() == [[0, 1, 0.5], [0, 2, 0.6]]
+
+
+def test_tables_of_a_search_without_trials_can_be_read(record, tmp_path):
+    render(record)
+    assert len(pd.read_parquet(tmp_path / "trials.parquet")) == 0
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]

@@ -1,0 +1,117 @@
+"""What each method trains: LoRA adapters through peft, or every weight; and the proof that no adapter is bypassed."""
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+
+from trainables.config import METHODS, ConfigError, TrainConfig
+from trainables.seeds import seed_for
+
+# Module names inside one timm transformer block.
+TARGET_MODULES = {
+    "qkv": ("attn.qkv",),
+    "qv": ("attn.qkv.q", "attn.qkv.v"),
+    "qkv+proj": ("attn.qkv", "attn.proj"),
+    "all": ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"),
+}
+
+
+class SplitQKV(nn.Module):
+    """A fused qkv layer as three layers with the same weights, so that query and value can be adapted alone."""
+
+    def __init__(self, fused: nn.Linear):
+        super().__init__()
+        size = fused.out_features // 3
+        for i, name in enumerate(("q", "k", "v")):
+            rows = slice(i * size, (i + 1) * size)
+            layer = nn.Linear(fused.in_features, size, bias=fused.bias is not None, device="meta")
+            layer.weight = nn.Parameter(fused.weight.detach()[rows].clone())
+            if fused.bias is not None:
+                layer.bias = nn.Parameter(fused.bias.detach()[rows].clone())
+            setattr(self, name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
+
+
+def adapt(model: nn.Module, config: TrainConfig) -> nn.Module:
+    """Make ``model`` (a timm transformer with ``blocks`` and ``head``) trainable as ``config.method`` says, in place.
+
+    FFT: every weight. LoRA: the head and the adapters, which start as the identity; at rank 0 the head alone.
+    Adapters are initialised by the stream (seed, "adapters"). Raises ConfigError if a target layer does not exist,
+    or if an adapter gets no gradient (a backbone that reads the layer's weight past the layer, as Swin-v2 does).
+    """
+    if not METHODS[config.method].lora:
+        model.requires_grad_(True)
+        return model
+    model.requires_grad_(False)
+    if config.adapts:
+        _inject(model, config)
+    model.head.requires_grad_(True)
+    return model
+
+
+def _inject(model: nn.Module, config: TrainConfig) -> None:
+    first = _first_block(model, config)
+    if config.targets == "qv":
+        for block in model.blocks[first:]:
+            block.attn.qkv = SplitQKV(block.attn.qkv)
+    names = [f"blocks.{i}.{name}" for i in range(first, len(model.blocks)) for name in TARGET_MODULES[config.targets]]
+    _require_modules(model, names, config)
+    lora = LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=names)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(config.seed, "adapters"))
+        inject_adapter_in_model(lora, model)
+
+
+def _first_block(model: nn.Module, config: TrainConfig) -> int:
+    depth = len(model.blocks)
+    if config.last_blocks > depth:
+        raise ConfigError(
+            f"`last_blocks <= {depth}` must hold for this backbone, but got last_blocks={config.last_blocks}"
+        )
+    return depth - (config.last_blocks or depth)
+
+
+def _require_modules(model: nn.Module, names: list[str], config: TrainConfig) -> None:
+    known = dict(model.named_modules())
+    missing = [name for name in names if not isinstance(known.get(name), nn.Linear)]
+    if missing:
+        raise ConfigError(f"targets={config.targets} needs linear layers that {config.backbone} lacks: {missing[0]}")
+
+
+def check_adapters(model: nn.Module, image_size: int) -> None:
+    """Prove that every adapter is in the path: after one backward pass, every ``lora_B`` has a non-zero gradient.
+
+    ``lora_B`` is the right witness: it starts at 0, so ``lora_A`` has no gradient yet. Raises ConfigError naming the
+    adapters that are bypassed. Leaves gradients, mode and random streams as they were.
+    """
+    witnesses = {name: p for name, p in model.named_parameters() if "lora_B" in name}
+    if not witnesses:
+        return
+    device = next(iter(witnesses.values())).device
+    noise = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(device)
+    training = model.training
+    model.eval()
+    # The square keeps the sum from being constant behind a normalised head.
+    loss = model(noise).float().square().sum()
+    gradients = torch.autograd.grad(loss, list(witnesses.values()), allow_unused=True)
+    model.train(training)
+    silent = [name for name, g in zip(witnesses, gradients) if g is None or not g.any()]
+    if silent:
+        raise ConfigError(
+            f"{len(silent)} of {len(witnesses)} adapters get no gradient (the backbone bypasses the layer), "
+            f"first {silent[0]}: choose other targets"
+        )
+
+
+def parameter_counts(model: nn.Module) -> tuple[int, int]:
+    """``(trainable, total)`` as peft reports them: a head that is saved whole counts beside the one it replaces.
+
+    With timm's ``vit_base_patch16_224.dino``, 40 classes and rank 8 that is FairLoRA's table 5: 325,672 of 86,155,088.
+    """
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    if any(not p.requires_grad for p in model.parameters()):
+        total += sum(p.numel() for p in model.head.parameters())
+    return trainable, total

@@ -1,0 +1,189 @@
+"""The only training loop: a generator that yields one epoch's numbers, and takes and gives a checkpoint."""
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainables.adapters import adapt, check_adapters
+from trainables.backbones import BACKBONES, fresh_model
+from trainables.config import METHODS, ConfigError, TrainConfig
+from trainables.data import Data, Split, evaluation_batches, training_batches
+from trainables.losses import Loss, group_count, group_index, objective
+from trainables.metrics import Evaluation, evaluate
+from trainables.seeds import seed_for
+
+
+class Diverged(ArithmeticError):
+    """The training or validation loss is no longer a finite number."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave: ``number`` counts from 1, ``metrics`` are ``train_…`` means and ``val_…`` of ``metrics.py``.
+
+    ``trainer`` is alive until the generator is asked for the next epoch; its ``checkpoint()`` is of this epoch.
+    """
+
+    number: int
+    metrics: dict[str, float]
+    evaluation: Evaluation
+    seconds: float
+    trainer: "Trainer"
+
+
+def fit(
+    config: TrainConfig, data: Data, weights: str | None = None, device: str = "cpu", checkpoint: dict | None = None
+) -> Iterator[Epoch]:
+    """Train ``config`` on ``data.train``, one epoch a step; each epoch's numbers are its own, on ``data.val``.
+
+    ``checkpoint`` is an earlier ``Trainer.checkpoint()`` of the same configuration: training goes on behind its epoch,
+    and equals the run that was never interrupted to the last bit (CPU, one thread). To stop early, stop iterating.
+    Raises Diverged when a loss is NaN or infinite, ConfigError where configuration, weights and data do not fit.
+    """
+    trainer = Trainer(config, data, weights, device, checkpoint)
+    while trainer.epoch < config.epochs:
+        start = time.perf_counter()
+        train = trainer.train_epoch()
+        evaluation = evaluate_split(trainer.model, data, data.val, config, device)
+        if not math.isfinite(evaluation.metrics["loss"]):  # the last step broke the weights: accuracy would look sane
+            raise Diverged(f"the validation loss is {evaluation.metrics['loss']} after epoch {trainer.epoch}")
+        metrics = {f"train_{k}": v for k, v in train.items()} | {f"val_{k}": v for k, v in evaluation.metrics.items()}
+        yield Epoch(trainer.epoch, metrics, evaluation, time.perf_counter() - start, trainer)
+
+
+class Trainer:
+    """Model, optimiser and position of one run. Every random stream is a function of (seed, name, epoch)."""
+
+    def __init__(self, config: TrainConfig, data: Data, weights: str | None, device: str, checkpoint: dict | None):
+        if data.manifest.size != config.image_size:
+            raise ConfigError(f"image_size={config.image_size}, but the store holds {data.manifest.size} px images")
+        self.config, self.data, self.device = config, data, device
+        self.model = adapt(fresh_model(config, len(data.manifest.classes), weights), config).to(device)
+        check_adapters(self.model, config.image_size)
+        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, config), fused=True)
+        self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
+        self.epoch = 0
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    def train_epoch(self) -> dict[str, float]:
+        """One pass over the training split; returns the means of loss, cross-entropy and penalty over its steps."""
+        self.model.train()
+        losses = []
+        with torch.random.fork_rng(devices=[] if self.device == "cpu" else None):
+            torch.manual_seed(seed_for(self.config.seed, "dropout", self.epoch))
+            for i, batch in enumerate(training_batches(self.data.train, self.config, self.epoch, self.device)):
+                losses.append(self._step(self.epoch * self.steps_per_epoch + i, *batch))
+        self.epoch += 1
+        loss, cross_entropy, penalty = np.mean(losses, axis=0).tolist()
+        return {"loss": loss, "cross_entropy": cross_entropy, "penalty": penalty}
+
+    def _step(self, step: int, images: Tensor, label: Tensor, group: Tensor) -> tuple[float, float, float]:
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = parameters["peak"] * self._schedule(step)
+        loss = self._loss(images, label, group)
+        numbers = tuple(term.item() for term in loss)
+        if not math.isfinite(numbers[0]):
+            raise Diverged(f"the training loss is {numbers[0]} at step {step} (epoch {self.epoch + 1})")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        if self.config.clip_norm:
+            nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self.config.clip_norm)
+        self.optimizer.step()
+        return numbers
+
+    def _loss(self, images: Tensor, label: Tensor, group: Tensor) -> Loss:
+        config, n_groups = self.config, len(self.data.manifest.groups)
+        logits = forward(self.model, images, config)
+        if not METHODS[config.method].fair:
+            return objective(logits, label, None, 0, 0.0, config.reduction)
+        index = group_index(config.groups, label, group, n_groups)
+        count = group_count(config.groups, len(self.data.manifest.classes), n_groups)
+        return objective(logits, label, index, count, config.lam, config.reduction)
+
+    def _schedule(self, step: int) -> float:
+        """Share of the peak learning rate at ``step``: a linear warm-up, then half a cosine down to 0."""
+        total = self.steps_per_epoch * self.config.epochs
+        warm = round(self.config.warmup * total)
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+    def checkpoint(self) -> dict:
+        """Tensors and plain values, so that ``torch.load(weights_only=True)`` reads it: epoch, configuration, the
+        trained weights (adapters and head alone for the LoRA methods) and the optimiser's state. Copies, as the
+        next epoch writes into the tensors."""
+        return {
+            "epoch": self.epoch,
+            "config_id": self.config.config_id,
+            "seed": self.config.seed,
+            "model": trained_state(self.model),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+        }
+
+    def _restore(self, checkpoint: dict) -> None:
+        own = (self.config.config_id, self.config.seed)
+        if (checkpoint["config_id"], checkpoint["seed"]) != own:
+            raise ConfigError(
+                f"the checkpoint must belong to configuration {own[0]} with seed {own[1]}, "
+                f"but is {checkpoint['config_id']}'s with seed {checkpoint['seed']}"
+            )
+        self.model.load_state_dict(checkpoint["model"], strict=False)
+        self.optimizer.load_state_dict(copy.deepcopy(checkpoint["optimizer"]))  # it would train in the caller's tensors
+        self.epoch = checkpoint["epoch"]
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that training changes, by name, detached copies on the CPU."""
+    return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def forward(model: nn.Module, images: Tensor, config: TrainConfig) -> Tensor:
+    """Logits ``[n, classes]`` of images float ``[n, 3, size, size]`` in [0, 1], normalised as the backbone wants."""
+    row = BACKBONES[config.backbone]
+    mean = images.new_tensor(row.mean)[:, None, None]
+    std = images.new_tensor(row.std)[:, None, None]
+    cast = torch.autocast(images.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
+    with cast if config.dtype == "bfloat16" else contextlib.nullcontext():
+        return model((images - mean) / std)
+
+
+@torch.inference_mode()
+def evaluate_split(model: nn.Module, data: Data, split: Split, config: TrainConfig, device: str = "cpu") -> Evaluation:
+    """Every metric of ``model`` on one split (evaluation mode, no augmentation)."""
+    model.eval()
+    predictions, losses = [], []
+    for images, label, _ in evaluation_batches(split, device):
+        logits = forward(model, images, config).float()
+        predictions.append(logits.argmax(dim=1).cpu())
+        losses.append(F.cross_entropy(logits, label, reduction="none").cpu())
+    return evaluate(
+        split.label.numpy(),
+        torch.cat(predictions).numpy(),
+        torch.cat(losses).numpy(),
+        split.group.numpy(),
+        n_classes=len(data.manifest.classes),
+        n_groups=len(data.manifest.groups),
+        positive=data.manifest.positive,
+    )
+
+
+def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
+    """Body and head with their own peak learning rates; weight decay on matrices alone."""
+    groups = []
+    for is_head, peak in ((False, config.lr), (True, config.head_lr or config.lr)):
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and n.startswith("head.") == is_head]
+        for decays in (True, False):
+            chosen = [p for n, p in named if (p.ndim > 1 and not n.endswith(("_token", "pos_embed"))) == decays]
+            if chosen:
+                decay = config.weight_decay if decays else 0.0
+                groups.append({"params": chosen, "lr": peak, "peak": peak, "weight_decay": decay})
+    return groups

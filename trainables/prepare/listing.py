@@ -1,0 +1,146 @@
+"""``metadata.csv``, the list of a folder's images: read and checked, nothing decoded.
+
+Columns: file_path (inside the folder); label or label_name; optionally group or group_name, and split
+(train, val, test). Without a split column the rows are split 70/15/15, seeded and stratified by label and group.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trainables.config import ConfigError
+from trainables.seeds import seed_for
+from trainables.store import SPLITS
+
+SHARES = (0.70, 0.15, 0.15)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A checked ``metadata.csv``: parallel lists of files, labels, groups and splits, and the names."""
+
+    files: list[Path]
+    label: np.ndarray
+    group: np.ndarray
+    split: np.ndarray
+    classes: list[str]
+    groups: list[str]
+
+
+def read_listing(source: Path) -> Listing:
+    """``source/metadata.csv``, checked. Raises ConfigError naming the rule that is broken."""
+    rows = _read_rows(source)
+    files = [_inside(source, row["file_path"]) for row in rows]
+    _check_unique(files, source)
+    label, classes = _codes(rows, "label")
+    group, groups = _codes(rows, "group")
+    split = _splits(rows, label, group)
+    check_splits(label, split, classes)
+    return Listing(files, label, group, split, classes, groups)
+
+
+def _read_rows(source: Path) -> list[dict[str, str]]:
+    table = source / "metadata.csv"
+    if not source.is_dir():
+        raise ConfigError(f"--data must be a folder, but {source} is not")
+    if not table.is_file():
+        raise ConfigError(f"--data {source} must hold a metadata.csv (file_path, label, ...), but has none")
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{table} must be a comma-separated table in UTF-8, but: {error}") from error
+    if "file_path" not in columns or not {"label", "label_name"} & set(columns):
+        raise ConfigError(f"{table} must have the columns file_path and label or label_name, but has {columns}")
+    if not rows:
+        raise ConfigError(f"{table} must list images, but has no rows")
+    ragged = [i for i, row in enumerate(rows, 2) if None in row or None in row.values()]
+    if ragged:
+        raise ConfigError(f"{table}, line {ragged[0]}: as many values as columns must stand in each row")
+    return rows
+
+
+def _inside(source: Path, name: str) -> Path:
+    if Path(name).is_absolute() or ".." in Path(name).parts or not name:
+        raise ConfigError(f"file_path must stay inside the folder, but metadata.csv has {name!r}")
+    return source / name
+
+
+def _check_unique(files: list[Path], source: Path) -> None:
+    """An image that is listed twice could stand in train and in val, or under two labels."""
+    seen: set[Path] = set()
+    for line, path in enumerate(files, 2):
+        if path in seen:
+            raise ConfigError(f"metadata.csv, line {line}: {path.relative_to(source)} is listed a second time")
+        seen.add(path)
+
+
+def _codes(rows: list[dict], column: str) -> tuple[np.ndarray, list[str]]:
+    """Codes 0 … k−1 of ``column``, and their names; no such column at all is one code called "all".
+
+    Codes sort by the number where every value is one, else by the text.
+    """
+    if column not in rows[0] and f"{column}_name" not in rows[0]:
+        return np.zeros(len(rows), np.int64), ["all"]
+    names = [row.get(f"{column}_name", row.get(column)).strip() for row in rows]
+    values = [row.get(column, row.get(f"{column}_name")).strip() for row in rows]
+    name_of: dict[str, str] = {}
+    for line, (value, name) in enumerate(zip(values, names), 2):
+        if not value:
+            raise ConfigError(f"metadata.csv, line {line}: `{column}` must have a value")
+        if name_of.setdefault(value, name) != name:
+            raise ConfigError(
+                f"each {column} must have one name, but {column} {value} is {name_of[value]!r} and {name!r}"
+            )
+    if len(set(name_of.values())) < len(name_of):
+        raise ConfigError(f"each {column}_name must belong to one {column}, but {sorted(name_of.values())} repeats one")
+    ordered = sorted(name_of, key=_natural(list(name_of)))
+    code = {value: i for i, value in enumerate(ordered)}
+    return np.array([code[v] for v in values], np.int64), [name_of[v] for v in ordered]
+
+
+def _natural(values: list[str]):
+    try:
+        return int if [int(v) for v in values] else str
+    except ValueError:
+        return str
+
+
+def _splits(rows: list[dict], label: np.ndarray, group: np.ndarray) -> np.ndarray:
+    if "split" not in rows[0]:
+        return _draw_splits(label, group)
+    for line, row in enumerate(rows, 2):
+        if row["split"] not in SPLITS:
+            raise ConfigError(f"metadata.csv, line {line}: `split` must be train, val or test, but is {row['split']!r}")
+    return np.array([row["split"] for row in rows])
+
+
+def _draw_splits(label: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """70/15/15, stratified by label × group; the same table always gives the same split.
+
+    Cell after cell, each row goes where the share so far falls shortest: small cells take turns, where rounding inside
+    each cell would leave all of them out of the test split.
+    """
+    order = np.random.default_rng(seed_for(0, "split")).permutation(len(label))
+    order = order[np.lexsort((group[order], label[order]))]  # stable, so at random inside a cell
+    counts, split = np.zeros(len(SPLITS)), np.empty(len(label), dtype="<U5")
+    for i, row in enumerate(order, 1):
+        chosen = int(np.argmax(np.array(SHARES) * i - counts))
+        counts[chosen] += 1
+        split[row] = SPLITS[chosen]
+    return split
+
+
+def check_splits(label: np.ndarray, split: np.ndarray, classes: list[str]) -> None:
+    """Raise ConfigError unless there are two classes, training images of each, and validation images."""
+    if len(classes) < 2:
+        raise ConfigError(f"a classifier needs at least 2 classes, but metadata.csv has only {classes[0]!r}")
+    untrained = sorted(set(range(len(classes))) - set(label[split == "train"]))
+    if untrained:
+        names = ", ".join(repr(classes[i]) for i in untrained)
+        raise ConfigError(f"every label must have a training image, but {names} has none")
+    if not (split == "val").any():
+        raise ConfigError("the search needs validation images, but metadata.csv has no row with split = val")

@@ -1,0 +1,126 @@
+"""The store: decoded uint8 images of one size in one memory-mapped Arrow file, shared by all trials of a node.
+
+Schema: ``image`` fixed-size binary (size · size · 3 bytes, RGB), ``label`` and ``group`` int64, ``split`` string;
+the manifest (classes, groups, size, source) is JSON in the schema's metadata.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+ROWS_PER_BATCH = 256  # bounds the memory of a writer; every batch but the last has exactly this many rows
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the images mean. ``positive`` is the positive class of a binary task, else None."""
+
+    name: str
+    size: int
+    classes: list[str]
+    groups: list[str]
+    positive: int | None = None
+    fingerprint: str = ""
+    notes: dict = field(default_factory=dict)
+
+
+def cache_folder() -> Path:
+    """``$TUNE_FAIRLORA_CACHE``, else ``$XDG_CACHE_HOME/tune-fairlora``, else ``~/.cache/tune-fairlora``; made here."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(os.environ.get("TUNE_FAIRLORA_CACHE") or Path(base) / "tune-fairlora")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Call ``write`` on a temporary name beside ``path``, then rename: a reader sees the old file or the whole new one.
+
+    Two processes that write the same path at once both succeed; the later one wins.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write(path: Path, manifest: Manifest, rows: Iterable[tuple[np.ndarray, int, int, str]]) -> None:
+    """Write ``rows`` of (image uint8 ``[size, size, 3]``, label, group, split), holding one batch in memory."""
+    replace_atomically(path, lambda temporary: _write(temporary, manifest, rows))
+
+
+def _write(path: Path, manifest: Manifest, rows: Iterable) -> None:
+    schema = _schema(manifest)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        pending = []
+        for row in rows:
+            pending.append(row)
+            if len(pending) == ROWS_PER_BATCH:
+                writer.write_batch(_batch(pending, schema))
+                pending = []
+        if pending:
+            writer.write_batch(_batch(pending, schema))
+
+
+def _schema(manifest: Manifest) -> pa.Schema:
+    fields = [
+        ("image", pa.binary(manifest.size * manifest.size * 3)),
+        ("label", pa.int64()),
+        ("group", pa.int64()),
+        ("split", pa.string()),
+    ]
+    return pa.schema(fields, metadata={"manifest": json.dumps(asdict(manifest))})
+
+
+def _batch(rows: list, schema: pa.Schema) -> pa.RecordBatch:
+    images, labels, groups, splits = zip(*rows)
+    columns = [
+        pa.array([image.tobytes() for image in images], schema.field("image").type),
+        pa.array([int(v) for v in labels], pa.int64()),
+        pa.array([int(v) for v in groups], pa.int64()),
+        pa.array([str(v) for v in splits], pa.string()),
+    ]
+    return pa.record_batch(columns, schema=schema)
+
+
+class Store:
+    """An open store. ``label`` and ``group`` are int64 ``[n]``, ``split`` is a text array ``[n]``."""
+
+    def __init__(self, path: str | Path):
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        self.path = Path(path)
+        self.manifest = Manifest(**json.loads(table.schema.metadata[b"manifest"]))
+        self.label = table["label"].to_numpy()
+        self.group = table["group"].to_numpy()
+        self.split = np.array(table["split"].to_pylist(), dtype=str)
+        shape = (-1, self.manifest.size, self.manifest.size, 3)
+        self._chunks = [_pixels(chunk, shape) for chunk in table["image"].chunks]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def rows(self, split: str) -> np.ndarray:
+        """The row numbers of ``split``, int64, ascending."""
+        return np.flatnonzero(self.split == split)
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        """The images of ``rows`` as a new array, uint8 ``[len(rows), size, size, 3]``; nothing is decoded."""
+        out = np.empty((len(rows), self.manifest.size, self.manifest.size, 3), np.uint8)
+        for i, row in enumerate(rows):
+            out[i] = self._chunks[row // ROWS_PER_BATCH][row % ROWS_PER_BATCH]
+        return out
+
+
+def _pixels(chunk: pa.FixedSizeBinaryArray, shape: tuple) -> np.ndarray:
+    """A view on the mapped bytes, without a copy."""
+    width = chunk.type.byte_width
+    pixels = np.frombuffer(chunk.buffers()[1], np.uint8)
+    return pixels[chunk.offset * width : (chunk.offset + len(chunk)) * width].reshape(shape)

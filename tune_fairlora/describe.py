@@ -1,0 +1,114 @@
+"""``--describe`` and ``--dry-run``: what a search would do, in words."""
+
+import argparse
+from collections.abc import Mapping
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from rich.console import Console
+from rich.progress import Progress
+
+from search_spaces.space import Space
+from trainables.config import METHODS, absent_for
+from tune_fairlora.plan import Plan, parameter_lines, resolve_space
+
+CLASSES_WITHOUT_DATA = {"digits": 10}
+
+
+def describe(args: argparse.Namespace) -> int:
+    """Print the resolved space: fixed values, distributions, conditions, first points, and what each rank trains."""
+    space = resolve_space(args)
+    out = Console(highlight=False)
+    objectives = ", ".join(space.objectives)
+    out.print(f"{space.name}: {space.about}\nobjectives: {objectives}; {space.trials} trials by default", markup=False)
+    _section(out, "fixed", {name: str(value) for name, value in space.fixed.items()})
+    _section(out, "searched", {"method": " | ".join(space.methods), **_searched(space)})
+    _section(out, "exists only for", _conditions(space))
+    out.print("\ntried first", style="bold")
+    for start in space.starts():
+        out.print(
+            "  " + ", ".join(f"{name.partition(':')[0]}={value}" for name, value in start.items()), soft_wrap=True
+        )
+    classes = _class_count(space, args.data)
+    heading = f"trained parameters, {classes} classes (LoRA totals count the head twice, as peft does)"
+    out.print(f"\n{heading}", style="bold")
+    for line in parameter_lines(space, classes):
+        out.print(f"  {line}", markup=False)
+    return 0
+
+
+def _section(out: Console, title: str, rows: Mapping[str, str]) -> None:
+    out.print(f"\n{title}", style="bold")
+    for name, text in rows.items():
+        out.print(f"  {name:14} {text}", markup=False, soft_wrap=True)
+
+
+def _searched(space: Space) -> dict[str, str]:
+    return {name: _distribution(entry) for name, entry in space.search.items()}
+
+
+def _distribution(entry: BaseDistribution | Mapping[str, BaseDistribution]) -> str:
+    if isinstance(entry, Mapping):
+        return "; ".join(f"{method}: {_distribution(one)}" for method, one in entry.items())
+    if isinstance(entry, CategoricalDistribution):
+        return " | ".join(map(str, entry.choices))
+    return f"{entry.low:g} … {entry.high:g}{' (log)' if entry.log else ''}"
+
+
+def _conditions(space: Space) -> dict[str, str]:
+    """Which of the searched hyperparameters only some of the methods have."""
+    owners = {name: [m for m in METHODS if name not in absent_for(m)] for name in space.search}
+    return {name: ", ".join(methods) for name, methods in owners.items() if len(methods) < len(METHODS)}
+
+
+def _class_count(space: Space, source: str | None) -> int:
+    """From the user's folder if it is given; else what the data set is known to have; else ten for an example."""
+    if source:
+        from pathlib import Path
+
+        from trainables.prepare.listing import read_listing
+
+        return len(read_listing(Path(source)).classes)
+    return CLASSES_WITHOUT_DATA.get(space.config({}, 0).data, 10)
+
+
+def dry_run(plan: Plan) -> int:
+    """Print what ``plan`` would do; data and weights are prepared and checked, the folder is not made."""
+    from trainables.store import SPLITS, Store
+
+    store = Store(plan.store)
+    counts = ", ".join(f"{name} {len(store.rows(name))}" for name in SPLITS)
+    rows = {
+        "space": plan.space.name,
+        "folder": str(plan.folder),
+        "data": f"{plan.manifest.name}: {counts} images of {plan.manifest.size} px",
+        "classes": f"{len(plan.manifest.classes)}: {', '.join(plan.manifest.classes)}",
+        "groups": f"{len(plan.manifest.groups)}: {', '.join(plan.manifest.groups)}",
+        "weights": plan.weights or "timm's hub",
+        "trials": f"{plan.trials}, sampler {plan.sampler}, seed {plan.seed}",
+        "MLflow": f"{plan.tracking_uri}, experiment {plan.experiment}",
+    }
+    out = Console(highlight=False)
+    _section(out, "dry run: nothing was started", rows)
+    return 0
+
+
+class DecodingBar:
+    """A progress bar that appears with the first image, as a callback ``(done, total)``."""
+
+    def __init__(self):
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> "DecodingBar":
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._bar is not None:
+            self._bar.stop()  # else an interrupt would leave the terminal without its cursor
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._bar is None:
+            console = Console(stderr=True)
+            self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+            self._bar.start()
+            self._task = self._bar.add_task("decoding images", total=total)
+        self._bar.update(self._task, completed=done)

@@ -1,0 +1,90 @@
+"""What the terminal shows: a live view where a person looks on, one line a finished trial otherwise."""
+
+import math
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tune_fairlora.record import COLLAPSED, COMPLETE, DIVERGED, FAILED, RUNNING, STOPPED, Record, Trial
+
+SHOWN = {"rank": "rank", "lam": "λ", "lr": "lr"}
+HEADINGS = {"val_delta_f1": "ΔF1", "val_min_group_accuracy": "worst group"}
+
+
+LIVE = {"transient": True, "redirect_stdout": False, "redirect_stderr": False}  # what Ray prints stays in the log
+
+
+class Progress:
+    """Draws ``record`` on ``console``; ``total`` trials are planned, ``slots`` run at once."""
+
+    def __init__(self, record: Record, total: int, slots: int, console: Console):
+        self.record, self.total, self.slots, self.console = record, total, slots, console
+        self._live = Live(get_renderable=self._view, console=console, refresh_per_second=2, **LIVE)
+
+    def __enter__(self) -> "Progress":
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self.console.is_terminal:
+            self._live.stop()
+
+    def ended(self, number: int) -> None:
+        """Print the line of a trial that has just ended; under the live view it scrolls by above it."""
+        trial = self.record.trials[number]
+        done = len(self.record.trials) - self.record.count(RUNNING)
+        seconds = f"{trial.ended - trial.started:.1f} s"
+        values = "  ".join(
+            f"{heading(name)} {trial.metrics.get(name, math.nan):.4f}" for name in self.record.objectives
+        )
+        note = "front" if number in self.record.front() else ""
+        if trial.status != COMPLETE:
+            note = trial.reason if trial.reason.startswith(trial.status) else f"{trial.status}: {trial.reason}"
+        line = f"{done:4d}/{self.total}  {trial.label:<22} {values}  {seconds:>7}  {note}"
+        self.console.print(Text(line), soft_wrap=True)
+
+    def _view(self) -> Group:
+        record = self.record
+        running = ", ".join(f"{t.label} (epoch {len(t.epochs)})" for t in _of(record, RUNNING)) or "none"
+        failed, off = record.count(FAILED, DIVERGED), record.count(STOPPED, COLLAPSED)
+        head = (
+            f"{record.count(COMPLETE)} complete, {off} stopped or collapsed, {failed} failed of {self.total}; "
+            f"{self._time_left()}; hypervolume {record.hypervolume():.4f}"
+        )
+        return Group(Text(head, style="bold"), Text(f"running: {running}"), front_table(record, "Front so far"))
+
+    def _time_left(self) -> str:
+        ended = [t for t in list(self.record.trials.values()) if t.status != RUNNING]
+        if not ended:
+            return "time left: not known yet"
+        mean = sum(t.ended - t.started for t in ended) / len(ended)
+        left = (self.total - len(ended)) * mean / self.slots
+        return f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left"
+
+
+def heading(name: str) -> str:
+    """A metric's short name for the terminal."""
+    return HEADINGS.get(name, name.removeprefix("val_"))
+
+
+def front_table(record: Record, title: str) -> Table:
+    """The front, best first objective first: trial, method, hyperparameters, objectives, worst group's accuracy."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    metrics = dict.fromkeys([*record.objectives, "val_min_group_accuracy"])
+    for name in ("trial", "method", *SHOWN.values(), *map(heading, metrics)):
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+    for number in record.front():
+        table.add_row(*_cells(record.trials[number], list(metrics)))
+    return table
+
+
+def _cells(trial: Trial, metrics: list[str]) -> list[str]:
+    shown = [f"{trial.values[name]:.3g}" if name in trial.values else "–" for name in SHOWN]
+    return [str(trial.number), trial.values["method"], *shown, *(f"{trial.metrics[name]:.4f}" for name in metrics)]
+
+
+def _of(record: Record, status: str) -> list[Trial]:
+    return [trial for trial in list(record.trials.values()) if trial.status == status]

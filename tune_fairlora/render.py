@@ -1,0 +1,86 @@
+"""From the record's state to ``trials.parquet`` (a row a trial), ``epochs.parquet`` (a row an epoch), ``front.png``."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainables.config import FIELDS
+from trainables.metrics import METRICS
+from trainables.store import replace_atomically
+from tune_fairlora.record import Record, Trial
+
+ARROW_TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
+EPOCH_METRICS = ("train_loss", "train_cross_entropy", "train_penalty", *(f"val_{name}" for name in METRICS))
+
+
+def render(record: Record) -> None:
+    """Write both tables into the search's folder; a reader sees the old file or the new one, never half of it."""
+    with record.lock:
+        members = set(record.front())
+        trials = [_trial_row(trial, trial.number in members, record) for _, trial in sorted(record.trials.items())]
+        epochs = [_epoch_row(t, e) for _, t in sorted(record.trials.items()) for e in t.epochs]
+    _write(record.folder / "trials.parquet", trials, _trial_schema(record))
+    _write(record.folder / "epochs.parquet", epochs, _epoch_schema())
+
+
+def render_front(record: Record) -> None:
+    """Draw the front of the rendered tables into ``front.png``."""
+    from analysis import figures, trials  # matplotlib takes a second: not at every start
+
+    figure = figures.front_figure(trials.read(record.folder))
+    replace_atomically(record.folder / "front.png", lambda path: figure.savefig(path, format="png", dpi=150))
+
+
+def _write(path: Path, rows: list[dict], schema: pa.Schema) -> None:
+    table = pa.Table.from_pylist(rows, schema=schema)
+    replace_atomically(path, lambda temporary: pq.write_table(table, temporary))
+
+
+def group_columns(record: Record) -> dict[str, int]:
+    """Column name -> group code: the accuracy inside each sensitive group under the group's own name."""
+    return {f"val_group_accuracy[{name}]": i for i, name in enumerate(record.settings["groups"])}
+
+
+def _trial_schema(record: Record) -> pa.Schema:
+    head = [(n, pa.int64()) for n in ("number", "seed")] + [(n, pa.string()) for n in ("config_id", "status", "reason")]
+    fields = [(name, ARROW_TYPES[spec.type]) for name, spec in FIELDS.items() if name != "seed"]
+    metrics = [(name, pa.float64()) for name in (*EPOCH_METRICS, *group_columns(record))]
+    tail = [
+        ("epochs_trained", pa.int64()),
+        ("on_front", pa.bool_()),
+        ("mlflow_run_id", pa.string()),
+        ("device", pa.string()),
+        ("seconds", pa.float64()),
+    ]
+    return pa.schema([*head, *fields, *metrics, *tail])
+
+
+def _trial_row(trial: Trial, on_front: bool, record: Record) -> dict:
+    """A hyperparameter that the method lacks is null; a metric that has no support is NaN."""
+    accuracy = trial.tables.get("by_group", {}).get("accuracy")
+    by_group = {name: accuracy[i] for name, i in group_columns(record).items()} if accuracy else {}
+    return {
+        **trial.values,
+        **trial.metrics,
+        **by_group,
+        "number": trial.number,
+        "seed": trial.seed,
+        "config_id": trial.config_id,
+        "status": trial.status,
+        "reason": trial.reason,
+        "epochs_trained": len(trial.epochs),
+        "on_front": on_front,
+        "mlflow_run_id": trial.run_id,
+        "device": trial.device,
+        "seconds": trial.ended - trial.started,
+    }
+
+
+def _epoch_schema() -> pa.Schema:
+    metrics = [(name, pa.float64()) for name in EPOCH_METRICS]
+    return pa.schema([("number", pa.int64()), ("epoch", pa.int64()), *metrics, ("seconds", pa.float64())])
+
+
+def _epoch_row(trial: Trial, entry: dict) -> dict:
+    return {"number": trial.number, "epoch": entry["epoch"], "seconds": entry["seconds"], **entry["metrics"]}

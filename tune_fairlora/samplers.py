@@ -1,0 +1,58 @@
+"""SAMPLERS: how the next point is chosen. Each entry makes an Optuna sampler from a seed; grid is a list of points."""
+
+import itertools
+from collections.abc import Callable
+from warnings import catch_warnings, simplefilter
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+
+from search_spaces.space import Space
+from trainables.config import ConfigError
+
+
+def _tpe(seed: int) -> TPESampler:
+    # `group` samples the parameters of each method jointly although the methods' sets differ; `constant_liar` keeps
+    # trials that run side by side apart.
+    return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+
+
+def _gp(seed: int) -> GPSampler:
+    # The Gaussian process models what all trials share; TPE draws what only some methods have.
+    return GPSampler(seed=seed, independent_sampler=_tpe(seed), deterministic_objective=False)
+
+
+SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": _tpe,
+    "random": lambda seed: RandomSampler(seed=seed),
+    "nsga2": lambda seed: NSGAIISampler(seed=seed),
+    "gp": _gp,
+    "grid": lambda seed: RandomSampler(seed=seed),  # never asked: every point of a grid is enqueued
+}
+
+
+def make_sampler(name: str, seed: int) -> BaseSampler:
+    """The Optuna sampler called ``name``, whose randomness is ``seed`` alone."""
+    with catch_warnings():
+        simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return SAMPLERS[name](seed % 2**32)  # numpy's legacy generator takes 32 bits
+
+
+def grid(space: Space) -> list[dict]:
+    """Every combination of the space's choices, method by method, as ``enqueue_trial`` wants them.
+
+    Raises ConfigError where a hyperparameter is continuous: a grid cannot choose its values.
+    """
+    points = []
+    for method in space.methods:
+        choices: dict[str, tuple] = {"method": (method,)}
+        for name in space.search:
+            distribution = space.distribution(name, method)
+            if distribution is None:
+                continue
+            if not isinstance(distribution, CategoricalDistribution):
+                raise ConfigError(f"a grid needs finite choices, but {name} is continuous: pin it with --set {name}=…")
+            choices[space.parameter(name, method)] = distribution.choices
+        points += [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
+    return points

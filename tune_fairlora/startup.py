@@ -1,0 +1,31 @@
+"""What must happen before our packages are imported. Imports nothing but the standard library."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def hide_user_folder() -> None:
+    """Take the current folder off the import path, unless it is where this package itself lies.
+
+    ``python -m`` puts it first. A user's own ``analysis.py`` or ``trainables/`` there would hide ours.
+    """
+    here = Path.cwd().resolve()
+    if here != Path(__file__).resolve().parent.parent:
+        sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != here]
+
+
+def quiet_libraries() -> None:
+    """Settings that Ray, MLflow and their kin read from the environment when they are imported."""
+    settings = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our record replaces Ray's csv, json and tensorboard files
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ray's ends the search with exit status 0
+        "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Ray's snapshots are never read
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
