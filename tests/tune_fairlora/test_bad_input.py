@@ -104,7 +104,7 @@ def test_a_wrong_option_is_one_line(capsys, argv, message):
 @pytest.mark.parametrize(
     ("rows", "header", "message"),
     [
-        (GOOD, "path,label,split", "must have the columns file_path and label or label_name, but has"),
+        (GOOD, "path,label,split", "must have the column file_path, but has path"),
         (["a.png,0,train", "b.png,0,val"], "file_path,label,split", "needs at least 2 classes, but"),
         (["a.png,0,train", "b.png,1,val"], "file_path,label,split", "every label must have a training image, but '1'"),
         ([*GOOD, "e.png,1,val", "f.png,1,val"], "file_path,label,split", "2 image(s) are missing: e.png, f.png"),

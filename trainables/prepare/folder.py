@@ -60,7 +60,7 @@ def _decode_into(path: Path, listing: Listing, source: Path, size: int, key: str
         if failures and not skip:
             raise ConfigError(_unreadable(failures, source))
 
-    manifest = Manifest("folder", size, listing.classes, listing.groups, _positive(listing.classes), key, notes)
+    manifest = Manifest("folder", size, listing.classes, listing.groups, listing.positive, key, notes)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         write(partial, manifest, rows())
@@ -78,10 +78,6 @@ def _recount(path: Path, manifest: Manifest, failures: list[Path], source: Path)
     manifest.notes.update(skipped=len(failures), skipped_files=[str(f.relative_to(source)) for f in failures])
     rows = ((store.images(np.array([i]))[0], store.label[i], store.group[i], store.split[i]) for i in range(len(store)))
     write(path, manifest, rows)
-
-
-def _positive(classes: list[str]) -> int | None:
-    return 1 if len(classes) == 2 else None
 
 
 def _decoded(files: list[Path], size: int) -> Iterator[np.ndarray | None]:

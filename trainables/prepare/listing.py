@@ -1,11 +1,13 @@
-"""``metadata.csv``, the list of a folder's images: read and checked, nothing decoded.
+"""Listing: which images a data set has, with labels, groups and splits; and the reader of ``metadata.csv``.
 
-Columns: file_path (inside the folder); label or label_name; optionally group or group_name, and split
-(train, val, test). Without a split column the rows are split 70/15/15, seeded and stratified by label and group.
+``metadata.csv`` has the columns file_path (inside the folder); label or label_name; optionally group or group_name, and
+split (train, val, test). Without a split column the rows are split 70/15/15, seeded and stratified by label and group.
+Nothing is decoded here.
 """
 
 import csv
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,11 @@ SHARES = (0.70, 0.15, 0.15)
 
 @dataclass(frozen=True)
 class Listing:
-    """A checked ``metadata.csv``: parallel lists of files, labels, groups and splits, and the names."""
+    """A checked list of images: parallel files, labels and groups (int64 ``[n]``), splits (text ``[n]``); the names.
+
+    ``positive`` is the positive class of a binary task, else None. ``banner`` is how many rows of pixels are cut off at
+    the lower edge of every image. ``notes`` says what was left out, and why: plain values, for the manifest.
+    """
 
     files: list[Path]
     label: np.ndarray
@@ -27,18 +33,21 @@ class Listing:
     split: np.ndarray
     classes: list[str]
     groups: list[str]
+    positive: int | None = None
+    banner: int = 0
+    notes: dict = field(default_factory=dict)
 
 
 def read_listing(source: Path) -> Listing:
     """``source/metadata.csv``, checked. Raises ConfigError naming the rule that is broken."""
     rows = _read_rows(source)
-    files = [_inside(source, row["file_path"]) for row in rows]
-    _check_unique(files, source)
+    files = [inside(source, row["file_path"]) for row in rows]
+    check_unique(files, source)
     label, classes = _codes(rows, "label")
     group, groups = _codes(rows, "group")
     split = _splits(rows, label, group)
     check_splits(label, split, classes)
-    return Listing(files, label, group, split, classes, groups)
+    return Listing(files, label, group, split, classes, groups, 1 if len(classes) == 2 else None)
 
 
 def _read_rows(source: Path) -> list[dict[str, str]]:
@@ -47,14 +56,28 @@ def _read_rows(source: Path) -> list[dict[str, str]]:
         raise ConfigError(f"--data must be a folder, but {source} is not")
     if not table.is_file():
         raise ConfigError(f"--data {source} must hold a metadata.csv (file_path, label, ...), but has none")
+    rows = read_table(table, ["file_path"])
+    if not {"label", "label_name"} & set(rows[0]):
+        raise ConfigError(
+            f"{table} must have the columns file_path and label or label_name, but has {', '.join(rows[0])}"
+        )
+    return rows
+
+
+def read_table(table: Path, needed: Iterable[str]) -> list[dict[str, str]]:
+    """The rows of a comma-separated file in UTF-8 with a heading, at least one of them, each with every column.
+
+    Raises ConfigError naming the rule, and the line, that is broken.
+    """
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             rows, columns = list(reader), reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{table} must be a comma-separated table in UTF-8, but: {error}") from error
-    if "file_path" not in columns or not {"label", "label_name"} & set(columns):
-        raise ConfigError(f"{table} must have the columns file_path and label or label_name, but has {columns}")
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise ConfigError(f"{table} must have the column {missing[0]}, but has {', '.join(columns) or 'none'}")
     if not rows:
         raise ConfigError(f"{table} must list images, but has no rows")
     ragged = [i for i, row in enumerate(rows, 2) if None in row or None in row.values()]
@@ -63,18 +86,19 @@ def _read_rows(source: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _inside(source: Path, name: str) -> Path:
-    if Path(name).is_absolute() or ".." in Path(name).parts or not name:
-        raise ConfigError(f"file_path must stay inside the folder, but metadata.csv has {name!r}")
+def inside(source: Path, name: str) -> Path:
+    """``source / name``; whatever a table says, no file outside of ``source`` is read."""
+    if Path(name).is_absolute() or ".." in Path(name).parts or not name or "\0" in name:
+        raise ConfigError(f"file_path must stay inside the folder {source}, but one is {name!r}")
     return source / name
 
 
-def _check_unique(files: list[Path], source: Path) -> None:
+def check_unique(files: list[Path], source: Path, table: str = "metadata.csv", first_line: int = 2) -> None:
     """An image that is listed twice could stand in train and in val, or under two labels."""
     seen: set[Path] = set()
-    for line, path in enumerate(files, 2):
+    for line, path in enumerate(files, first_line):
         if path in seen:
-            raise ConfigError(f"metadata.csv, line {line}: {path.relative_to(source)} is listed a second time")
+            raise ConfigError(f"{table}, line {line}: {path.relative_to(source)} is listed a second time")
         seen.add(path)
 
 
@@ -111,15 +135,15 @@ def _natural(values: list[str]):
 
 def _splits(rows: list[dict], label: np.ndarray, group: np.ndarray) -> np.ndarray:
     if "split" not in rows[0]:
-        return _draw_splits(label, group)
+        return draw_splits(label, group, SHARES)
     for line, row in enumerate(rows, 2):
         if row["split"] not in SPLITS:
             raise ConfigError(f"metadata.csv, line {line}: `split` must be train, val or test, but is {row['split']!r}")
     return np.array([row["split"] for row in rows])
 
 
-def _draw_splits(label: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """70/15/15, stratified by label × group; the same table always gives the same split.
+def draw_splits(label: np.ndarray, group: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """Train, val and test in ``shares``, stratified by label × group; the same table always gives the same split.
 
     Cell after cell, each row goes where the share so far falls shortest: small cells take turns, where rounding inside
     each cell would leave all of them out of the test split.
@@ -128,7 +152,7 @@ def _draw_splits(label: np.ndarray, group: np.ndarray) -> np.ndarray:
     order = order[np.lexsort((group[order], label[order]))]  # stable, so at random inside a cell
     counts, split = np.zeros(len(SPLITS)), np.empty(len(label), dtype="<U5")
     for i, row in enumerate(order, 1):
-        chosen = int(np.argmax(np.array(SHARES) * i - counts))
+        chosen = int(np.argmax(np.array(shares) * i - counts))
         counts[chosen] += 1
         split[row] = SPLITS[chosen]
     return split
@@ -137,10 +161,12 @@ def _draw_splits(label: np.ndarray, group: np.ndarray) -> np.ndarray:
 def check_splits(label: np.ndarray, split: np.ndarray, classes: list[str]) -> None:
     """Raise ConfigError unless there are two classes, training images of each, and validation images."""
     if len(classes) < 2:
-        raise ConfigError(f"a classifier needs at least 2 classes, but metadata.csv has only {classes[0]!r}")
+        raise ConfigError(
+            f"a classifier needs at least 2 classes, but the data have only {', '.join(map(repr, classes)) or 'none'}"
+        )
     untrained = sorted(set(range(len(classes))) - set(label[split == "train"]))
     if untrained:
         names = ", ".join(repr(classes[i]) for i in untrained)
         raise ConfigError(f"every label must have a training image, but {names} has none")
     if not (split == "val").any():
-        raise ConfigError("the search needs validation images, but metadata.csv has no row with split = val")
+        raise ConfigError("the search needs validation images, but the data have none (split = val)")
