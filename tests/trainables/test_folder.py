@@ -53,7 +53,7 @@ def refusal(folder: Path, **options) -> str:
         ([row.replace(",", ";") for row in GOOD], HEADER.replace(",", ";"), "but has file_path;label;split"),
         ([], HEADER, "must list images, but has no rows"),
         ([], "", "must have the column file_path, but has none"),
-        (["a.png,0,train", "b.png,0,val"], HEADER, "needs at least 2 classes, but the data have only ['0']"),
+        (["a.png,0,train", "b.png,0,val"], HEADER, "needs at least 2 classes, but the data have only '0'"),
         (["a.png,0,train", "b.png,1,val"], HEADER, "every label must have a training image, but '1' has none"),
         (["a.png,0,train", "b.png,1,train"], HEADER, "needs validation images"),
         (["a.png,0,train", "b.png,1,dev"], HEADER, "line 3: `split` must be train, val or test, but is 'dev'"),

@@ -1,0 +1,192 @@
+"""From a listing to a store: decoded in threads, in parts that survive a kill, then joined in one rename.
+
+The parts lie in ``<store>.parts`` beside the store, one a slice of the listing, each under a name that holds the hash
+of what it was made from. A second call takes what is there; a file that has changed is decoded again with its part.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from trainables.config import ConfigError
+from trainables.prepare import decode
+from trainables.prepare.listing import Listing, check_splits
+from trainables.store import ROWS_PER_BATCH, Manifest, replace_atomically, write
+
+Progress = Callable[[int, int], None]
+Row = tuple[np.ndarray, int, int, str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is decoded, and how: ``root`` is the folder that file names are given from in messages."""
+
+    listing: Listing
+    root: Path
+    size: int
+    workers: int
+    skip_corrupt: bool
+
+
+def build(path: Path, manifest: Manifest, job: Job, progress: Progress | None = None) -> None:
+    """Make the store ``path`` of ``job`` unless it exists; ``manifest`` without fingerprint takes the content's hash.
+
+    ``progress(done, total)`` counts images. Corrupt and missing files are all named in one ConfigError, or, with
+    ``skip_corrupt``, left out and listed in the manifest's notes. Memory: one part and an image a thread. Disk: twice
+    the store while the parts are joined. Two processes that make the same store take turns, and the second finds it.
+    """
+    with locked(path):
+        if path.exists():
+            return
+        _require_space(path, job)
+        parts = parts_folder(path)
+        parts.mkdir(exist_ok=True)
+        names = _decode_all(parts, job, progress)
+        failures = [job.listing.files[i] for name in names for i in _failed(parts / name)]
+        if failures and not job.skip_corrupt:
+            raise ConfigError(unreadable(failures, job.root))
+        _join(path, manifest, job, [parts / name for name in names], failures)
+        shutil.rmtree(parts)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock beside ``path`` while the body runs; another process waits. It ends with its process, however."""
+    lock = path.with_name(f".{path.name}.lock")
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+                break
+        os.close(descriptor)  # the one before us has removed this file, and a third may hold its successor
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def parts_folder(path: Path) -> Path:
+    """Where the parts of the store ``path`` lie until it is complete."""
+    return path.with_name(f"{path.name}.parts")
+
+
+def _require_space(path: Path, job: Job) -> None:
+    needed = 2 * len(job.listing.files) * job.size**2 * 3
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise ConfigError(
+            f"{needed / 1e9:.1f} GB must be free beside {path} while {len(job.listing.files)} images are prepared, "
+            f"but {free / 1e9:.1f} GB are: make room, or choose another place or a smaller size"
+        )
+
+
+def _decode_all(parts: Path, job: Job, progress: Progress | None) -> list[str]:
+    """Decode what no part holds yet; the parts' names in the listing's order. Parts of older content are removed."""
+    total = len(job.listing.files)
+    starts = range(0, total, ROWS_PER_BATCH)
+    names = [f"{start:08d}-{_key(job, start)}.arrow" for start in starts]
+    for stale in {entry.name for entry in parts.iterdir()} - set(names):
+        (parts / stale).unlink()
+    with ThreadPoolExecutor(job.workers) as pool:
+        for start, name in zip(starts, names):
+            if not (parts / name).exists():
+                _decode_part(parts / name, job, start, pool, progress)
+            elif progress:
+                progress(min(start + ROWS_PER_BATCH, total), total)
+    return names
+
+
+def _key(job: Job, start: int) -> str:
+    """Changes with anything that the part's pixels depend on; a file counts by its name, size and time of change."""
+    digest = hashlib.sha256(f"{decode.VERSION} {job.size} {job.listing.banner}".encode())
+    for file in job.listing.files[start : start + ROWS_PER_BATCH]:
+        try:
+            status = os.stat(file)
+            seen = f"{status.st_size} {status.st_mtime_ns}"
+        except (OSError, ValueError):  # missing, forbidden, too long a name, a NUL in it
+            seen = "missing"
+        digest.update(f"\0{os.fsdecode(file)}\0{seen}".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def _decode_part(path: Path, job: Job, start: int, pool: ThreadPoolExecutor, progress: Progress | None) -> None:
+    files, pixels = job.listing.files[start : start + ROWS_PER_BATCH], []
+    for image in pool.map(lambda file: decode.decode(file, job.size, job.listing.banner), files):
+        pixels.append(None if image is None else image.tobytes())
+        if progress:
+            progress(start + len(pixels), len(job.listing.files))
+    index = pa.array(range(start, start + len(files)), pa.int64())
+    columns = [index, pa.array(pixels, pa.binary(job.size * job.size * 3))]
+    batch = pa.record_batch(columns, names=["index", "image"])
+
+    def write_batch(temporary: Path) -> None:
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+
+    replace_atomically(path, write_batch)
+
+
+def _batch(part: Path) -> pa.RecordBatch:
+    return pa.ipc.open_file(pa.memory_map(str(part))).get_batch(0)
+
+
+def _failed(part: Path) -> list[int]:
+    batch = _batch(part)
+    return batch["index"].to_numpy()[batch["image"].is_null().to_numpy(zero_copy_only=False)].tolist()
+
+
+def _rows(job: Job, parts: list[Path]) -> Iterator[Row]:
+    listing, shape = job.listing, (job.size, job.size, 3)
+    for part in parts:
+        batch = _batch(part)
+        for i, pixels in zip(batch["index"].to_pylist(), batch["image"]):
+            if pixels.is_valid:
+                image = np.frombuffer(pixels.as_buffer(), np.uint8).reshape(shape)
+                yield image, int(listing.label[i]), int(listing.group[i]), str(listing.split[i])
+
+
+def _join(path: Path, manifest: Manifest, job: Job, parts: list[Path], failures: list[Path]) -> None:
+    left = ~np.isin(np.arange(len(job.listing.files)), [i for part in parts for i in _failed(part)])
+    check_splits(job.listing.label[left], job.listing.split[left], manifest.classes)
+    notes = {**manifest.notes, "images": len(left), "skipped": len(failures)}
+    if failures:
+        notes["skipped_files"] = [_short(file, job.root) for file in failures]
+    fingerprint = manifest.fingerprint or content_hash(_rows(job, parts))
+    write(path, replace(manifest, notes=notes, fingerprint=fingerprint), _rows(job, parts))
+
+
+def content_hash(rows: Iterator[Row]) -> str:
+    """sha256 over every row's pixels, label, group and split, in order."""
+    digest = hashlib.sha256()
+    for image, label, group, split in rows:
+        digest.update(image.tobytes())
+        digest.update(f"{label} {group} {split}\n".encode())
+    return digest.hexdigest()
+
+
+def unreadable(files: list[Path], root: Path) -> str:
+    """One line that names every file of ``files``, missing and corrupt apart."""
+    missing = [file for file in files if not os.path.isfile(file)]
+    corrupt = [file for file in files if os.path.isfile(file)]
+    parts = [
+        f"{len(those)} image(s) are {kind}: {', '.join(_short(file, root) for file in those)}"
+        for kind, those in (("missing", missing), ("corrupt", corrupt))
+        if those
+    ]
+    return "; ".join(parts) + "; repair them or pass --skip-corrupt"
+
+
+def _short(file: Path, root: Path) -> str:
+    """The name from ``root``, printable whatever bytes the file system holds."""
+    return os.fsencode(file.relative_to(root)).decode(errors="replace")
