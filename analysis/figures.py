@@ -38,9 +38,12 @@ def frame(values: np.ndarray, members: np.ndarray) -> tuple[float, float]:
 
 
 def draw_front(ax: Axes, search: Search) -> None:
-    """Scatter of the first two objectives over the complete trials; the front is joined, labelled and larger."""
+    """Scatter of the first two objectives over the complete trials; the front is joined, labelled and larger.
+
+    Where a configuration was trained with several seeds, its point is their mean, with bars of a standard deviation.
+    """
     x, y = search.objectives[:2]
-    complete = search.trials[search.trials["status"] == "complete"]
+    complete = by_configuration(search)
     front = complete[complete["on_front"]]
     ax.step(*front_steps(front, x, y), where=_corner(search.directions), color="0.6", linewidth=1, zorder=1)
     for method, (color, marker) in STYLES.items():
@@ -49,6 +52,8 @@ def draw_front(ax: Axes, search: Search) -> None:
             ax.scatter(chosen[x], chosen[y], s=size, c=color, marker=marker, alpha=alpha, linewidths=0, zorder=2)
         if (complete["method"] == method).any():
             ax.scatter([], [], s=40, c=color, marker=marker, label=method)
+    if search.seeds > 1:
+        ax.errorbar(front[x], front[y], front[f"{y}_sd"], front[f"{x}_sd"], fmt="none", ecolor="0.6", zorder=1)
     for point, rows in front.groupby([x, y]):  # trials of equal results share a label
         label = ", ".join(map(str, sorted(rows["number"])))
         ax.annotate(label, point, (5, 5), textcoords="offset points", fontsize=8)
@@ -59,6 +64,18 @@ def draw_front(ax: Axes, search: Search) -> None:
     if len(complete):
         ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def by_configuration(search: Search) -> pd.DataFrame:
+    """One row a configuration that is complete with every seed: number (its first trial's), method, on_front, the mean
+    of each objective over its seeds, and their standard deviation in ``<objective>_sd`` (NaN with one seed)."""
+    numbers = search.trials["number"] // search.seeds
+    whole = search.trials["status"].eq("complete").groupby(numbers).transform("sum") == search.seeds
+    groups = search.trials[whole].groupby(numbers[whole])
+    rows = groups[["number", "method", "on_front"]].first()
+    for name in search.objectives:
+        rows[name], rows[f"{name}_sd"] = groups[name].mean(), groups[name].std()
+    return rows.reset_index(drop=True)
 
 
 def _fit_frame(ax: Axes, complete: pd.DataFrame, front: pd.DataFrame, x: str, y: str) -> None:
@@ -83,6 +100,7 @@ def front_figure(search: Search) -> Figure:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     ax = figure.add_subplot()
     draw_front(ax, search)
-    n = int((search.trials["status"] == "complete").sum())
-    ax.set_title(f"{search.name}: {int(search.trials['on_front'].sum())} of {n} trials on the front", fontsize=10)
+    points = by_configuration(search)
+    what = "trials" if search.seeds == 1 else f"configurations ({search.seeds} seeds each)"
+    ax.set_title(f"{search.name}: {int(points['on_front'].sum())} of {len(points)} {what} on the front", fontsize=10)
     return figure

@@ -13,8 +13,8 @@ REQUIRED = ("number", "config_id", "seed", "status", "method", "on_front")
 class Search:
     """A finished or running search: ``trials`` has a row a trial, ``epochs`` a row an epoch of a trial.
 
-    ``objectives`` and ``directions`` ("maximize" or "minimize") stand in the search's order. All metrics are of the
-    validation split.
+    ``objectives`` and ``directions`` ("maximize" or "minimize") stand in the search's order. Trial n is one of
+    ``seeds`` repetitions of configuration n // ``seeds``. All metrics are of the validation split.
     """
 
     name: str
@@ -22,6 +22,7 @@ class Search:
     directions: list[str]
     trials: pd.DataFrame
     epochs: pd.DataFrame
+    seeds: int = 1
 
 
 def read(folder: str | Path) -> Search:
@@ -36,4 +37,6 @@ def read(folder: str | Path) -> Search:
     if missing:
         raise ValueError(f"{folder / 'trials.parquet'} must have the column {missing[0]}, but has not")
     epochs = pd.read_parquet(folder / "epochs.parquet")
-    return Search(settings["name"], settings["objectives"], settings["directions"], trials, epochs)
+    return Search(
+        settings["name"], settings["objectives"], settings["directions"], trials, epochs, settings.get("seeds", 1)
+    )

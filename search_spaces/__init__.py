@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
-from search_spaces import digits, folder
-from search_spaces.space import Space, from_file
+from search_spaces import aircraft, digits, folder, geode, utkface, waterbirds
+from search_spaces.space import Space
+from search_spaces.user_file import from_file
 from trainables.config import lookup
 
-SPACES: dict[str, Space] = {space.name: space for space in (digits.SPACE, folder.VIT_TINY, folder.CLIP)}
+ALL = (
+    *(digits.SPACE, folder.VIT_TINY, folder.CLIP),
+    *(space for file in (geode, waterbirds, aircraft, utkface) for space in file.SPACES),
+)
+SPACES: dict[str, Space] = {space.name: space for space in ALL}
 
 
 def resolve(name: str) -> Space:

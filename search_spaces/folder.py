@@ -12,7 +12,7 @@ FULL_LR = FloatDistribution(2e-5, 5e-4, log=True)
 VIT_TINY = Space(
     name="folder_vit_tiny",
     about="ViT-Tiny/16 (ImageNet) on a folder of images with metadata.csv",
-    fixed={"data": "folder", "backbone": "vit_tiny_patch16_224", "image_size": 224, "epochs": 8},
+    fixed={"data": "folder", "backbone": "vit_tiny", "image_size": 224, "epochs": 8},
     search={
         "rank": CategoricalDistribution((4, 8, 16, 32, 64)),
         "alpha": CategoricalDistribution((8.0, 16.0, 32.0)),
@@ -31,7 +31,7 @@ CLIP = dataclasses.replace(
     VIT_TINY,
     name="folder_clip",
     about="CLIP ViT-B/32 (LAION-2B) on a folder of images with metadata.csv",
-    fixed={**VIT_TINY.fixed, "backbone": "vit_base_patch32_clip_224"},
+    fixed={**VIT_TINY.fixed, "backbone": "clip_b32"},
     search={
         **VIT_TINY.search,
         "lr": {"lora": CLIP_LORA_LR, "fairlora": CLIP_LORA_LR, "fft": CLIP_FULL_LR, "fairfft": CLIP_FULL_LR},

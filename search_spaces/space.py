@@ -1,8 +1,7 @@
 """Space: a search space as data. Which hyperparameters exist for a method is METHODS' word, not the space's."""
 
 import dataclasses
-import importlib.util
-import sys
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,10 @@ class Space:
     ``fixed``: values of TrainConfig fields that differ from its defaults. ``search``: field -> Optuna distribution, or
     field -> {method: distribution} where methods want different ranges. ``first``: field -> value, or {method: value},
     the point at which each method is tried first; a field that is not in it starts at TrainConfig's default.
-    ``method`` is sampled always, before the rest. Raises ConfigError at construction where a name or value is wrong.
+    ``method`` is sampled always, before the rest. ``grid``: field -> values, or {method: values}, that ``--sampler
+    grid`` combines; a searched field that is not in it stays at its first point, ``method`` in it restricts the
+    methods; an empty grid combines every choice there is. Raises ConfigError at construction where a name or value is
+    wrong.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Space:
     fixed: Mapping[str, object]
     search: Mapping[str, BaseDistribution | Mapping[str, BaseDistribution]]
     first: Mapping[str, object] = field(default_factory=dict)
+    grid: Mapping[str, tuple | Mapping[str, tuple]] = field(default_factory=dict)
     methods: tuple[str, ...] = tuple(METHODS)
     objectives: tuple[str, ...] = ("val_accuracy", "val_delta_f1")
     trials: int = 24
@@ -42,7 +45,7 @@ class Space:
             self._check_values(method)
 
     def _check_names(self) -> None:
-        for name in (*self.fixed, *self.search, *self.first):
+        for name in (*self.fixed, *self.search, *self.first, *self.grid):
             lookup(FIELDS, name, "hyperparameter")
         both = set(self.fixed) & set(self.search)
         if both:
@@ -70,6 +73,12 @@ class Space:
             if distribution is not None:
                 for value in getattr(distribution, "choices", None) or (distribution.low, distribution.high):
                     self.config(point | {name: value}, seed=0)
+                self._check_grid(name, method, distribution)
+
+    def _check_grid(self, name: str, method: str, distribution: BaseDistribution) -> None:
+        for value in _of_method(self.grid.get(name, ()), method):
+            if not _contains(distribution, value):
+                raise ConfigError(f"space {self.name} has {name}={value} in its grid, outside of {distribution}")
 
     def distribution(self, name: str, method: str) -> BaseDistribution | None:
         """The distribution of field ``name`` under ``method``; None where it is not searched or does not exist."""
@@ -106,8 +115,7 @@ class Space:
         for name in self.search:
             distribution = self.distribution(name, method)
             if distribution is not None:
-                entry = self.first.get(name, FIELDS[name].default)
-                value = entry[method] if isinstance(entry, Mapping) else entry
+                value = _of_method(self.first.get(name, FIELDS[name].default), method)
                 if not _contains(distribution, value):
                     raise ConfigError(f"space {self.name} starts {method} at {name}={value}, outside of {distribution}")
                 point[name] = value
@@ -125,24 +133,82 @@ class Space:
             points.append(self.first_point("lora") | {"rank": 0})
         return [self.params(point) for point in points]
 
+    def grid_points(self) -> list[dict[str, object]]:
+        """Every point of the space's grid, method by method, by field. Raises ConfigError where a hyperparameter is
+        continuous and no grid is given: a grid cannot choose its values."""
+        methods = [method for method in self.methods if method in self.grid.get("method", self.methods)]
+        return [
+            {"method": method, **dict(zip(axes, values))}
+            for method in methods
+            for axes in [self._axes(method)]
+            for values in itertools.product(*axes.values())
+        ]
+
+    def _axes(self, method: str) -> dict[str, tuple]:
+        """Field -> the grid's values of it under ``method``."""
+        axes: dict[str, tuple] = {}
+        for name in self.search:
+            distribution = self.distribution(name, method)
+            if distribution is None:
+                continue
+            if name in self.grid:
+                axes[name] = _of_method(self.grid[name], method)
+            elif self.grid:
+                axes[name] = (self.first_point(method)[name],)
+            elif isinstance(distribution, CategoricalDistribution):
+                axes[name] = distribution.choices
+            else:
+                raise ConfigError(f"a grid needs finite choices, but {name} is continuous: pin it with --set {name}=…")
+        return axes
+
     def params(self, point: Mapping[str, object]) -> dict[str, object]:
         """A point by field under Optuna's names."""
         method = point["method"]
         return {name if name == "method" else self.parameter(name, method): value for name, value in point.items()}
 
     def with_changes(self, settings: Mapping[str, str], methods: tuple[str, ...] | None = None, **fixed) -> "Space":
-        """The space with fields pinned, so not searched: ``settings`` as text (``--set``), ``fixed`` as values."""
+        """The space with fields pinned, so not searched: ``settings`` as text (``--set``), ``fixed`` as values.
+
+        A setting with commas, "8,16,32", is searched over these values alone.
+        """
         for name in settings:
             if name in ("method", "seed"):
                 raise ConfigError(f"`{name}` has an option of its own (--methods, --seed), but got --set {name}=…")
-        pinned = {name: parse(name, text) for name, text in settings.items()} | fixed
-        search = {name: entry for name, entry in self.search.items() if name not in pinned}
+        choices = {name: _choices(name, text) for name, text in settings.items() if "," in text}
+        pinned = {name: parse(name, text) for name, text in settings.items() if name not in choices} | fixed
         methods = self.methods if methods is None else methods
         absent = set.intersection(*(absent_for(method) for method in methods))
-        for name in pinned:
+        for name in (*pinned, *choices):
             if name in absent:
                 raise ConfigError(f"{', '.join(methods)} must have what is set, but none of them has {name}")
-        return dataclasses.replace(self, fixed={**self.fixed, **pinned}, search=search, methods=methods)
+        search = {name: entry for name, entry in self.search.items() if name not in pinned}
+        return dataclasses.replace(
+            self,
+            fixed={name: value for name, value in self.fixed.items() if name not in choices} | pinned,
+            search=search | {name: CategoricalDistribution(values) for name, values in choices.items()},
+            first={**self.first, **{name: self._first_of(name, values) for name, values in choices.items()}},
+            grid={name: entry for name, entry in self.grid.items() if name not in pinned} | choices
+            if self.grid
+            else {},
+            methods=methods,
+        )
+
+    def _first_of(self, name: str, values: tuple) -> object:
+        """Where the search starts when ``name`` is searched over ``values`` alone: as before if that is among them."""
+        before = self.fixed.get(name, self.first.get(name, FIELDS[name].default))
+        return {m: _of_method(before, m) if _of_method(before, m) in values else values[0] for m in self.methods}
+
+
+def _of_method(entry, method: str):
+    """An entry that is one for all methods, or the method's own."""
+    return entry[method] if isinstance(entry, Mapping) else entry
+
+
+def _choices(name: str, text: str) -> tuple:
+    values = tuple(parse(name, part.strip()) for part in text.split(","))
+    if len(set(values)) < len(values):
+        raise ConfigError(f"values to search must differ, but got --set {name}={text}")
+    return values
 
 
 def _draw(trial: optuna.trial.BaseTrial, name: str, distribution: BaseDistribution) -> object:
@@ -157,30 +223,3 @@ def _contains(distribution: BaseDistribution, value) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     return distribution.low <= value <= distribution.high
-
-
-def from_file(path: Path) -> Space:
-    """The Space called ``SPACE`` in a user's Python file. Raises ConfigError with the file's own error in one line.
-
-    The file is the user's program and runs with the user's rights, as any script that is started by name.
-    """
-    if not path.is_file():
-        raise ConfigError(f"--space {path} must be a file, but does not exist")
-    spec = importlib.util.spec_from_file_location(f"user_space_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    sys.path.append(str(path.resolve().parent))  # the file's neighbours, behind everything of ours
-    try:
-        spec.loader.exec_module(module)
-    except ConfigError:
-        raise
-    except SyntaxError as error:
-        raise ConfigError(f"--space {path}, line {error.lineno}: {error.msg}") from error
-    except Exception as error:
-        raise ConfigError(f"--space {path} failed while it was read: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.pop()
-    space = getattr(module, "SPACE", None)
-    if not isinstance(space, Space):
-        raise ConfigError(f"--space {path} must define SPACE = Space(...), but SPACE is {type(space).__name__}")
-    return space

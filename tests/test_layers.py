@@ -20,9 +20,10 @@ ONLY_IN = {
     "ray": {"trainables/ray_trainable.py", *(f"tune_fairlora/{n}.py" for n in ("cluster", "conductor", "runner"))}
     | {"tune_fairlora/searcher.py"},
     "mlflow": {"tune_fairlora/tracking.py"},
-    "optuna": {f"search_spaces/{n}.py" for n in ("space", "digits", "folder")}
+    "optuna": {f"search_spaces/{n}.py" for n in ("space", "digits", "folder", "fairlora", "utkface")}
     | {f"tune_fairlora/{n}.py" for n in ("searcher", "samplers", "describe")},
     "torch": {"tune_fairlora/plan.py"},  # besides the core
+    "open_clip": {"trainables/clip.py", "trainables/zeroshot.py"},
 }
 
 

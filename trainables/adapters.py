@@ -7,13 +7,15 @@ from torch import Tensor, nn
 from trainables.config import METHODS, ConfigError, TrainConfig
 from trainables.seeds import seed_for
 
-# Module names inside one timm transformer block.
+# Module names inside one timm transformer block with a fused qkv layer, and with three layers (EVA-02).
 TARGET_MODULES = {
     "qkv": ("attn.qkv",),
     "qv": ("attn.qkv.q", "attn.qkv.v"),
     "qkv+proj": ("attn.qkv", "attn.proj"),
     "all": ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"),
 }
+UNFUSED = {"attn.qkv": ("attn.q_proj", "attn.k_proj", "attn.v_proj"), "attn.qkv.q": ("attn.q_proj",),
+           "attn.qkv.v": ("attn.v_proj",)}  # fmt: skip
 
 
 class SplitQKV(nn.Module):
@@ -35,11 +37,11 @@ class SplitQKV(nn.Module):
 
 
 def adapt(model: nn.Module, config: TrainConfig) -> nn.Module:
-    """Make ``model`` (a timm transformer with ``blocks`` and ``head``) trainable as ``config.method`` says, in place.
+    """Make ``model`` (a timm transformer with a ``head``) trainable as ``config.method`` says, in place.
 
     FFT: every weight. LoRA: the head and the adapters, which start as the identity; at rank 0 the head alone.
     Adapters are initialised by the stream (seed, "adapters"). Raises ConfigError if a target layer does not exist,
-    or if an adapter gets no gradient (a backbone that reads the layer's weight past the layer, as Swin-v2 does).
+    or the backbone has fewer blocks than ``last_blocks``. ``check_adapters`` then proves that none is bypassed.
     """
     if not METHODS[config.method].lora:
         model.requires_grad_(True)
@@ -52,11 +54,13 @@ def adapt(model: nn.Module, config: TrainConfig) -> nn.Module:
 
 
 def _inject(model: nn.Module, config: TrainConfig) -> None:
-    first = _first_block(model, config)
+    call_qkv(model)
+    blocks = _last_blocks(model, config)
     if config.targets == "qv":
-        for block in model.blocks[first:]:
-            block.attn.qkv = SplitQKV(block.attn.qkv)
-    names = [f"blocks.{i}.{name}" for i in range(first, len(model.blocks)) for name in TARGET_MODULES[config.targets]]
+        for block in blocks.values():
+            if isinstance(block.attn.qkv, nn.Linear):
+                block.attn.qkv = SplitQKV(block.attn.qkv)
+    names = [f"{path}.{name}" for path, block in blocks.items() for name in _targets(block, config)]
     _require_modules(model, names, config)
     lora = LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=names)
     with torch.random.fork_rng(devices=[]):
@@ -64,13 +68,40 @@ def _inject(model: nn.Module, config: TrainConfig) -> None:
         inject_adapter_in_model(lora, model)
 
 
-def _first_block(model: nn.Module, config: TrainConfig) -> int:
-    depth = len(model.blocks)
-    if config.last_blocks > depth:
+def call_qkv(model: nn.Module) -> None:
+    """Make Swin-v2, BEiT and EVA call their qkv layer, in place.
+
+    As they come, they add their bias in ``F.linear(x, self.qkv.weight, bias)``: an adapter around the layer is never
+    called, gets no gradient, and yet changes the output once it is merged. timm's own switch gives the same sum.
+    """
+    for module in model.modules():
+        if hasattr(module, "qkv_bias_separate"):
+            module.qkv_bias_separate = True
+
+
+def _last_blocks(model: nn.Module, config: TrainConfig) -> dict[str, nn.Module]:
+    """The transformer blocks to adapt, by their path in ``model``, in the order in which they are computed."""
+    blocks = _blocks(model)
+    if config.last_blocks > len(blocks):
         raise ConfigError(
-            f"`last_blocks <= {depth}` must hold for this backbone, but got last_blocks={config.last_blocks}"
+            f"`last_blocks <= {len(blocks)}` must hold for this backbone, but got last_blocks={config.last_blocks}"
         )
-    return depth - (config.last_blocks or depth)
+    return dict(list(blocks.items())[-config.last_blocks :])  # [-0:] is all of them
+
+
+def _blocks(model: nn.Module) -> dict[str, nn.Module]:
+    if hasattr(model, "blocks"):
+        return {f"blocks.{i}": block for i, block in enumerate(model.blocks)}
+    return {  # a Swin's stages
+        f"layers.{i}.blocks.{j}": block for i, stage in enumerate(model.layers) for j, block in enumerate(stage.blocks)
+    }
+
+
+def _targets(block: nn.Module, config: TrainConfig) -> list[str]:
+    names = TARGET_MODULES[config.targets]
+    if block.attn.qkv is not None:
+        return list(names)
+    return [part for name in names for part in UNFUSED.get(name, (name,))]
 
 
 def _require_modules(model: nn.Module, names: list[str], config: TrainConfig) -> None:
@@ -80,7 +111,7 @@ def _require_modules(model: nn.Module, names: list[str], config: TrainConfig) ->
         raise ConfigError(f"targets={config.targets} needs linear layers that {config.backbone} lacks: {missing[0]}")
 
 
-def check_adapters(model: nn.Module, image_size: int) -> None:
+def check_adapters(model: nn.Module) -> None:
     """Prove that every adapter is in the path: after one backward pass, every ``lora_B`` has a non-zero gradient.
 
     ``lora_B`` is the right witness: it starts at 0, so ``lora_A`` has no gradient yet. Raises ConfigError naming the
@@ -90,7 +121,8 @@ def check_adapters(model: nn.Module, image_size: int) -> None:
     if not witnesses:
         return
     device = next(iter(witnesses.values())).device
-    noise = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(device)
+    size = model.patch_embed.img_size  # height and width
+    noise = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
     training = model.training
     model.eval()
     # The square keeps the sum from being constant behind a normalised head.
@@ -108,7 +140,7 @@ def check_adapters(model: nn.Module, image_size: int) -> None:
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
     """``(trainable, total)`` as peft reports them: a head that is saved whole counts beside the one it replaces.
 
-    With timm's ``vit_base_patch16_224.dino``, 40 classes and rank 8 that is FairLoRA's table 5: 325,672 of 86,155,088.
+    With ``dino_b16``, 40 classes and rank 8 that is FairLoRA's table 5: 325,672 of 86,155,088.
     """
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())

@@ -28,7 +28,7 @@ class Method:
 
 
 LORA_HYPERPARAMETERS = ("rank", "alpha", "dropout", "targets", "last_blocks")
-FAIR_HYPERPARAMETERS = ("lam", "groups", "reduction")
+FAIR_HYPERPARAMETERS = ("lam", "groups", "reduction", "penalty_center", "penalty_decay")
 METHODS = {
     "lora": Method("low-rank adapters and the head", lora=True, fair=False),
     "fairlora": Method("low-rank adapters and the head, with the fairness penalty", lora=True, fair=True),
@@ -37,15 +37,20 @@ METHODS = {
 }
 TARGETS = ("qkv", "qv", "qkv+proj", "all")
 GROUPS = ("class", "sensitive", "class_x_sensitive")
+BALANCES = ("none", *GROUPS)
 REDUCTIONS = ("sum", "mean")
+CENTERS = ("batch", "running")
 DTYPES = ("float32", "bfloat16")
-DATA_NAMES = ("digits", "folder")
-BACKBONE_NAMES = ("vit_nano", "vit_tiny_patch16_224", "vit_base_patch32_clip_224")
+DATA_NAMES = ("digits", "folder", "geode", "waterbirds", "aircraft", "utkface_gender", "utkface_age")
+CLIP_BACKBONES = ("clip_b32", "clip_b32_openai")
+VIT_BACKBONES = ("vit_nano", "vit_tiny", "vit_b16", "vit_b16_in21k", "dino_b16")
+BACKBONE_NAMES = (*VIT_BACKBONES, *CLIP_BACKBONES, "swinv2_t", "swinv2_l")
+HEADS = ("linear", "zeroshot")
 
 
-def _number(default: float, low: float | None = None, high: float | None = None, *, above=None, about: str):
-    """A numeric field with closed bounds ``low`` and ``high``, or the open lower bound ``above``."""
-    rules = [(">", above), (">=", low), ("<=", high)]
+def _number(default: float, low: float | None = None, high: float | None = None, *, above=None, below=None, about: str):
+    """A numeric field with closed bounds ``low`` and ``high``, or the open bounds ``above`` and ``below``."""
+    rules = [(">", above), (">=", low), ("<=", high), ("<", below)]
     return field(default=default, metadata={"rules": [r for r in rules if r[1] is not None], "about": about})
 
 
@@ -68,6 +73,7 @@ class TrainConfig:
     data: str = _choice("digits", DATA_NAMES, "data set")
     backbone: str = _choice("vit_nano", BACKBONE_NAMES, "pretrained backbone")
     image_size: int = _number(16, 8, 1024, about="side of the square input image, pixels")
+    head: str = _choice("linear", HEADS, "a fresh linear layer, or CLIP's text embeddings of the class names")
     method: str = _choice("lora", tuple(METHODS), "what is adapted, and whether the fairness penalty is on")
     rank: int = _number(8, 0, about="rank of the adapters; 0 trains the head alone")
     alpha: float = _number(16.0, above=0, about="LoRA scale: the update is alpha / rank times B A")
@@ -79,10 +85,15 @@ class TrainConfig:
     lam: float = _number(1.0, 0, about="λ, weight of the fairness penalty (FairLoRA, equation 1)")
     groups: str = _choice("class", GROUPS, "groups of the fairness penalty")
     reduction: str = _choice("sum", REDUCTIONS, "penalty as a sum over the groups present (the paper's) or their mean")
+    penalty_center: str = _choice("batch", CENTERS, "groups judged by the batch alone (the paper's) or running means")
+    penalty_decay: float = _number(0.9, 0, below=1, about="what a running mean keeps at each batch with its group")
     lr: float = _number(1e-3, above=0, about="peak learning rate of the body")
     head_lr: float = _number(0.0, 0, about="peak learning rate of the head; 0 takes lr")
     weight_decay: float = _number(0.01, 0, about="AdamW's decoupled weight decay; biases, norms and tokens have none")
     batch_size: int = _number(32, 1, about="images a step")
+    micro_batch: int = _number(0, 0, about="images a forward pass, at equal gradients; 0 takes batch_size")
+    balance: str = _choice("none", BALANCES, "groups with equal shares of each batch; none draws at random")
+    per_group: int = _number(4, 1, about="images of each group in a balanced batch")
     epochs: int = _number(8, 1, about="passes over the training split")
     warmup: float = _number(0.1, 0, 0.9, about="share of all steps with a linearly rising learning rate")
     clip_norm: float = _number(1.0, 0, about="largest gradient norm; 0 switches clipping off")
@@ -94,6 +105,14 @@ class TrainConfig:
     def __post_init__(self):
         for spec in dataclasses.fields(self):
             object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
+        if self.head == "zeroshot" and self.backbone not in CLIP_BACKBONES:
+            known = ", ".join(CLIP_BACKBONES)
+            raise ConfigError(f"`head = zeroshot` needs a CLIP backbone ({known}), but got backbone={self.backbone}")
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether a full batch takes more than one forward pass."""
+        return 0 < self.micro_batch < self.batch_size
 
     @property
     def adapts(self) -> bool:
@@ -101,11 +120,17 @@ class TrainConfig:
         return METHODS[self.method].lora and self.rank > 0
 
     def hyperparameters(self) -> dict:
-        """The fields that exist for this run, in their order: a plain method has no ``lam``, FFT no ``rank``, and at
+        """The fields that matter to this run, in their order: a plain method has no ``lam``, FFT no ``rank``, and at
         rank 0 there are no adapters whose ``alpha`` or ``targets`` could matter."""
         absent = absent_for(self.method)
         if not self.adapts:
             absent |= {*LORA_HYPERPARAMETERS} - {"rank"}
+        if self.penalty_center == "batch":
+            absent |= {"penalty_decay"}
+        if self.balance == "none":
+            absent |= {"per_group"}
+        if not self.accumulates:
+            absent |= {"micro_batch"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in absent}
 
     @property
@@ -162,7 +187,7 @@ def _checked(spec: dataclasses.Field, value):
         raise ConfigError(f"`{spec.name} is {_KINDS[spec.type]}` must hold, {got}")
     for sign, bound in spec.metadata.get("rules", ()):
         # Written so that NaN breaks every rule.
-        if not {">": value > bound, ">=": value >= bound, "<=": value <= bound}[sign]:
+        if not {">": value > bound, ">=": value >= bound, "<=": value <= bound, "<": value < bound}[sign]:
             raise ConfigError(f"`{spec.name} {sign} {bound}` must hold, {got}")
     if value == math.inf:
         raise ConfigError(f"`{spec.name} < inf` must hold, {got}")

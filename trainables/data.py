@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainables.config import ConfigError, TrainConfig, lookup
-from trainables.prepare import digits, folder
+from trainables.config import DATA_NAMES, ConfigError, TrainConfig, lookup
+from trainables.prepare import digits, folder, prepared
+from trainables.sampling import index_batches
 from trainables.seeds import seed_for
 from trainables.store import Manifest, Store, cache_folder, write
 
@@ -28,6 +29,7 @@ def _digits(size: int) -> Path:
     return path
 
 
+# The data sets that become a store when a search starts; the others are prepared before, by a command of their own.
 DATASETS: dict[str, Callable[..., Path]] = {"digits": _digits, "folder": folder.prepare}
 
 
@@ -61,15 +63,25 @@ class Data:
 
 
 def prepare(name: str, source: str | Path | None, size: int, **options) -> Path:
-    """The path of the data set's store at ``size`` pixels, made if the cache lacks it. Raises ConfigError."""
-    make = lookup(DATASETS, name, "data set")
+    """The path of the data set's store at ``size`` pixels, made if the cache lacks it. Raises ConfigError.
+
+    ``source`` is a prepared folder (``tune_fairlora.prepare``), or, for data set "folder", the images themselves.
+    """
+    lookup(dict.fromkeys(DATA_NAMES), name, "data set")
+    if source is not None and prepared.is_prepared(source):
+        return prepared.store_at(source, name, size)
+    if name not in DATASETS:
+        raise ConfigError(
+            f"{name} needs --data DIR, a prepared folder (store.arrow, manifest.json), but got {source or 'none'}: "
+            f"make one with `python -m tune_fairlora.prepare {name} --source FILES --out DIR`"
+        )
     if name == "digits":
         if source is not None:
             raise ConfigError(f"the digits come with scikit-learn and take no --data, but got --data {source}")
-        return make(size)
+        return _digits(size)
     if source is None:
         raise ConfigError(f"data set {name} needs --data DIR, the folder with metadata.csv")
-    return make(source, size, **options)
+    return DATASETS[name](source, size, **options)
 
 
 @lru_cache(maxsize=1)
@@ -79,9 +91,19 @@ def open_data(path: str | Path) -> Data:
     return Data(store.manifest, open_split(store, "train"), open_split(store, "val"))
 
 
-def open_split(store: Store, name: str) -> Split:
-    """One split of a store; the search never asks for ``test``."""
-    rows = store.rows(name)
+def open_confirmation(path: str | Path, trainval: bool = False) -> Data:
+    """What ``tune_fairlora.confirm`` alone may see, once a search is over: ``val`` here is the test split.
+
+    ``trainval`` trains on train and val together, as the papers do once the hyperparameters are chosen.
+    """
+    store = Store(path)
+    train = open_split(store, "train", "val") if trainval else open_split(store, "train")
+    return Data(store.manifest, train, open_split(store, "test"))
+
+
+def open_split(store: Store, *names: str) -> Split:
+    """One split of a store, or several as one; the search never asks for ``test``."""
+    rows = np.sort(np.concatenate([store.rows(name) for name in names]))
     return Split(store, rows, torch.from_numpy(store.label[rows]), torch.from_numpy(store.group[rows]))
 
 
@@ -89,11 +111,11 @@ def training_batches(split: Split, config: TrainConfig, epoch: int, device: str 
     """(images float ``[b, 3, size, size]`` in [0, 1], label, group) in a random order, augmented.
 
     Order and augmentation come from the streams (seed, "order", epoch) and (seed, "augment", epoch): an epoch can be
-    repeated without the ones before it, and switching augmentation off leaves the order as it was.
+    repeated without the ones before it, and switching augmentation off leaves the order as it was. Which images share
+    a batch is ``sampling.py``'s matter (``config.balance``).
     """
-    order = torch.randperm(len(split), generator=_generator(config.seed, "order", epoch))
-    augment = _generator(config.seed, "augment", epoch)
-    for index in order.split(config.batch_size):
+    order, augment = (_generator(config.seed, stream, epoch) for stream in ("order", "augment"))
+    for index in index_batches(split.label, split.group, config, order):
         images = split.pixels(index).to(device).float().div_(255)
         label, group = split.label[index].to(device), split.group[index].to(device)
         yield augmented(images, config, augment), label, group

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from trainables.adapters import adapt, check_adapters
 from trainables.backbones import BACKBONES, fresh_model
-from trainables.config import METHODS, ConfigError, TrainConfig
+from trainables.config import ConfigError, TrainConfig
 from trainables.data import Data, Split, evaluation_batches, training_batches
-from trainables.losses import Loss, group_count, group_index, objective
+from trainables.losses import sample_losses
 from trainables.metrics import Evaluation, evaluate
+from trainables.objective import Objective
 from trainables.seeds import seed_for
 
 
@@ -66,9 +66,10 @@ class Trainer:
         if data.manifest.size != config.image_size:
             raise ConfigError(f"image_size={config.image_size}, but the store holds {data.manifest.size} px images")
         self.config, self.data, self.device = config, data, device
-        self.model = adapt(fresh_model(config, len(data.manifest.classes), weights), config).to(device)
-        check_adapters(self.model, config.image_size)
+        self.model = adapt(fresh_model(config, data.manifest.classes, weights), config).to(device)
+        check_adapters(self.model)
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, config), fused=True)
+        self.objective = Objective(config, len(data.manifest.classes), len(data.manifest.groups), device)
         self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
         self.epoch = 0
         if checkpoint is not None:
@@ -89,25 +90,15 @@ class Trainer:
     def _step(self, step: int, images: Tensor, label: Tensor, group: Tensor) -> tuple[float, float, float]:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = parameters["peak"] * self._schedule(step)
-        loss = self._loss(images, label, group)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.objective.backward(lambda part: forward(self.model, part, self.config), images, label, group)
         numbers = tuple(term.item() for term in loss)
         if not math.isfinite(numbers[0]):
             raise Diverged(f"the training loss is {numbers[0]} at step {step} (epoch {self.epoch + 1})")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
         if self.config.clip_norm:
             nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self.config.clip_norm)
         self.optimizer.step()
         return numbers
-
-    def _loss(self, images: Tensor, label: Tensor, group: Tensor) -> Loss:
-        config, n_groups = self.config, len(self.data.manifest.groups)
-        logits = forward(self.model, images, config)
-        if not METHODS[config.method].fair:
-            return objective(logits, label, None, 0, 0.0, config.reduction)
-        index = group_index(config.groups, label, group, n_groups)
-        count = group_count(config.groups, len(self.data.manifest.classes), n_groups)
-        return objective(logits, label, index, count, config.lam, config.reduction)
 
     def _schedule(self, step: int) -> float:
         """Share of the peak learning rate at ``step``: a linear warm-up, then half a cosine down to 0."""
@@ -119,14 +110,15 @@ class Trainer:
 
     def checkpoint(self) -> dict:
         """Tensors and plain values, so that ``torch.load(weights_only=True)`` reads it: epoch, configuration, the
-        trained weights (adapters and head alone for the LoRA methods) and the optimiser's state. Copies, as the
-        next epoch writes into the tensors."""
+        trained weights (adapters and head alone for the LoRA methods), the optimiser's state and the penalty's running
+        means. Copies, as the next epoch writes into the tensors."""
         return {
             "epoch": self.epoch,
             "config_id": self.config.config_id,
             "seed": self.config.seed,
             "model": trained_state(self.model),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "objective": self.objective.state(),
         }
 
     def _restore(self, checkpoint: dict) -> None:
@@ -138,6 +130,7 @@ class Trainer:
             )
         self.model.load_state_dict(checkpoint["model"], strict=False)
         self.optimizer.load_state_dict(copy.deepcopy(checkpoint["optimizer"]))  # it would train in the caller's tensors
+        self.objective.restore(checkpoint["objective"])
         self.epoch = checkpoint["epoch"]
 
 
@@ -164,7 +157,7 @@ def evaluate_split(model: nn.Module, data: Data, split: Split, config: TrainConf
     for images, label, _ in evaluation_batches(split, device):
         logits = forward(model, images, config).float()
         predictions.append(logits.argmax(dim=1).cpu())
-        losses.append(F.cross_entropy(logits, label, reduction="none").cpu())
+        losses.append(sample_losses(logits, label).cpu())
     return evaluate(
         split.label.numpy(),
         torch.cat(predictions).numpy(),
@@ -178,11 +171,11 @@ def evaluate_split(model: nn.Module, data: Data, split: Split, config: TrainConf
 
 def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
     """Body and head with their own peak learning rates; weight decay on matrices alone."""
-    groups = []
+    groups, exempt = [], model.no_weight_decay()  # timm's: tokens, position embeddings, a Swin's position bias
     for is_head, peak in ((False, config.lr), (True, config.head_lr or config.lr)):
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and n.startswith("head.") == is_head]
         for decays in (True, False):
-            chosen = [p for n, p in named if (p.ndim > 1 and not n.endswith(("_token", "pos_embed"))) == decays]
+            chosen = [p for n, p in named if (p.ndim > 1 and n not in exempt) == decays]
             if chosen:
                 decay = config.weight_decay if decays else 0.0
                 groups.append({"params": chosen, "lr": peak, "peak": peak, "weight_decay": decay})

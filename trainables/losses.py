@@ -1,4 +1,8 @@
-"""FairLoRA's objective: cross-entropy plus λ times the spread of the groups' mean losses in the mini-batch."""
+"""FairLoRA's objective: cross-entropy plus λ times the spread of the groups' mean losses in the mini-batch.
+
+``fairness_penalty`` is the paper's, for autograd. ``penalty_weights`` is its gradient by hand, one number a sample:
+with it a batch can be computed in parts, or the groups judged by ``RunningMeans`` instead of one batch's few images.
+"""
 
 from typing import NamedTuple
 
@@ -38,23 +42,71 @@ def fairness_penalty(losses: Tensor, index: Tensor, n_groups: int, reduction: st
     """
     losses = losses.float()
     losses = losses - losses.detach().mean()  # changes no difference; sums of large losses would lose digits
-    zeros = losses.new_zeros(n_groups)
-    sums = zeros.index_add(0, index, losses)
-    counts = zeros.index_add(0, index, torch.ones_like(losses))
+    means, counts = group_means(losses, index, n_groups)
     present = counts > 0
     n_present = present.sum().clamp(min=1)
-    means = sums / counts.clamp(min=1)
     centre = means.sum() / n_present  # an absent group's mean is 0 here and adds nothing
-    squares = torch.where(present, means - centre, zeros).square().sum()
+    squares = torch.where(present, means - centre, 0.0).square().sum()
     return squares if reduction == "sum" else squares / n_present
 
 
-def objective(logits: Tensor, label: Tensor, index: Tensor | None, n_groups: int, lam: float, reduction: str) -> Loss:
-    """The loss of one mini-batch: logits ``[n, classes]``, label int64 ``[n]``, index int64 ``[n]`` or None.
+def group_means(losses: Tensor, index: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
+    """Mean loss and number of samples of each group, both ``[n_groups]`` in the losses' type; an absent one's are 0."""
+    zeros = losses.new_zeros(n_groups)
+    sums = zeros.index_add(0, index, losses)
+    counts = zeros.index_add(0, index, torch.ones_like(losses))
+    return sums / counts.clamp(min=1), counts
+
+
+def penalty_weights(levels: Tensor, counts: Tensor, index: Tensor, reduction: str = "sum") -> Tensor:
+    """2 (l_g − l̄) / n_g for each sample, ``[n]`` in the type of ``levels``; l̄ is the mean level of the groups present.
+
+    ``levels`` ``[n_groups]`` in nats and ``counts`` ``[n_groups]`` say how badly each group is served and how many
+    samples of the batch it has; ``index`` as in ``fairness_penalty``. With the batch's own group means as levels, the
+    weights are the derivative of ``fairness_penalty`` by each loss. Any levels give weights that sum to 0: they shift
+    effort between groups and never train uphill as a whole, which deviations from a centre of another time would.
+    """
+    present = counts > 0
+    levels = levels - levels[index[0]]  # so that equal levels give zeros, not rounding errors
+    levels = torch.where(present, levels, 0.0)
+    n_present = present.sum()
+    deviations = torch.where(present, levels - levels.sum() / n_present, 0.0)
+    weights = 2 * deviations / counts.clamp(min=1)
+    return (weights if reduction == "sum" else weights / n_present)[index]
+
+
+class RunningMeans:
+    """Each group's mean loss as an exponential moving average over the batches in which the group is present.
+
+    The bias towards the start at 0 is taken out by each group's own number of updates, so that a group's first batch
+    gives its mean and a rare group is not held for a well-served one. float64 ``[n_groups]``: differences between
+    groups matter, and at decay 0 the levels are the batch's means to the last bit.
+    """
+
+    def __init__(self, n_groups: int, decay: float, device: str = "cpu"):
+        self.decay = decay
+        self.average = torch.zeros(n_groups, dtype=torch.float64, device=device)
+        self.updates = torch.zeros(n_groups, dtype=torch.int64, device=device)
+
+    def update(self, means: Tensor, counts: Tensor) -> Tensor:
+        """Take one batch's ``group_means`` in and return the levels in nats; those of groups never seen are 0."""
+        moved = self.decay * self.average + (1 - self.decay) * means
+        self.average = torch.where(counts > 0, moved, self.average)
+        self.updates = self.updates + (counts > 0)
+        unbiased = self.average / (1 - self.decay ** self.updates.double())
+        return torch.where(self.updates > 0, unbiased, 0.0)
+
+
+def sample_losses(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy of each sample in nats, float32 ``[n]``, of logits ``[n, classes]`` and label int64 ``[n]``."""
+    return F.cross_entropy(logits.float(), label, reduction="none")
+
+
+def objective(losses: Tensor, index: Tensor | None, n_groups: int, lam: float, reduction: str) -> Loss:
+    """The loss of one mini-batch: ``sample_losses`` ``[n]``, index int64 ``[n]`` or None.
 
     Without an index (the plain methods) the penalty is 0 and costs nothing.
     """
-    losses = F.cross_entropy(logits.float(), label, reduction="none")
     cross_entropy = losses.mean()
     if index is None:
         return Loss(cross_entropy, cross_entropy, losses.new_zeros(()))

@@ -35,7 +35,9 @@ class Conductor(tune.Callback):
             "cpus": plan.cpus,
             "gpus": gpus,
         }
-        self.searcher = StudySearcher(plan.space, plan.folder, plan.sampler, plan.seed, context, self._started)
+        self.searcher = StudySearcher(
+            plan.space, plan.folder, plan.sampler, plan.seed, context, self._started, plan.seeds
+        )
 
     def __getstate__(self) -> dict:
         """Nothing: Ray pickles what it is given for a restore of its own, which is never made."""
@@ -115,7 +117,7 @@ class Conductor(tune.Callback):
 
     def _prune(self, number: int) -> None:
         """A complete trial that is off the front never comes back to it: its weights can go."""
-        members = set(self.record.front())
+        members = {*self.record.front(), *self.record.undecided()}
         for dropped in (self._kept | {number}) - members:
             if self.record.trials[dropped].status != INTERRUPTED:
                 discard(self.plan.folder, dropped)

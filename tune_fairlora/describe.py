@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from rich.console import Console
@@ -11,7 +12,7 @@ from search_spaces.space import Space
 from trainables.config import METHODS, absent_for
 from tune_fairlora.plan import Plan, parameter_lines, resolve_space
 
-CLASSES_WITHOUT_DATA = {"digits": 10}
+EXAMPLE_CLASSES = 10  # the digits have as many, and a user's folder that is not given may have any number
 
 
 def describe(args: argparse.Namespace) -> int:
@@ -28,6 +29,9 @@ def describe(args: argparse.Namespace) -> int:
         out.print(
             "  " + ", ".join(f"{name.partition(':')[0]}={value}" for name, value in start.items()), soft_wrap=True
         )
+    if space.grid:
+        axes = ", ".join(f"{name} {_values(entry)}" for name, entry in space.grid.items())
+        out.print(f"\n--sampler grid tries {len(space.grid_points())} points: {axes}", markup=False, soft_wrap=True)
     classes = _class_count(space, args.data)
     heading = f"trained parameters, {classes} classes (LoRA totals count the head twice, as peft does)"
     out.print(f"\n{heading}", style="bold")
@@ -50,8 +54,14 @@ def _distribution(entry: BaseDistribution | Mapping[str, BaseDistribution]) -> s
     if isinstance(entry, Mapping):
         return "; ".join(f"{method}: {_distribution(one)}" for method, one in entry.items())
     if isinstance(entry, CategoricalDistribution):
-        return " | ".join(map(str, entry.choices))
+        return _values(entry.choices)
     return f"{entry.low:g} … {entry.high:g}{' (log)' if entry.log else ''}"
+
+
+def _values(entry: tuple | Mapping[str, tuple]) -> str:
+    if isinstance(entry, Mapping):
+        return "; ".join(f"{method}: {_values(one)}" for method, one in entry.items())
+    return " | ".join(map(str, entry))
 
 
 def _conditions(space: Space) -> dict[str, str]:
@@ -61,14 +71,17 @@ def _conditions(space: Space) -> dict[str, str]:
 
 
 def _class_count(space: Space, source: str | None) -> int:
-    """From the user's folder if it is given; else what the data set is known to have; else ten for an example."""
+    """From the user's data if they are given; else what the data set is known to have; else ten for an example."""
+    from trainables.prepare.listing import read_listing
+    from trainables.prepare.prepared import is_prepared, read_manifest
+    from trainables.prepare.sources import SOURCES
+
+    if source and is_prepared(source):
+        return len(read_manifest(source)["classes"])
     if source:
-        from pathlib import Path
-
-        from trainables.prepare.listing import read_listing
-
         return len(read_listing(Path(source)).classes)
-    return CLASSES_WITHOUT_DATA.get(space.config({}, 0).data, 10)
+    row = SOURCES.get(space.config({}, 0).data)
+    return row.classes if row and row.classes else EXAMPLE_CLASSES
 
 
 def dry_run(plan: Plan) -> int:
@@ -83,7 +96,7 @@ def dry_run(plan: Plan) -> int:
         "data": f"{plan.manifest.name}: {counts} images of {plan.manifest.size} px",
         "classes": f"{len(plan.manifest.classes)}: {', '.join(plan.manifest.classes)}",
         "groups": f"{len(plan.manifest.groups)}: {', '.join(plan.manifest.groups)}",
-        "weights": plan.weights or "timm's hub",
+        "weights": plan.weights or "the hub",
         "trials": f"{plan.trials}, sampler {plan.sampler}, seed {plan.seed}",
         "MLflow": f"{plan.tracking_uri}, experiment {plan.experiment}",
     }

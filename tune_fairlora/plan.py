@@ -3,6 +3,7 @@
 import argparse
 import os
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,11 +13,11 @@ import numpy as np
 
 from search_spaces import resolve
 from search_spaces.space import Space
-from trainables import adapters, backbones, data
+from trainables import adapters, backbones, data, pretrained, zeroshot
 from trainables.config import METHODS, ConfigError, TrainConfig
 from trainables.metrics import OBJECTIVES, evaluate
 from trainables.store import Manifest
-from tune_fairlora import cluster, samplers, tracking
+from tune_fairlora import cluster, tracking
 from tune_fairlora.record import collapse_floor
 
 SMALL_CLASS = 10  # validation images, under which one image moves a class's recall by more than 10 points
@@ -24,7 +25,7 @@ SMALL_CLASS = 10  # validation images, under which one image moves a class's rec
 
 @dataclass(frozen=True)
 class Plan:
-    """What ``runner.run`` carries out. ``weights`` is a file or None (the hub), ``store`` the decoded images."""
+    """What ``runner.run`` carries out. ``weights`` is a file, "random" or None (the hub), ``store`` the images."""
 
     name: str
     folder: Path
@@ -32,7 +33,8 @@ class Plan:
     store: Path
     manifest: Manifest
     weights: str | None
-    trials: int
+    trials: int  # in all: configurations times seeds
+    seeds: int
     sampler: str
     seed: int
     cpus: float
@@ -55,6 +57,7 @@ class Plan:
             "sampler": self.sampler,
             "seed": self.seed,
             "trials": self.trials,
+            "seeds": self.seeds,
             "data": self.manifest.name,
             "data_fingerprint": self.manifest.fingerprint,
             "data_notes": self.manifest.notes,
@@ -62,7 +65,9 @@ class Plan:
             "classes": self.manifest.classes,
             "collapse_floor": collapse_floor(data.open_data(self.store).val.label.numpy(), len(self.manifest.classes)),
             "groups": self.manifest.groups,
-            "weights": backbones.fingerprint(self.weights) or "hub",
+            "store": str(self.store),
+            "weights_file": self.weights or "",
+            "weights": pretrained.fingerprint(self.weights) or "hub",
             "cpus_per_trial": self.cpus,
             "gpus_per_trial": self.gpus,
             "max_concurrent": self.max_concurrent,
@@ -82,16 +87,16 @@ def make_plan(args: argparse.Namespace, progress) -> Plan:
     cluster.require_answer(args.address)
     trials = args.trials or space.trials
     if args.sampler == "grid":
-        trials = min(trials, len(samplers.grid(space))) if args.trials else len(samplers.grid(space))
+        trials = min(args.trials or sys.maxsize, len(space.grid_points()))
     backbones.create(space.config({}, 0).backbone, space.config({}, 0).image_size)
     store = _prepare(space, args, progress)
     manifest = data.open_data(store).manifest
     check_objectives(space, store)
     _warn_small(store)
-    weights = check_weights(space, args.weights, len(manifest.classes))
+    weights = check_weights(space, args.weights, manifest.classes)
     return Plan(
-        name, folder, space, store, manifest, weights, trials, args.sampler, args.seed, args.cpus_per_trial,
-        args.gpus_per_trial, args.max_concurrent, args.address, tracking_uri, args.experiment,
+        name, folder, space, store, manifest, weights, trials * args.seeds, args.seeds, args.sampler, args.seed,
+        args.cpus_per_trial, args.gpus_per_trial, args.max_concurrent, args.address, tracking_uri, args.experiment,
     )  # fmt: skip
 
 
@@ -160,17 +165,29 @@ def _warn_small(store: Path) -> None:
         print(f"note: the smallest class has {smallest} validation images; gaps between classes will be mostly noise")
 
 
-def check_weights(space: Space, weights: str | None, n_classes: int) -> str | None:
-    """The local weights file, once each method's first model has been built with it and its adapters were proved."""
+def check_weights(space: Space, weights: str | None, classes: list[str]) -> str | None:
+    """The local weights file, once each method's first models were built with it and their adapters proved."""
     config = space.config({}, 0)
     if config.backbone == "vit_nano" and weights is None and not backbones.nano_file().exists():
         print("pretraining vit_nano on plain digits: about 20 s, once", flush=True)
+    if weights == pretrained.RANDOM:
+        print(f"note: {config.backbone} has random weights: what is found says nothing about pretrained models")
     path = backbones.weights_file(config.backbone, weights)
+    source = str(path.resolve()) if isinstance(path, Path) else path
     for method in space.methods:
-        first = space.config(space.first_point(method), 0)
-        model = adapters.adapt(backbones.fresh_model(first, n_classes, str(path) if path else None), first)
-        adapters.check_adapters(model, first.image_size)
-    return str(path.resolve()) if path else None
+        point = space.first_point(method)
+        for head in getattr(space.distribution("head", method), "choices", [space.config(point, 0).head]):
+            first = space.config(point | {"head": head}, 0)
+            _announce_texts(first, classes, source)
+            adapters.check_adapters(adapters.adapt(backbones.fresh_model(first, classes, source), first))
+    return source
+
+
+def _announce_texts(config: TrainConfig, classes: list[str], weights: str | None) -> None:
+    if config.head == "zeroshot":
+        row = backbones.BACKBONES[config.backbone]
+        if not zeroshot.cache_file(row, tuple(classes), weights).exists():
+            print(f"reading {len(classes)} class names with CLIP's text tower: a second or two each, once", flush=True)
 
 
 def parameter_lines(space: Space, n_classes: int) -> list[str]:
@@ -178,27 +195,29 @@ def parameter_lines(space: Space, n_classes: int) -> list[str]:
     import torch
 
     lines = []
-    for method in space.methods:
-        point = space.first_point(method)
-        distribution = space.distribution("rank", method)
+    for methods in _alike(space.methods):
+        point = space.first_point(methods[0])
+        distribution = space.distribution("rank", methods[0])
         default = space.config(point, 0).rank
-        ranks = getattr(distribution, "choices", None) or ([default] if METHODS[method].lora else [None])
+        ranks = getattr(distribution, "choices", None) or ([default] if METHODS[methods[0]].lora else [None])
         for rank in ranks:
             config = space.config(point | ({"rank": rank} if rank is not None else {}), 0)
             with torch.device("meta"):
                 model = _skeleton(config, n_classes)
             trainable, total = adapters.parameter_counts(model)
             prefix = f"rank {rank}" if rank is not None else "every weight"
-            lines.append(f"{method:9} {prefix}: {trainable:,} of {total:,} parameters")
+            lines.append(f"{', '.join(methods):15} {prefix}: {trainable:,} of {total:,} parameters")
     return lines
 
 
-def _skeleton(config: TrainConfig, n_classes: int):
-    from torch import nn
+def _alike(methods: tuple[str, ...]) -> list[list[str]]:
+    """The methods that train the same weights, together: the penalty adds none."""
+    kinds = ([m for m in methods if METHODS[m].lora], [m for m in methods if not METHODS[m].lora])
+    return [kind for kind in kinds if kind]
 
-    model = backbones.create(config.backbone, config.image_size)
-    model.head = nn.Linear(model.num_features, n_classes)
-    return adapters.adapt(model, config)
+
+def _skeleton(config: TrainConfig, n_classes: int):
+    return adapters.adapt(backbones.skeleton(config, n_classes), config)
 
 
 def code_version() -> str:

@@ -1,7 +1,9 @@
 """What the terminal shows: a live view where a person looks on, one line a finished trial otherwise."""
 
 import math
+import statistics
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -72,18 +74,28 @@ def heading(name: str) -> str:
 
 def front_table(record: Record, title: str) -> Table:
     """The front, best first objective first: trial, method, hyperparameters, objectives, worst group's accuracy."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    lines = box.HEAVY_HEAD if record.seeds == 1 else box.SIMPLE_HEAD  # means with their spread need the room
+    table = Table(title=title, title_justify="left", title_style="bold", box=lines)
     metrics = dict.fromkeys([*record.objectives, "val_min_group_accuracy"])
     for name in ("trial", "method", *SHOWN.values(), *map(heading, metrics)):
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
-    for number in record.front():
-        table.add_row(*_cells(record.trials[number], list(metrics)))
+    for numbers in record.front_points():
+        table.add_row(*_cells([record.trials[number] for number in numbers], list(metrics)))
     return table
 
 
-def _cells(trial: Trial, metrics: list[str]) -> list[str]:
-    shown = [f"{trial.values[name]:.3g}" if name in trial.values else "–" for name in SHOWN]
-    return [str(trial.number), trial.values["method"], *shown, *(f"{trial.metrics[name]:.4f}" for name in metrics)]
+def _cells(trials: list[Trial], metrics: list[str]) -> list[str]:
+    """One configuration: over several seeds, means and standard deviations."""
+    first, last = trials[0], trials[-1]
+    shown = [f"{first.values[name]:.3g}" if name in first.values else "–" for name in SHOWN]
+    numbers = str(first.number) if first is last else f"{first.number}–{last.number}"
+    return [numbers, first.values["method"], *shown, *(_mean([t.metrics[name] for t in trials]) for name in metrics)]
+
+
+def _mean(values: list[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    return f"{statistics.fmean(values):.3f}±{statistics.stdev(values):.3f}"
 
 
 def _of(record: Record, status: str) -> list[Trial]:

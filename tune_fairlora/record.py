@@ -96,19 +96,53 @@ class Record:
             return COLLAPSED, f"val_mean_recall {recall:.4f} is not clearly above a guess ({floor:.4f})"
         return COMPLETE, ""
 
-    def points(self) -> tuple[list[int], np.ndarray]:
-        """Numbers and objectives ``[n, m]`` (in the user's directions) of the complete trials."""
+    def points(self) -> tuple[list[list[int]], np.ndarray]:
+        """The points that may stand on the front: the trial numbers of each configuration, and its objectives
+        ``[n, m]`` in the user's directions, the mean over its seeds. One seed that is not complete leaves it out."""
         with self.lock:
-            numbers = [n for n, trial in sorted(self.trials.items()) if trial.status == COMPLETE]
-            values = [[self.trials[n].metrics[name] for name in self.objectives] for n in numbers]
-            return numbers, np.array(values, float).reshape(len(numbers), len(self.objectives))
+            points = [numbers for numbers in self._by_point().values() if self._all(numbers, COMPLETE)]
+            values = [
+                [np.mean([self.trials[n].metrics[name] for n in numbers]) for name in self.objectives]
+                for numbers in points
+            ]
+            return points, np.array(values, float).reshape(len(points), len(self.objectives))
+
+    def _by_point(self) -> dict[int, list[int]]:
+        """Trial numbers by point: the seeds of a configuration have consecutive numbers (``searcher.py``)."""
+        points: dict[int, list[int]] = {}
+        for number in sorted(self.trials):
+            points.setdefault(number // self.seeds, []).append(number)
+        return points
+
+    def _all(self, numbers: list[int], *statuses: str) -> bool:
+        return len(numbers) == self.seeds and all(self.trials[n].status in statuses for n in numbers)
+
+    def undecided(self) -> list[int]:
+        """Complete trials whose configuration may still come on the front: other seeds of it are to end."""
+        with self.lock:
+            return [
+                number
+                for numbers in self._by_point().values()
+                if not self._all(numbers, COMPLETE)
+                and all(self.trials[n].status in (COMPLETE, RUNNING) for n in numbers)
+                for number in numbers
+                if self.trials[number].status == COMPLETE
+            ]
+
+    @property
+    def seeds(self) -> int:
+        return self.settings.get("seeds", 1)
+
+    def front_points(self) -> list[list[int]]:
+        """The trial numbers of each configuration on the front, by the first objective, best first."""
+        points, values = self.points()
+        costs = as_minimization(values, self.directions)
+        members = front(costs)
+        return [points[i] for i in np.lexsort(costs.T[::-1]) if members[i]]
 
     def front(self) -> list[int]:
-        """The numbers of the complete trials that no complete trial dominates, by the first objective, best first."""
-        numbers, values = self.points()
-        costs = as_minimization(values, self.directions)
-        order = np.lexsort(costs.T[::-1])
-        return [numbers[i] for i in order if front(costs)[i]]
+        """The numbers of the trials on the front: no complete configuration dominates theirs."""
+        return [number for numbers in self.front_points() for number in numbers]
 
     def hypervolume(self) -> float:
         """The share of objective space that the front dominates, from ``self.reference``; larger is better."""

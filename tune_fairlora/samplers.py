@@ -1,15 +1,10 @@
-"""SAMPLERS: how the next point is chosen. Each entry makes an Optuna sampler from a seed; grid is a list of points."""
+"""SAMPLERS: how the next point is chosen. Each entry makes an Optuna sampler from a seed; a grid is the space's."""
 
-import itertools
 from collections.abc import Callable
 from warnings import catch_warnings, simplefilter
 
 import optuna
-from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-
-from search_spaces.space import Space
-from trainables.config import ConfigError
 
 
 def _tpe(seed: int) -> TPESampler:
@@ -37,22 +32,3 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     with catch_warnings():
         simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return SAMPLERS[name](seed % 2**32)  # numpy's legacy generator takes 32 bits
-
-
-def grid(space: Space) -> list[dict]:
-    """Every combination of the space's choices, method by method, as ``enqueue_trial`` wants them.
-
-    Raises ConfigError where a hyperparameter is continuous: a grid cannot choose its values.
-    """
-    points = []
-    for method in space.methods:
-        choices: dict[str, tuple] = {"method": (method,)}
-        for name in space.search:
-            distribution = space.distribution(name, method)
-            if distribution is None:
-                continue
-            if not isinstance(distribution, CategoricalDistribution):
-                raise ConfigError(f"a grid needs finite choices, but {name} is continuous: pin it with --set {name}=…")
-            choices[space.parameter(name, method)] = distribution.choices
-        points += [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
-    return points

@@ -14,19 +14,14 @@ import argparse  # noqa: E402
 import sys  # noqa: E402
 
 from trainables.config import FIELDS, METHODS, ConfigError  # noqa: E402
+from tune_fairlora import cli  # noqa: E402
 
 SAMPLER_NAMES = ("tpe", "gp", "nsga2", "random", "grid")
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        """One line and exit status 2, without argparse's page of usage."""
-        raise ConfigError(f"{message} (--help lists the options)")
-
-
-def parser() -> Parser:
+def parser() -> cli.Parser:
     """The command line; hyperparameters and their defaults come from TrainConfig."""
-    p = Parser(
+    p = cli.Parser(
         prog="python -m tune_fairlora.search",
         description="Search fine-tuning methods and their hyperparameters for accuracy (up) and ΔF1 (down).",
         epilog=_epilog(),
@@ -38,7 +33,7 @@ def parser() -> Parser:
         "--space", metavar="NAME|FILE.py", help="a search space by name, or a Python file with SPACE = Space(…)"
     )
     what.add_argument("--data", metavar="DIR", help="folder with metadata.csv and images (spaces folder_*)")
-    what.add_argument("--weights", metavar="FILE", help="pretrained weights, safetensors or torch; default: timm's hub")
+    what.add_argument("--weights", metavar="FILE", help="safetensors or torch file, or: random; default: the hub")
     what.add_argument("--image-size", type=int, metavar="N", help="side of the input image in pixels")
     what.add_argument(
         "--skip-corrupt", action="store_true", help="leave out images that cannot be read, and count them"
@@ -48,18 +43,29 @@ def parser() -> Parser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="fix a hyperparameter; may be repeated"
     )
     how = p.add_argument_group("how to search")
-    how.add_argument("--trials", type=_positive_int, metavar="N", help="number of trials; default: the space's")
+    how.add_argument(
+        "--trials", type=cli.positive_int, metavar="N", help="number of configurations; default: the space's"
+    )
     how.add_argument("--epochs", type=int, metavar="N", help="epochs of a full trial; default: the space's")
     how.add_argument("--sampler", choices=SAMPLER_NAMES, default="tpe", help="default: %(default)s")
-    how.add_argument("--seed", type=_seed, default=0, metavar="N", help="of search and training; default: %(default)s")
+    how.add_argument(
+        "--seed", type=cli.seed, default=0, metavar="N", help="of search and training; default: %(default)s"
+    )
+    how.add_argument(
+        "--seeds",
+        type=cli.positive_int,
+        default=1,
+        metavar="N",
+        help="training seeds of each configuration; default: 1",
+    )
     where = p.add_argument_group("where to run")
     where.add_argument(
-        "--cpus-per-trial", type=_positive, default=1.0, metavar="X", help="default: 1; fractions are allowed"
+        "--cpus-per-trial", type=cli.positive, default=1.0, metavar="X", help="default: 1; fractions are allowed"
     )
     where.add_argument(
-        "--gpus-per-trial", type=_share, metavar="X", help="fractions share a GPU; default: 1 where there is one"
+        "--gpus-per-trial", type=cli.share, metavar="X", help="fractions share a GPU; default: 1 where there is one"
     )
-    where.add_argument("--max-concurrent", type=_positive_int, metavar="N", help="default: as many as fit")
+    where.add_argument("--max-concurrent", type=cli.positive_int, metavar="N", help="default: as many as fit")
     where.add_argument("--address", metavar="ADDR", help="of a Ray cluster (host:port, auto); default: Ray starts here")
     to = p.add_argument_group("where results go")
     to.add_argument(
@@ -84,46 +90,9 @@ def _epilog() -> str:
     return "hyperparameters for --set (default; a space may differ, see --describe):\n" + "\n".join(fields)
 
 
-def _positive(text: str) -> float:
-    return _number(text, float, lambda v: v > 0, "> 0")
-
-
-def _share(text: str) -> float:
-    return _number(text, float, lambda v: v >= 0, ">= 0")
-
-
-def _positive_int(text: str) -> int:
-    return _number(text, int, lambda v: v >= 1, ">= 1, whole")
-
-
-def _seed(text: str) -> int:
-    return _number(text, int, lambda v: 0 <= v < 2**31, "0 … 2147483647, whole")
-
-
-def _number(text: str, kind, holds, rule: str):
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not holds(value):
-        raise argparse.ArgumentTypeError(f"a number {rule} must be given, but got {text}")
-    return value
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 done, 1 failed, 2 the user's mistake, 130 or 143 interrupted."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # Δ and λ must not break a terminal that has no such letters
-            stream.reconfigure(errors="replace")
-    try:
-        args = parser().parse_args(argv)
-        return _command(args)
-    except ConfigError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted before the search began; nothing was kept", file=sys.stderr)
-        return 130
+    return cli.run(lambda: _command(parser().parse_args(argv)), "interrupted before the search began; nothing was kept")
 
 
 def _command(args: argparse.Namespace) -> int:
@@ -148,7 +117,7 @@ def _list() -> int:
     from search_spaces import SPACES
 
     for name, space in SPACES.items():
-        print(f"{name:16} {space.about}")
+        print(f"{name:21} {space.about}")
     return 0
 
 

@@ -20,7 +20,7 @@ from trainables.config import TrainConfig
 from trainables.metrics import OBJECTIVES
 from trainables.seeds import seed_for
 from tune_fairlora.record import COLLAPSED, COMPLETE, STOPPED
-from tune_fairlora.samplers import grid, make_sampler
+from tune_fairlora.samplers import make_sampler
 
 OnStart = Callable[[int, TrainConfig], None]
 JOURNAL = "optuna.journal"
@@ -32,11 +32,17 @@ class StudySearcher(Searcher):
 
     ``on_start(number, config)`` is called for each suggestion before Ray sees it. The sampler's randomness is a hash
     of (seed, trial number), fresh at each suggestion, so that a restart would change no later one.
+
+    Each point is tried with ``seeds`` training seeds, ``seed`` and the next ones, in trials of consecutive numbers:
+    trial n is seed n modulo ``seeds`` of point n // ``seeds``. The study is told each as a trial of its own, so that
+    the sampler sees how noisy a point is.
     """
 
-    def __init__(self, space: Space, folder: Path, sampler: str, seed: int, context: dict, on_start: OnStart):
+    def __init__(
+        self, space: Space, folder: Path, sampler: str, seed: int, context: dict, on_start: OnStart, seeds: int = 1
+    ):
         super().__init__()
-        self.space, self.sampler, self.seed = space, sampler, seed
+        self.space, self.sampler, self.seed, self.seeds = space, sampler, seed, seeds
         self.context, self.on_start = context, on_start
         self.asked: dict[int, optuna.Trial] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -48,9 +54,13 @@ class StudySearcher(Searcher):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.set_metric_names(list(space.objectives))
-        points = grid(space) if sampler == "grid" else space.starts()
+        points = [space.params(p) for p in space.grid_points()] if sampler == "grid" else space.starts()
         for point in points:
-            self.study.enqueue_trial(point)
+            self._enqueue(point, seeds)
+
+    def _enqueue(self, params: dict, times: int) -> None:
+        for _ in range(times):
+            self.study.enqueue_trial(params)
 
     def set_search_properties(self, metric, mode, config, **spec) -> bool:
         """Ray asks whether its own metric and space are taken: the study has its own, so there must be none."""
@@ -63,7 +73,9 @@ class StudySearcher(Searcher):
             return Searcher.FINISHED
         self.study.sampler = make_sampler(self.sampler, seed_for(self.seed, "sampler", len(self.asked)))
         trial = self.study.ask()
-        config = self.space.suggest(trial, seed=self.seed)
+        config = self.space.suggest(trial, seed=self.seed + trial.number % self.seeds)
+        if not waiting:  # a new point: its other seeds come next
+            self._enqueue(trial.params, self.seeds - 1)
         self.asked[trial.number] = trial
         self.on_start(trial.number, config)
         return {"number": trial.number, "values": config.hyperparameters(), "context": self.context}

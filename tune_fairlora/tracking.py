@@ -141,11 +141,12 @@ class Tracker:
 
     def _start_search(self) -> None:
         settings = self.record.settings
-        tags = {"role": "search", "status": RUNNING, "code_version": settings["code_version"]}
+        tags = {"role": "search", "status": RUNNING, **{k: settings[k] for k in ("code_version", "weights")}}
         run = self._client.create_run(self._experiment_id(), tags=tags, run_name=settings["name"])
         self.parent = run.info.run_id
         self.record.add("tracked_search", run_id=self.parent)
-        keys = ("space", "objectives", "sampler", "seed", "trials", "methods", "data", "data_fingerprint", "weights")
+        keys = ("space", "objectives", "sampler", "seed", "seeds", "trials", "methods")
+        keys += ("data", "data_fingerprint", "weights")
         fixed = {f"fixed.{name}": value for name, value in settings["fixed"].items()}
         self._log_params(self.parent, {name: settings[name] for name in keys} | fixed)
 

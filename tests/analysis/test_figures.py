@@ -77,3 +77,16 @@ def test_a_missing_column_is_named(search):
     pd.read_parquet(search / "trials.parquet").drop(columns="val_delta_f1").to_parquet(search / "trials.parquet")
     with pytest.raises(ValueError, match="must have the column val_delta_f1"):
         trials.read(search)
+
+
+def test_with_several_seeds_a_point_is_a_mean_with_its_spread(search):
+    settings = json.loads((search / "search.json").read_text()) | {"seeds": 2}
+    (search / "search.json").write_text(json.dumps(settings))
+    table = pd.read_parquet(search / "trials.parquet").assign(on_front=[True, True, False, False, False])
+    table.to_parquet(search / "trials.parquet")
+    read = trials.read(search)
+    rows = figures.by_configuration(read)  # trials 0 and 1, 2 and 3; the fifth is alone
+    assert rows["number"].tolist() == [0, 2] and rows["on_front"].tolist() == [True, False]
+    assert rows["val_accuracy"].tolist() == pytest.approx([0.85, 0.475])
+    assert rows["val_accuracy_sd"].tolist() == pytest.approx([0.1 / 2**0.5, 0.75 / 2**0.5])
+    assert figures.front_figure(read).axes[0].get_title() == "s: 1 of 2 configurations (2 seeds each) on the front"

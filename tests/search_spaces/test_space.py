@@ -161,7 +161,71 @@ def test_a_wrong_file_is_one_clear_error(tmp_path, text, message):
 
 
 def test_unknown_names_list_the_known_ones(tmp_path):
-    with pytest.raises(ConfigError, match="unknown space 'digit'; known: digits, folder_clip, folder_vit_tiny"):
+    with pytest.raises(ConfigError, match="unknown space 'digit'; known: aircraft_clip, aircraft_dino, "):
         resolve("digit")
     with pytest.raises(ConfigError, match=r"none\.py must be a file"):
         resolve(str(tmp_path / "none.py"))
+
+
+PAPER_SPACES = [
+    *(f"{data}_{backbone}" for data in ("geode", "waterbirds", "aircraft") for backbone in ("clip", "dino", "vit")),
+    *(f"utkface_{task}_{backbone}" for task in ("gender", "age") for backbone in ("vit", "swinv2")),
+]
+
+
+def test_every_data_set_and_backbone_of_the_papers_has_its_space():
+    assert set(PAPER_SPACES) == set(SPACES) - {"digits", "folder_vit_tiny", "folder_clip"}
+    for name in PAPER_SPACES:
+        config = SPACES[name].config(SPACES[name].first_point("lora"), 0)
+        assert name.startswith(config.data) and config.targets == "qv"
+
+
+@pytest.mark.parametrize("name", PAPER_SPACES[:9])
+def test_the_grid_of_fairlora_is_its_ranks_times_its_lambdas(name):
+    points = SPACES[name].grid_points()
+    got = {(p["method"], p.get("rank"), p.get("lam")) for p in points}
+    ranks, lambdas = (8, 16, 32, 64, 128), (0.01, 0.1, 1.0, 10.0, 100.0)
+    expected = {("lora", r, None) for r in ranks} | {("fairlora", r, lam) for r in ranks for lam in lambdas}
+    assert got == expected | {("fft", None, None)} | {("fairfft", None, lam) for lam in lambdas}
+    assert len(points) == 36
+
+
+@pytest.mark.parametrize("name", PAPER_SPACES[9:])
+def test_the_grid_of_ding_et_al_is_learning_rates_times_epochs(name):
+    got = [(p["method"], p["lr"], p["epochs"], p.get("rank")) for p in SPACES[name].grid_points()]
+    rates = (1e-5, 5e-5, 1e-4, 3e-4)
+    expected = {("lora", lr, epochs, 8) for lr in rates for epochs in (2, 4, 6, 8, 12)}
+    expected |= {("fft", lr, epochs, None) for lr in rates for epochs in (1, 2, 3, 4, 6, 8)}
+    assert set(got) == expected and len(got) == 44
+    config = SPACES[name].config(SPACES[name].grid_points()[0], 0)
+    assert (config.batch_size, config.warmup, config.crop, config.flip) == (32, 0.01, 1.0, True)
+
+
+def test_a_setting_with_commas_is_searched_over_these_values():
+    space = SPACES["geode_clip"].with_changes({"rank": "1, 2,4,8", "batch_size": "32,64", "lam": "1"})
+    assert space.search["rank"] == CategoricalDistribution((1, 2, 4, 8))
+    assert space.search["batch_size"] == CategoricalDistribution((32, 64)) and "batch_size" not in space.fixed
+    assert space.first_point("lora")["rank"] == 8 and space.first_point("lora")["batch_size"] == 64
+    assert {p["rank"] for p in space.grid_points() if "rank" in p} == {1, 2, 4, 8}
+    assert {p["batch_size"] for p in space.grid_points()} == {32, 64}
+    assert len(space.grid_points()) == (4 + 4 + 1 + 1) * 2
+    assert SPACES["geode_clip"].with_changes({"rank": "1,2"}).first_point("lora")["rank"] == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rank": "8,x"}, "`rank is a whole number` must hold, but got rank=x"),
+        ({"rank": "8,-1"}, "`rank >= 0` must hold, but got rank=-1"),
+        ({"rank": "8,8"}, "values to search must differ, but got --set rank=8,8"),
+        ({"backbone": "vit_b16,dino_b16"}, "cannot search"),
+    ],
+)
+def test_a_wrong_list_of_values_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        SPACES["geode_clip"].with_changes(settings)
+
+
+def test_a_grid_outside_of_its_distribution_is_refused():
+    with pytest.raises(ConfigError, match=r"has lam=100\.0 in its grid, outside of"):
+        tiny(grid={"lam": (1.0, 100.0)})

@@ -3,12 +3,15 @@
 import copy
 
 import pytest
-import timm
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from timm.models.beit import Beit
+from timm.models.eva import Eva
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch.nn import functional as F
 
-from trainables.adapters import SplitQKV, adapt, check_adapters, parameter_counts
+from trainables.adapters import SplitQKV, adapt, call_qkv, check_adapters, parameter_counts
+from trainables.backbones import skeleton
 from trainables.config import ConfigError, TrainConfig
 from trainables.nano import vit_nano
 
@@ -70,7 +73,7 @@ def test_rank_0_trains_the_head_alone(model, targets):
     adapt(model, TrainConfig(rank=0, targets=targets))
     assert trained(model) == {"head.weight", "head.bias"}
     assert parameter_counts(model) == (HEAD, TOTAL + HEAD)
-    check_adapters(model, 16)
+    check_adapters(model)
 
 
 @pytest.mark.parametrize("targets", ["qkv", "qv"])
@@ -79,9 +82,9 @@ def test_rank_0_trains_the_head_alone(model, targets):
     [(8, 40, 325_672), (16, 100, 666_724), (32, 100, 1_256_548), (64, 100, 2_436_196), (128, 100, 4_795_492)],
 )
 def test_the_counts_are_those_of_the_papers_table_5(targets, rank, classes, trainable):
+    config = TrainConfig(backbone="dino_b16", image_size=224, rank=rank, targets=targets)
     with torch.device("meta"):
-        dino = timm.create_model("vit_base_patch16_224.dino", num_classes=classes)
-    adapt(dino, TrainConfig(rank=rank, targets=targets))
+        dino = adapt(skeleton(config, classes), config)
     counts = parameter_counts(dino)
     assert counts[0] == trainable
     if rank == 8:  # the totals of its other rows are a slip of the paper
@@ -90,9 +93,9 @@ def test_the_counts_are_those_of_the_papers_table_5(targets, rank, classes, trai
 
 @pytest.mark.parametrize(("last_blocks", "first"), [(0, 0), (6, 6), (1, 11)])
 def test_a_block_is_not_mistaken_for_another_whose_number_ends_alike(last_blocks, first):
+    config = TrainConfig(backbone="dino_b16", image_size=224, targets="all", last_blocks=last_blocks)
     with torch.device("meta"):  # 12 blocks: `blocks.1` is the end of `blocks.11`, and peft matches endings
-        dino = timm.create_model("vit_base_patch16_224.dino", num_classes=2)
-    adapt(dino, TrainConfig(targets="all", last_blocks=last_blocks))
+        dino = adapt(skeleton(config, 2), config)
     layers = {name.split(".lora_")[0] for name in trained(dino) if "lora_" in name}
     inner = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
     assert layers == {f"blocks.{i}.{name}" for i in range(first, 12) for name in inner}
@@ -109,7 +112,7 @@ def test_a_split_layer_computes_what_the_fused_one_did(bias):
 def test_adapters_start_as_the_identity_and_then_learn(model, targets):
     before = model(images()).detach()
     adapt(model, TrainConfig(targets=targets))
-    check_adapters(model, 16)
+    check_adapters(model)
     torch.testing.assert_close(model.eval()(images()), before, rtol=0, atol=1e-5)
     head = copy.deepcopy(model.head)
     train_briefly(model)
@@ -157,7 +160,7 @@ def test_adapting_and_checking_leave_the_callers_random_stream_alone(model):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    check_adapters(adapt(model, TrainConfig(dropout=0.5)), 16)
+    check_adapters(adapt(model, TrainConfig(dropout=0.5)))
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -165,33 +168,111 @@ def test_adapting_and_checking_leave_the_callers_random_stream_alone(model):
 def test_the_check_leaves_gradients_and_mode_alone(model, training):
     adapt(model, TrainConfig()).train(training)
     model.head.weight.grad = torch.ones_like(model.head.weight)
-    check_adapters(model, 16)
+    check_adapters(model)
     assert model.training is training
     grads = {name for name, p in model.named_parameters() if p.grad is not None}
     assert grads == {"head.weight"} and (model.head.weight.grad == 1).all()
 
 
-def test_a_backbone_that_reads_the_weight_past_the_layer_is_found():
-    """timm's Beit calls F.linear(x, self.qkv.weight): a wrapped qkv is never called."""
-    beit = Beit(img_size=32, patch_size=16, embed_dim=48, depth=2, num_heads=3, num_classes=5)
-    adapt(beit, TrainConfig(image_size=32, targets="qkv+proj")).eval()
-    with pytest.raises(ConfigError, match=r"^2 of 4 adapters get no gradient .* first blocks\.0\.attn\.qkv\.lora_B"):
-        check_adapters(beit, 32)
-    assert not beit.training
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "num_classes": 5}
+FAMILIES = {  # as they come, all but the last read qkv's weight past the layer
+    "swinv2": lambda: SwinTransformerV2(
+        img_size=32, patch_size=4, embed_dim=24, depths=(1, 2), num_heads=(2, 3), window_size=4, num_classes=5
+    ),
+    "beit": lambda: Beit(**SMALL, depth=3, num_heads=3, qkv_bias=True, use_rel_pos_bias=True, init_values=0.1),
+    "eva": lambda: Eva(**SMALL, depth=3, num_heads=3, qkv_fused=True),
+    "eva02": lambda: Eva(**SMALL, depth=3, num_heads=3, qkv_fused=False, use_rot_pos_emb=True),
+}
+BYPASSING = [name for name in FAMILIES if name != "eva02"]
+PREFIXES = {"swinv2": ["layers.0.blocks.0", "layers.1.blocks.0", "layers.1.blocks.1"]}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request) -> str:
+    return request.param
+
+
+def small(family: str):
+    """Random weights, none of them zero: timm starts biases, and the scale of Swin-v2's residual branches, at zero."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        model = FAMILIES[family]().eval()
+        for p in model.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return model
+
+
+def pixels() -> torch.Tensor:
+    return torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+def test_the_remedy_changes_no_output(family):
+    model = small(family)
+    before = model(pixels())
+    call_qkv(model)
+    torch.testing.assert_close(model(pixels()), before, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("targets", ["qkv", "qv", "qkv+proj", "all"])
+def test_in_every_family_adapters_start_as_the_identity_and_merge_into_the_same_outputs(family, targets):
+    model = small(family)
+    before = model(pixels())
+    adapt(model, TrainConfig(targets=targets, rank=2))
+    check_adapters(model)
+    torch.testing.assert_close(model(pixels()), before, rtol=0, atol=1e-5)
+    base = {name: p.detach().clone() for name, p in model.named_parameters() if "lora_" not in name}
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.3)
+    adapted, adapters = model(pixels()), [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
+    assert (adapted - before).abs().max() > 1e-3
+    for adapter in adapters:
+        adapter.merge()
+    torch.testing.assert_close(model(pixels()), adapted, rtol=0, atol=1e-4)
+    moved = {name for name, p in model.named_parameters() if name in base and not torch.equal(p, base[name])}
+    assert len(moved) == len(adapters) and all(name.endswith("base_layer.weight") for name in moved)
+
+
+@pytest.mark.parametrize(("last_blocks", "count"), [(0, 3), (1, 1), (2, 2)])
+def test_the_last_blocks_are_counted_from_the_end_in_every_family(family, last_blocks, count):
+    model = adapt(small(family), TrainConfig(targets="qv", last_blocks=last_blocks))
+    prefixes = PREFIXES.get(family, [f"blocks.{i}" for i in range(3)])[-count:]
+    layers = ("q_proj", "v_proj") if family == "eva02" else ("qkv.q", "qkv.v")
+    adapted = {name.split(".lora_")[0] for name in trained(model) if "lora_" in name}
+    assert adapted == {f"{prefix}.attn.{layer}" for prefix in prefixes for layer in layers}
+    with pytest.raises(ConfigError, match=r"^`last_blocks <= 3` must hold"):
+        adapt(small(family), TrainConfig(last_blocks=4))
+
+
+def test_a_swins_head_trains_and_its_pooling_stays():
+    model = adapt(small("swinv2"), TrainConfig(rank=2))
+    assert {name for name in trained(model) if "lora_" not in name} == {"head.fc.weight", "head.fc.bias"}
+    assert parameter_counts(model)[0] == 2 * ((24 + 72) + 2 * (48 + 144)) + 48 * 5 + 5
+
+
+def test_a_layer_that_eva_lacks_is_named():
+    eva = Eva(**SMALL, depth=1, num_heads=3, qkv_fused=False, swiglu_mlp=True, scale_mlp=True)
+    with pytest.raises(ConfigError, match=r"targets=all needs linear layers that .* lacks: blocks\.0\.mlp\.fc1$"):
+        adapt(eva, TrainConfig(targets="all"))
+
+
+@pytest.mark.parametrize("name", BYPASSING)
+def test_without_the_remedy_the_guard_fires(name):
+    model = adapt(small(name), TrainConfig(targets="qkv+proj")).eval()
+    for module in model.modules():
+        if hasattr(module, "qkv_bias_separate"):
+            module.qkv_bias_separate = False  # as timm makes it
+    with pytest.raises(ConfigError, match=r"^3 of 6 adapters get no gradient .*blocks\.0\.attn\.qkv\.lora_B"):
+        check_adapters(model)
+    assert not model.training
 
 
 def test_an_adapter_whose_gradient_is_all_zero_is_found(model):
     with torch.no_grad():
         model.blocks[1].attn.proj.weight.zero_()  # attention is computed and thrown away
     with pytest.raises(ConfigError, match=r"^1 of 3 adapters get no gradient .* first blocks\.1\.attn\.qkv"):
-        check_adapters(adapt(model, TrainConfig()), 16)
-
-
-def test_swin_has_no_blocks_to_adapt_and_is_no_backbone_here():
-    from trainables.backbones import create
-
-    with pytest.raises(ConfigError, match="unknown backbone 'swinv2_tiny_window8_256'; known: vit_base"):
-        create("swinv2_tiny_window8_256", 256)
+        check_adapters(adapt(model, TrainConfig()))
 
 
 def test_targets_that_a_model_lacks_are_named(model):

@@ -9,10 +9,13 @@ import pytest
 from trainables import backbones, data
 from trainables.config import (
     BACKBONE_NAMES,
+    BALANCES,
+    CENTERS,
     DATA_NAMES,
     DTYPES,
     FIELDS,
     GROUPS,
+    HEADS,
     METHODS,
     REDUCTIONS,
     TARGETS,
@@ -22,10 +25,17 @@ from trainables.config import (
     lookup,
     parse,
 )
+from trainables.prepare.sources import SOURCES
 
 FLOATS = [name for name, spec in FIELDS.items() if spec.type is float]
 LORA_ONLY = {"rank": 4, "alpha": 3.0, "dropout": 0.2, "targets": "all", "last_blocks": 1}
-FAIR_ONLY = {"lam": 0.5, "groups": "sensitive", "reduction": "mean"}
+FAIR_ONLY = {"lam": 0.5, "groups": "sensitive", "reduction": "mean", "penalty_center": "running", "penalty_decay": 0.5}
+# Fields that matter only beside another one's value, and that value.
+NEEDS = {
+    "head": {"backbone": "clip_b32"},
+    "penalty_decay": {"penalty_center": "running"},
+    "per_group": {"balance": "class"},
+}
 
 
 def message(**values) -> str:
@@ -45,6 +55,10 @@ def message(**values) -> str:
         ("dropout", 0.96, "dropout <= 0.95"),
         ("last_blocks", -1, "last_blocks >= 0"),
         ("lam", -1.0, "lam >= 0"),
+        ("penalty_decay", -0.1, "penalty_decay >= 0"),
+        ("penalty_decay", 1.0, "penalty_decay < 1"),
+        ("micro_batch", -1, "micro_batch >= 0"),
+        ("per_group", 0, "per_group >= 1"),
         ("lr", 0.0, "lr > 0"),
         ("head_lr", -0.5, "head_lr >= 0"),
         ("weight_decay", -0.5, "weight_decay >= 0"),
@@ -85,10 +99,12 @@ def test_a_value_of_another_type_is_refused(name, value, kind):
     assert message(**{name: value}) == f"`{name} is {kind}` must hold, but got {name}={value}"
 
 
-@pytest.mark.parametrize("name", ["data", "backbone", "method", "targets", "groups", "reduction", "dtype"])
+@pytest.mark.parametrize(
+    "name", ["data", "backbone", "method", "targets", "groups", "reduction", "penalty_center", "balance", "dtype"]
+)
 def test_a_choice_lists_what_is_known(name):
-    text = message(**{name: "none"})
-    assert text.startswith(f"`{name}` must be one of ") and text.endswith(f", but got {name}=none")
+    text = message(**{name: "nothing"})
+    assert text.startswith(f"`{name}` must be one of ") and text.endswith(f", but got {name}=nothing")
     assert all(option in text for option in FIELDS[name].metadata["options"])
 
 
@@ -151,14 +167,38 @@ def test_an_unknown_name_lists_the_known_ones():
 )
 def test_each_method_has_its_own_hyperparameters(method, absent):
     assert absent_for(method) == absent
-    assert set(TrainConfig(method=method).hyperparameters()) == set(FIELDS) - absent
+    settings = {"balance": "class", "penalty_center": "running", "micro_batch": 8}
+    assert set(TrainConfig(method=method, **settings).hyperparameters()) == set(FIELDS) - absent
+    assert set(TrainConfig(method=method).hyperparameters()) == set(FIELDS) - absent - {
+        "penalty_decay",
+        "per_group",
+        "micro_batch",
+    }
+
+
+def test_what_does_nothing_is_no_part_of_the_identity():
+    plain = TrainConfig(method="fairlora")
+    assert dataclasses.replace(plain, penalty_decay=0.5, per_group=8).config_id == plain.config_id
+    assert {dataclasses.replace(plain, micro_batch=n).config_id for n in (32, 99)} == {plain.config_id}
+    assert dataclasses.replace(plain, micro_batch=31).config_id != plain.config_id
+    for changes in ({"micro_batch": 8}, {"balance": "class", "per_group": 2}, {"micro_batch": 99}):
+        config = dataclasses.replace(plain, **changes)
+        assert TrainConfig(**config.hyperparameters()).config_id == config.config_id  # as a record restores it
 
 
 def changed() -> dict:
     """Another allowed value for every field."""
-    options = {"data": DATA_NAMES, "backbone": BACKBONE_NAMES, "method": tuple(METHODS), "targets": TARGETS}
+    options = {
+        "data": DATA_NAMES,
+        "backbone": BACKBONE_NAMES,
+        "method": tuple(METHODS),
+        "targets": TARGETS,
+        "head": HEADS,
+    }
     options |= {"groups": GROUPS, "reduction": REDUCTIONS, "dtype": DTYPES}
-    numbers = {"image_size": 32, "rank": 4, "alpha": 3.0, "dropout": 0.2, "last_blocks": 1, "lam": 0.5, "lr": 0.02}
+    options |= {"penalty_center": CENTERS, "balance": BALANCES}
+    numbers = {"penalty_decay": 0.5, "per_group": 2, "micro_batch": 8}
+    numbers |= {"image_size": 32, "rank": 4, "alpha": 3.0, "dropout": 0.2, "last_blocks": 1, "lam": 0.5, "lr": 0.02}
     numbers |= {"head_lr": 0.1, "weight_decay": 0.2, "batch_size": 8, "epochs": 3, "warmup": 0.2, "clip_norm": 2.0}
     return {name: choices[-1] for name, choices in options.items()} | numbers | {"flip": False, "crop": 0.5, "seed": 9}
 
@@ -171,7 +211,7 @@ def test_every_field_has_another_value_in_these_tests():
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", FIELDS)
 def test_the_identity_changes_with_all_that_matters_and_with_nothing_else(method, name):
-    before = TrainConfig(method=method)
+    before = TrainConfig(method=method, **NEEDS.get(name, {}))
     value = changed()[name] if name != "method" else next(m for m in METHODS if m != method)
     after = dataclasses.replace(before, **{name: value})
     matters = name != "seed" and name not in absent_for(method)
@@ -183,6 +223,12 @@ def test_the_identity_is_ten_hexadecimal_digits_and_never_changes_between_proces
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert other == TrainConfig(method="fairlora", lam=0.1, seed=5).config_id
     assert len(other) == 10 and int(other, 16) >= 0
+
+
+def test_the_zeroshot_head_needs_a_clip():
+    assert TrainConfig(backbone="clip_b32_openai", head="zeroshot").head == "zeroshot"
+    rule = "`head = zeroshot` needs a CLIP backbone (clip_b32, clip_b32_openai), but got backbone=dino_b16"
+    assert message(backbone="dino_b16", head="zeroshot") == rule
 
 
 def test_a_configuration_cannot_be_changed():
@@ -202,7 +248,7 @@ def test_adapters_exist_for_lora_methods_of_positive_rank():
 
 
 def test_the_names_are_those_of_the_tables():
-    assert set(DATA_NAMES) == set(data.DATASETS)
+    assert set(DATA_NAMES) == {*data.DATASETS, *SOURCES}
     assert set(BACKBONE_NAMES) == set(backbones.BACKBONES)
 
 

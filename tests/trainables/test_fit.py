@@ -60,10 +60,14 @@ def through_a_file(checkpoint: dict) -> dict:
     return torch.load(io.BytesIO(file.getvalue()), weights_only=True)
 
 
+NOISELESS = {"penalty_center": "running", "balance": "class", "per_group": 8, "micro_batch": 12}
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_run_that_was_interrupted_ends_as_one_that_was_not(data, method, dtype):
-    config = dataclasses.replace(CONFIG, method=method, epochs=3, dtype=dtype, targets="qv")
+@pytest.mark.parametrize("changes", [{}, NOISELESS], ids=["default", "running, balanced, in parts"])
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(data, method, dtype, changes):
+    config = dataclasses.replace(CONFIG, method=method, epochs=3, dtype=dtype, targets="qv", **changes)
     whole = run(config, data)
     torch.manual_seed(99)  # another process would have another global stream
     first = next(fit(config, data))
@@ -78,6 +82,12 @@ def test_a_checkpoint_is_of_its_epoch_whatever_happens_next(data):
     frozen, last = through_a_file(kept), next(epochs)
     for _ in range(2):  # resuming must not train in the caller's tensors either
         np.testing.assert_equal(run(CONFIG, data, kept)[0], [last.metrics])
+    fair = dataclasses.replace(CONFIG, method="fairlora", penalty_center="running")
+    epochs = fit(fair, data)
+    running = next(epochs).trainer.checkpoint()
+    last_fair = next(epochs)
+    for _ in range(2):
+        np.testing.assert_equal(run(fair, data, running)[0], [last_fair.metrics])
     moments = kept["optimizer"]["state"]
     assert all(torch.equal(moments[i]["exp_avg"], m["exp_avg"]) for i, m in frozen["optimizer"]["state"].items())
     assert list(fit(CONFIG, data, checkpoint=last.trainer.checkpoint())) == []  # nothing is left to do
@@ -103,7 +113,7 @@ def test_only_the_weights_of_the_method_move(data, method):
     names = set(epoch.trainer.checkpoint()["model"]) - {"head.weight", "head.bias"}
     adapters = {f"blocks.{i}.attn.qkv.lora_{m}.default.weight" for i in range(3) for m in "AB"}
     assert (moved, names) == ((set(), adapters) if METHODS[method].lora else (set(pristine), set(pristine)))
-    assert not torch.equal(weights["head.weight"], fresh_model(config, 10, None).head.weight)
+    assert not torch.equal(weights["head.weight"], fresh_model(config, "0123456789", None).head.weight)
 
 
 def test_any_trial_before_leaves_a_trial_as_it_is(data):
@@ -214,6 +224,16 @@ def test_the_penalty_falls_on_average_when_it_has_weight(data):
     assert penalty(10.0) < 0.7 * penalty(0.0)
 
 
+def test_the_running_form_trains_something_else_and_without_memory_the_same(data):
+    fair = dataclasses.replace(CONFIG, method="fairfft", lam=1.0, lr=1e-3, epochs=1)
+    paper, forgetful, lasting = (
+        run(dataclasses.replace(fair, **changes), data)
+        for changes in ({}, {"penalty_center": "running", "penalty_decay": 0.0}, {"penalty_center": "running"})
+    )
+    loss = [metrics["train_loss"] for (metrics,), _ in (paper, forgetful, lasting)]
+    assert loss[1] == pytest.approx(loss[0], rel=1e-5) and abs(loss[2] - loss[0]) > 1e-3 * loss[0]
+
+
 @pytest.mark.parametrize(("epochs", "batch"), [(2, 32), (1, 100)])
 def test_an_absurd_learning_rate_diverges_even_in_the_last_step(data, epochs, batch):
     config = dataclasses.replace(CONFIG, method="fft", lr=1e30, epochs=epochs, batch_size=batch, warmup=0.0)
@@ -221,10 +241,15 @@ def test_an_absurd_learning_rate_diverges_even_in_the_last_step(data, epochs, ba
         run(config, data)
 
 
-def test_an_image_without_numbers_diverges(data, monkeypatch):
+@pytest.mark.parametrize("changes", [{}, NOISELESS], ids=["default", "running, balanced, in parts"])
+@pytest.mark.parametrize("method", ["lora", "fairlora"])
+def test_an_image_without_numbers_diverges_before_it_moves_a_weight(data, monkeypatch, method, changes):
+    trainer = Trainer(dataclasses.replace(CONFIG, method=method, **changes), data, None, "cpu", None)
+    before = trained_state(trainer.model)
     monkeypatch.setattr(Split, "pixels", lambda _, index: torch.full((len(index), 3, 16, 16), math.nan))
     with pytest.raises(Diverged, match=r"^the training loss is nan at step 0 \(epoch 1\)$"):
-        run(CONFIG, data)
+        trainer.train_epoch()
+    assert all(torch.equal(before[name], after) for name, after in trained_state(trainer.model).items())
 
 
 class Guarded:

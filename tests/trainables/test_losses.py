@@ -1,4 +1,4 @@
-"""The fairness penalty against a naive loop, closed forms and hand-worked numbers."""
+"""The fairness penalty and its weights against a naive loop, autograd, closed forms and hand-worked numbers."""
 
 import math
 
@@ -9,9 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from trainables.losses import fairness_penalty, group_count, group_index, objective
+from trainables.losses import (
+    RunningMeans,
+    fairness_penalty,
+    group_count,
+    group_index,
+    group_means,
+    objective,
+    penalty_weights,
+    sample_losses,
+)
 
 N_GROUPS = 5
+reductions = st.sampled_from(["sum", "mean"])
 samples = st.lists(st.tuples(st.floats(0, 20, width=32), st.integers(0, N_GROUPS - 1)), min_size=1, max_size=40)
 
 
@@ -32,7 +42,7 @@ def tensors(pairs) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @settings(deadline=None, max_examples=150)
-@given(samples, st.sampled_from(["sum", "mean"]))
+@given(samples, reductions)
 def test_the_penalty_equals_the_loop_over_groups(pairs, reduction):
     losses, index = tensors(pairs)
     result = fairness_penalty(losses, index, N_GROUPS, reduction).item()
@@ -112,6 +122,80 @@ def test_half_precision_losses_are_summed_in_float32():
     assert penalty.dtype == torch.float32 and penalty.item() == pytest.approx(2)
 
 
+def batch_weights(losses, index, reduction="sum", n_groups=N_GROUPS):
+    return penalty_weights(*group_means(losses.double(), index, n_groups), index, reduction)
+
+
+@settings(deadline=None, max_examples=150)
+@given(samples, reductions)
+def test_the_weights_are_the_penaltys_derivative_by_each_loss(pairs, reduction):
+    losses, index = tensors(pairs)
+    losses.requires_grad_()
+    (slope,) = torch.autograd.grad(fairness_penalty(losses, index, N_GROUPS, reduction), losses)
+    weights = batch_weights(losses.detach(), index, reduction)
+    torch.testing.assert_close(weights.float(), slope, rtol=1e-4, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=100)
+@given(samples, st.lists(st.floats(-1e4, 1e4), min_size=N_GROUPS, max_size=N_GROUPS), reductions)
+def test_any_levels_give_weights_that_sum_to_zero(pairs, levels, reduction):
+    losses, index = tensors(pairs)
+    counts = group_means(losses.double(), index, N_GROUPS)[1]
+    weights = penalty_weights(torch.tensor(levels, dtype=torch.float64), counts, index, reduction)
+    assert weights.sum().item() == pytest.approx(0, abs=1e-8)
+
+
+@settings(deadline=None, max_examples=50)
+@given(samples, st.floats(-100, 100), st.integers(0, N_GROUPS - 1), reductions)
+def test_equal_levels_and_a_group_alone_give_no_weight_at_all(pairs, level, alone, reduction):
+    losses, index = tensors(pairs)
+    counts = group_means(losses.double(), index, N_GROUPS)[1]
+    equal = torch.full((N_GROUPS,), level, dtype=torch.float64)
+    assert not penalty_weights(equal, counts, index, reduction).any()
+    assert not batch_weights(losses, torch.full_like(index, alone), reduction).any()
+
+
+def test_weights_of_a_hand_worked_batch():
+    # running levels 1, 2 and 6 of the groups present (the absent one's does not count): centre 3
+    levels, index = torch.tensor([1.0, 99.0, 2.0, 6.0], dtype=torch.float64), torch.tensor([0, 0, 2, 3, 3, 3])
+    counts = torch.tensor([2.0, 0.0, 1.0, 3.0], dtype=torch.float64)
+    assert penalty_weights(levels, counts, index).tolist() == pytest.approx([-2, -2, -2, 2, 2, 2])
+    assert penalty_weights(levels, counts, index, "mean").tolist() == pytest.approx([-2 / 3] * 3 + [2 / 3] * 3)
+
+
+def test_running_means_by_hand():
+    means, both = RunningMeans(3, 0.5), torch.tensor([1.0, 2.0, 0.0])
+    assert means.update(torch.tensor([4.0, 8.0, 7.0]), both).tolist() == [4, 8, 0]  # the first batch as it is
+    assert means.update(torch.tensor([1.0, 0.0, 7.0]), torch.tensor([3.0, 0.0, 0.0])).tolist() == [2, 8, 0]
+    # 8 is an update behind: (1/4 8 + 1/2 2) / (3/4) is its mean by now, and not that of three updates
+    assert means.update(torch.tensor([2.0, 2.0, 7.0]), both).tolist() == pytest.approx([2, 4, 0])
+    assert means.updates.tolist() == [3, 2, 0] and means.average[2] == 0
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(samples, min_size=1, max_size=4), reductions)
+def test_without_memory_the_running_form_is_the_batchs_to_the_last_bit(batches, reduction):
+    running = RunningMeans(N_GROUPS, 0.0)
+    for losses, index in map(tensors, batches):
+        means, counts = group_means(losses.double(), index, N_GROUPS)
+        weights = penalty_weights(running.update(means, counts), counts, index, reduction)
+        assert torch.equal(weights, batch_weights(losses, index, reduction))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(samples, min_size=1, max_size=5), st.floats(0, 0.99))
+def test_a_running_mean_is_the_weighted_mean_of_its_own_groups_batches(batches, decay):
+    running, seen = RunningMeans(N_GROUPS, decay), {g: [] for g in range(N_GROUPS)}
+    for losses, index in map(tensors, batches):
+        levels = running.update(*group_means(losses.double(), index, N_GROUPS))
+        for group in set(index.tolist()):
+            seen[group].append(losses[index == group].double().mean().item())
+    for group, means in seen.items():
+        shares = [decay ** (len(means) - 1 - i) for i in range(len(means))]
+        expected = np.average(means, weights=shares) if means else 0
+        assert levels[group].item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_groups_are_classes_or_sensitive_groups_or_their_cells():
     label, group = torch.tensor([0, 2, 1, 2]), torch.tensor([1, 0, 1, 1])
     assert group_index("class", label, group, 2).tolist() == [0, 2, 1, 2]
@@ -130,7 +214,7 @@ def test_the_objective_of_two_samples_by_hand():
     # losses ln(1 + 1) and ln(1 + 1/3): cross-entropy ln(8/3) / 2, penalty 2 * (ln(3/2) / 2)^2
     logits = torch.tensor([[0.0, 0.0], [0.0, math.log(3)]])
     label = torch.tensor([0, 1])
-    loss = objective(logits, label, label, 2, 10.0, "sum")
+    loss = objective(sample_losses(logits, label), label, 2, 10.0, "sum")
     assert loss.cross_entropy.item() == pytest.approx(math.log(8 / 3) / 2)
     assert loss.penalty.item() == pytest.approx(math.log(1.5) ** 2 / 2)
     assert loss.total.item() == pytest.approx(math.log(8 / 3) / 2 + 5 * math.log(1.5) ** 2)
@@ -140,15 +224,16 @@ def test_without_weight_or_index_the_objective_is_cross_entropy():
     generator = torch.Generator().manual_seed(2)
     logits, label = torch.randn(20, 4, generator=generator), torch.randint(4, (20,), generator=generator)
     plain = F.cross_entropy(logits, label).item()
-    assert objective(logits, label, None, 0, 3.0, "sum").total.item() == pytest.approx(plain)
-    assert objective(logits, label, None, 0, 3.0, "sum").penalty.item() == 0
-    weightless = objective(logits, label, label, 4, 0.0, "sum")
+    losses = sample_losses(logits, label)
+    assert objective(losses, None, 0, 3.0, "sum").total.item() == pytest.approx(plain)
+    assert objective(losses, None, 0, 3.0, "sum").penalty.item() == 0
+    weightless = objective(losses, label, 4, 0.0, "sum")
     assert weightless.total.item() == pytest.approx(plain) and weightless.penalty.item() > 0
 
 
 def test_bfloat16_logits_give_float32_losses():
     logits = torch.tensor([[1.0, 2.0], [3.0, -1.0]], dtype=torch.bfloat16, requires_grad=True)
     label = torch.tensor([0, 1])
-    loss = objective(logits, label, label, 2, 1.0, "mean")
+    loss = objective(sample_losses(logits, label), label, 2, 1.0, "mean")
     assert {term.dtype for term in loss} == {torch.float32}
     assert loss.cross_entropy.item() == pytest.approx((math.log1p(math.e) + math.log1p(math.e**4)) / 2, rel=1e-6)

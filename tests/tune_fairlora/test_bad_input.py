@@ -72,7 +72,7 @@ def folder_search(data: str, *more: str) -> list[str]:
         (["--space", "digits", "--image-size", "32"], "`image_size = 16` must hold for vit_nano"),
         (["--space", "folder_vit_tiny"], "data set folder needs --data DIR"),
         (folder_search("nowhere"), "--data must be a folder, but nowhere is not"),
-        (folder_search(".", "--image-size", "33"), "`image_size` must be a multiple of vit_tiny_patch16_224's patch"),
+        (folder_search(".", "--image-size", "33"), "`image_size` must be a multiple of vit_tiny's patch"),
         (["--space", "digits", "--weights", "none.safetensors"], "none.safetensors does not exist"),
         (
             ["--space", "digits", "--name", "../up"],
@@ -138,7 +138,7 @@ def test_weights_of_another_architecture_name_the_first_misfits(capsys, empty_fo
     other = timm.create_model("vit_small_patch16_224", num_classes=0)
     safetensors.torch.save_file(other.state_dict(), "small.safetensors")
     line = fails(capsys, *folder_search(photos(empty_folder / "p", GOOD), "--weights", "small.safetensors"))
-    assert "do not fit vit_tiny_patch16_224: cls_token has shape (1, 1, 384), expected (1, 1, 192); pos_embed" in line
+    assert "do not fit vit_tiny: cls_token has shape (1, 1, 384), expected (1, 1, 192); pos_embed" in line
 
 
 def test_corrupt_weights_are_one_line(capsys, empty_folder):

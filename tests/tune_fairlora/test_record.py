@@ -151,3 +151,20 @@ def test_tables_of_a_search_without_trials_can_be_read(record, tmp_path):
     render(record)
     assert len(pd.read_parquet(tmp_path / "trials.parquet")) == 0
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
+
+
+def test_with_several_seeds_the_front_is_of_the_means_of_complete_configurations(tmp_path):
+    record = Record(tmp_path, ("val_accuracy", "val_delta_f1"), n_classes=10)
+    record.add("search", settings=SETTINGS | {"seeds": 2})
+    run(record, 0, [0.1, 0.99], delta=0.5, seed=0)  # one lucky seed
+    assert record.front() == [] and record.undecided() == [0]
+    run(record, 1, [0.1, 0.41], delta=0.5, seed=1)
+    assert record.front() == [0, 1] and record.undecided() == []
+    run(record, 2, [0.1, 0.8], delta=0.3, seed=0)
+    run(record, 3, [0.1, 0.7], delta=0.3, seed=1)  # mean 0.75, 0.3 beats mean 0.70, 0.5
+    assert record.front_points() == [[2, 3]]
+    assert record.hypervolume() == pytest.approx(0.75 * 0.7)
+    run(record, 4, [0.1, 0.95], delta=0.01, seed=0)
+    run(record, 5, [0.1, math.nan], seed=1)  # without all of its seeds a configuration has no mean
+    assert record.front_points() == [[2, 3]] and record.undecided() == []
+    record.close()

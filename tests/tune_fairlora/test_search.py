@@ -232,5 +232,5 @@ def test_describe_counts_what_each_rank_trains():
     assert done.returncode == 0, done.stderr
     # 12 blocks of rank 8 on qkv of width 192: 12 * 8 * (192 + 576); head 10 * 193; backbone 5,524,416; the head twice
     trained = 12 * 8 * (192 + 576) + 1930
-    assert f"lora      rank 8: {trained:,} of {5_524_416 + trained + 1930:,} parameters" in done.stdout
-    assert f"fft       every weight: {5_524_416 + 1930:,} of" in done.stdout
+    assert f"lora, fairlora  rank 8: {trained:,} of {5_524_416 + trained + 1930:,} parameters" in done.stdout
+    assert f"fft, fairfft    every weight: {5_524_416 + 1930:,} of" in done.stdout

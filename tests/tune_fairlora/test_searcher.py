@@ -8,8 +8,8 @@ from ray.tune.search import Searcher
 
 from search_spaces import SPACES
 from search_spaces.space import Space
-from trainables.config import METHODS, ConfigError
-from tune_fairlora.samplers import SAMPLERS, grid
+from trainables.config import METHODS, ConfigError, TrainConfig
+from tune_fairlora.samplers import SAMPLERS
 from tune_fairlora.search import SAMPLER_NAMES
 from tune_fairlora.searcher import StudySearcher
 
@@ -96,11 +96,28 @@ def test_a_grid_visits_every_point_once_and_then_ends(tmp_path):
 
 def test_a_grid_refuses_what_is_continuous():
     with pytest.raises(ConfigError, match="lr is continuous: pin it with --set lr"):
-        grid(SPACES["digits"])
+        SPACES["digits"].grid_points()
     space = Space(name="c", about="", fixed={}, search={"dropout": FloatDistribution(0, 0.5)})
     with pytest.raises(ConfigError, match="dropout is continuous"):
-        grid(space)
+        space.grid_points()
 
 
 def test_the_command_line_offers_every_sampler():
     assert set(SAMPLER_NAMES) == set(SAMPLERS)
+
+
+def test_each_point_is_tried_with_every_seed_under_one_config_id(tmp_path):
+    searcher = StudySearcher(SPACES["digits"], tmp_path, "tpe", 5, {}, lambda number, config: None, seeds=3)
+    configs = [TrainConfig(**values) for values in drive(searcher, 24)]
+    for first in range(0, 24, 3):
+        repeats = configs[first : first + 3]
+        assert [c.seed for c in repeats] == [5, 6, 7] and len({c.config_id for c in repeats}) == 1
+    assert len({c.config_id for c in configs}) == 8
+
+
+def test_a_grid_with_seeds_visits_every_point_with_each(tmp_path):
+    searcher = StudySearcher(GRID_SPACE, tmp_path, "grid", 0, {}, lambda number, config: None, seeds=2)
+    runs = []
+    while (suggestion := searcher.suggest(str(len(runs)))) != Searcher.FINISHED:
+        runs.append((TrainConfig(**suggestion["values"]).config_id, suggestion["values"]["seed"]))
+    assert len(set(runs)) == len(runs) == 2 * 9 and len({config_id for config_id, _ in runs}) == 9

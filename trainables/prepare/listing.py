@@ -75,9 +75,10 @@ def read_table(table: Path, needed: Iterable[str]) -> list[dict[str, str]]:
             rows, columns = list(reader), reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{table} must be a comma-separated table in UTF-8, but: {error}") from error
-    missing = [name for name in needed if name not in columns]
-    if missing:
-        raise ConfigError(f"{table} must have the column {missing[0]}, but has {', '.join(columns) or 'none'}")
+    wrong = [name for name in needed if columns.count(name) != 1]
+    if wrong:
+        rule = f"{wrong[0]} once" if wrong[0] in columns else wrong[0]
+        raise ConfigError(f"{table} must have the column {rule}, but has {plain(', '.join(columns)) or 'none'}")
     if not rows:
         raise ConfigError(f"{table} must list images, but has no rows")
     ragged = [i for i, row in enumerate(rows, 2) if None in row or None in row.values()]
@@ -86,10 +87,15 @@ def read_table(table: Path, needed: Iterable[str]) -> list[dict[str, str]]:
     return rows
 
 
-def inside(source: Path, name: str) -> Path:
+def plain(text: object) -> str:
+    """``text`` on one line that any terminal and any UTF-8 file takes: what cannot be printed is escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
+def inside(source: Path, name: str, column: str = "file_path") -> Path:
     """``source / name``; whatever a table says, no file outside of ``source`` is read."""
     if Path(name).is_absolute() or ".." in Path(name).parts or not name or "\0" in name:
-        raise ConfigError(f"file_path must stay inside the folder {source}, but one is {name!r}")
+        raise ConfigError(f"{column} must stay inside the folder {source}, but one is {name!r}")
     return source / name
 
 
@@ -98,7 +104,7 @@ def check_unique(files: list[Path], source: Path, table: str = "metadata.csv", f
     seen: set[Path] = set()
     for line, path in enumerate(files, first_line):
         if path in seen:
-            raise ConfigError(f"{table}, line {line}: {path.relative_to(source)} is listed a second time")
+            raise ConfigError(f"{table}, line {line}: {plain(path.relative_to(source))} is listed a second time")
         seen.add(path)
 
 
@@ -142,13 +148,15 @@ def _splits(rows: list[dict], label: np.ndarray, group: np.ndarray) -> np.ndarra
     return np.array([row["split"] for row in rows])
 
 
-def draw_splits(label: np.ndarray, group: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+def draw_splits(label: np.ndarray, group: np.ndarray, shares: Sequence[float], *names: object) -> np.ndarray:
     """Train, val and test in ``shares``, stratified by label × group; the same table always gives the same split.
+
+    ``names`` are those of the random stream, for a data set that has its own.
 
     Cell after cell, each row goes where the share so far falls shortest: small cells take turns, where rounding inside
     each cell would leave all of them out of the test split.
     """
-    order = np.random.default_rng(seed_for(0, "split")).permutation(len(label))
+    order = np.random.default_rng(seed_for(0, *names, "split")).permutation(len(label))
     order = order[np.lexsort((group[order], label[order]))]  # stable, so at random inside a cell
     counts, split = np.zeros(len(SPLITS)), np.empty(len(label), dtype="<U5")
     for i, row in enumerate(order, 1):

@@ -1,0 +1,138 @@
+"""Does anything make the penalty better than the paper's form? FairLoRA's variants and their controls, three seeds.
+
+    python tests/benchmarks/penalty_study.py --data digits
+    python tests/benchmarks/penalty_study.py --data signdigits --source ../shared/data/signdigits \
+        --weights ../shared/weights/vit_tiny_patch16_224_in1k.safetensors
+    python tests/benchmarks/penalty_study.py --data simulated
+
+Trains with the core's `fit` (no Ray), one thread, one trial after another; prints a Markdown table of validation
+accuracy (up) and ΔF1 (down) after the last epoch, mean ± standard deviation over seeds (n - 1), and the seconds of a
+trial. All groups are the classes. The variants change nothing but what their name says; a batch four times as large
+keeps the learning rate, so that its steps are a quarter ("same epochs"), or trains four times as long ("same steps").
+
+`simulated` trains nothing: losses are drawn, exponential with a mean of exp(0.3 z) nats for each class, z standard
+normal. It prints how well the weights on the groups of a batch agree with those that the true means would give (cosine,
+mean over batches; up), and, were all true means equal, how many samples noise alone would train uphill at λ = 1.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from trainables import data
+from trainables.config import TrainConfig
+from trainables.fit import fit
+from trainables.losses import RunningMeans, group_means, penalty_weights
+from trainables.sampling import index_batches
+
+BASES = {
+    "digits": {"lr": 5e-3, "batch_size": 64, "epochs": 8, "flip": False, "crop": 1.0},
+    "signdigits": {
+        "data": "folder",
+        "backbone": "vit_tiny",
+        "image_size": 112,
+        "lr": 3e-3,
+        "batch_size": 32,
+        "epochs": 4,
+    },
+}
+RUNNING, BALANCED = {"penalty_center": "running"}, {"balance": "class"}
+LARGE = {"batch_size": 256, "micro_batch": 64}
+
+
+def variants(name: str) -> dict[str, dict]:
+    """The table's rows: what each changes of its data set's base."""
+    rows = {"LoRA": {}, "LoRA, balanced": BALANCED}
+    if name == "digits":
+        rows |= {"LoRA, batch 256, same epochs": LARGE, "LoRA, batch 256, same steps": LARGE | {"epochs": 32}}
+    for lam in (0.1, 1.0) if name == "digits" else (0.1,):
+        fair, title = {"method": "fairlora", "lam": lam}, f"FairLoRA λ={lam:g}"
+        rows |= {f"{title}, batch centre (the paper's)": fair, f"{title}, running": fair | RUNNING}
+        rows |= {f"{title}, balanced": fair | BALANCED, f"{title}, balanced, running": fair | BALANCED | RUNNING}
+        if name == "digits":
+            rows[f"{title}, batch 256, same epochs"] = fair | LARGE
+            rows[f"{title}, batch 256, same steps"] = fair | LARGE | {"epochs": 32}
+    return rows
+
+
+def train(config: TrainConfig, opened: data.Data, weights: str | None) -> tuple[float, float, float]:
+    """Validation accuracy, ΔF1 and the seconds of one trial."""
+    start = time.perf_counter()
+    *_, last = fit(config, opened, weights)
+    return last.metrics["val_accuracy"], last.metrics["val_delta_f1"], time.perf_counter() - start
+
+
+def study(name: str, source: Path | None, weights: str | None, seeds: int) -> None:
+    base = BASES[name]
+    size = TrainConfig(**base).image_size
+    opened = data.open_data(data.prepare(base.get("data", name), source, size))
+    results: dict[str, list] = {title: [] for title in variants(name)}
+    for seed in range(seeds):  # seed by seed, so that whatever else the machine does falls on every row
+        for title, changes in variants(name).items():
+            results[title].append(train(TrainConfig(**{**base, **changes, "seed": seed}), opened, weights))
+            accuracy, delta, seconds = results[title][-1]
+            print(f"seed {seed}  {title:50} {accuracy:.3f}  {delta:.3f}  {seconds:6.1f} s", flush=True)
+    print("\n| variant | accuracy | ΔF1 | s a trial |\n|---|---|---|---|")
+    for title, rows in results.items():
+        accuracy, delta, seconds = zip(*rows)
+        print(f"| {title} | {spread(accuracy)} | {spread(delta)} | {statistics.median(seconds):.1f} |")
+
+
+def spread(values: tuple[float, ...]) -> str:
+    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
+    return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
+
+
+def simulate(classes: int, config: TrainConfig, epochs: int = 20, per_class: int = 50) -> tuple[float, float]:
+    """Mean cosine of the weights with the true means' weights, and the share of samples that noise trains uphill."""
+    generator = torch.Generator().manual_seed(0)
+    label = torch.arange(classes).repeat_interleave(per_class)
+    true = torch.exp(0.3 * torch.randn(classes, generator=generator, dtype=torch.float64))
+    cosines, uphill = [], []
+    running = {same: RunningMeans(classes, config.penalty_decay) for same in (False, True)}
+    for _ in range(epochs):
+        for chosen in index_batches(label, torch.zeros_like(label), config, generator):
+            index = label[chosen]
+            noise = torch.empty(len(index), dtype=torch.float64).exponential_(generator=generator)
+            for same in (False, True):
+                losses = noise if same else noise * true[index]
+                means, counts = group_means(losses, index, classes)
+                levels = running[same].update(means, counts) if config.penalty_center == "running" else means
+                weights = penalty_weights(levels, counts, index, config.reduction)
+                if same:
+                    uphill.append((1 / len(index) + config.lam * weights < 0).double().mean().item())
+                else:
+                    wanted = penalty_weights(true, counts, index, config.reduction)
+                    cosines.append(torch.cosine_similarity(weights, wanted, dim=0).item())
+    return statistics.mean(cosines), statistics.mean(uphill)
+
+
+def simulated() -> None:
+    forms = {"batch 32 (the paper's)": {}, "running": RUNNING, "running, decay 0.99": RUNNING | {"penalty_decay": 0.99}}
+    forms |= {"balanced": BALANCED, "balanced, running": BALANCED | RUNNING, "batch 256": {"batch_size": 256}}
+    print("| variant | 10 classes | 40 classes | 100 classes |\n|---|---|---|---|")
+    for title, changes in forms.items():
+        config = TrainConfig(method="fairlora", lam=1.0, **changes)
+        cells = [simulate(classes, config) for classes in (10, 40, 100)]
+        print(f"| {title} | " + " | ".join(f"{cosine:.2f}, {100 * up:.0f} % uphill" for cosine, up in cells) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", choices=(*BASES, "simulated"), default="digits")
+    parser.add_argument("--source", type=Path, help="the folder of signdigits")
+    parser.add_argument("--weights", help="the weights of ViT-Tiny for signdigits")
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.data == "simulated":
+        simulated()
+    else:
+        study(args.data, args.source, args.weights, args.seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The test split is touched here alone: the saved model measured on it, or trained anew on train and val."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+
+from trainables import data
+from trainables.config import TrainConfig
+from trainables.fit import evaluate_split, fit, trained_state
+from trainables.store import Store
+from tune_fairlora import confirm
+from tune_fairlora.record import Record
+from tune_fairlora.render import render
+
+OBJECTIVES = ("val_accuracy", "val_delta_f1")
+CONFIG = TrainConfig(method="lora", rank=4, lr=5e-3, batch_size=128, epochs=2, flip=False, crop=1.0)
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory):
+    """A record as a search leaves it: trial 0 complete and on the front, trial 1 failed; and trial 0's own model."""
+    folder, store = tmp_path_factory.mktemp("searches") / "done", data.prepare("digits", None, 16)
+    (folder / "trials/0000").mkdir(parents=True)
+    seen = data.open_data(store)
+    settings = {
+        "name": "done", "objectives": OBJECTIVES, "directions": ["maximize", "minimize"], "store": str(store),
+        "weights_file": "", "groups": seen.manifest.groups, "collapse_floor": 0.1,
+    }  # fmt: skip
+    (folder / "search.json").write_text(json.dumps(settings))
+    record = Record(folder, OBJECTIVES, 10)
+    record.add("search", settings=settings)
+    for number in (0, 1):
+        values = CONFIG.hyperparameters()
+        record.add("start", number=number, values=values, config_id=CONFIG.config_id, seed=0)
+    for epoch in fit(CONFIG, seen):
+        record.add("epoch", number=0, epoch=epoch.number, metrics=epoch.metrics, seconds=1.0)
+    record.add("end", number=0, status="complete", reason="", tables={})
+    record.add("end", number=1, status="failed", reason="x", tables={})
+    safetensors.torch.save_file(trained_state(epoch.trainer.model), folder / "trials/0000/model.safetensors")
+    render(record)
+    record.close()
+    return folder, epoch.trainer.model, store
+
+
+def confirmed(folder) -> pd.DataFrame:
+    return pd.read_parquet(folder / "confirmed.parquet").set_index("trained_on")
+
+
+def test_the_saved_model_is_measured_on_the_test_split(search, capsys):
+    folder, model, store = search
+    assert confirm.main(["--search", str(folder)]) == 0
+    seen = data.open_confirmation(store)
+    expected = evaluate_split(model, seen, seen.val, CONFIG).metrics
+    row = confirmed(folder).loc["train"]
+    assert row["number"] == 0 and row["config_id"] == CONFIG.config_id
+    for name, value in expected.items():
+        assert row[f"test_{name}"] == pytest.approx(value, abs=1e-6, nan_ok=True)
+    assert "0 lora" in capsys.readouterr().out
+
+
+def test_a_refit_trains_on_train_and_val_and_stands_beside_the_first(search):
+    folder, _, store = search
+    assert confirm.main(["--search", str(folder)]) == 0
+    assert confirm.main(["--search", str(folder), "--refit", "trainval"]) == 0
+    *_, last = fit(CONFIG, data.open_confirmation(store, trainval=True))
+    table = confirmed(folder)
+    assert sorted(table.index) == ["train", "trainval"]
+    assert table.loc["trainval", "test_accuracy"] == pytest.approx(last.evaluation.metrics["accuracy"])
+    assert table.loc["trainval", "test_accuracy"] > table.loc["train", "test_accuracy"]  # val has no spurious ground
+
+
+def test_train_val_and_test_are_apart_and_trainval_is_the_first_two(search):
+    store = Store(search[2])
+    seen, plain = data.open_confirmation(search[2], trainval=True), data.open_data(search[2])
+    assert seen.val.rows.tolist() == store.rows("test").tolist()
+    assert seen.train.rows.tolist() == sorted([*plain.train.rows, *plain.val.rows])
+    assert not set(seen.train.rows) & set(seen.val.rows)
+    assert data.open_confirmation(search[2]).train.rows.tolist() == plain.train.rows.tolist()
+    assert np.array_equal(seen.train.label.numpy(), store.label[seen.train.rows])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--trials", "7"], "it has no trial 7"),
+        (["--trials", "0,x"], "--trials takes whole numbers with commas, but got 'x'"),
+        (["--trials", "1"], "trial 1 has no saved weights (the front's trials have): add --refit train"),
+        (["--refit", "test"], "argument --refit: invalid choice: 'test'"),
+    ],
+)
+def test_a_mistake_is_one_line(search, capsys, argv, message):
+    assert confirm.main(["--search", str(search[0]), *argv]) == 2
+    out, err = capsys.readouterr()
+    assert message in err and err.count("\n") == 1 and not out
+
+
+def test_a_folder_that_is_no_search_or_has_lost_its_images_is_refused(search, tmp_path, capsys):
+    assert confirm.main(["--search", str(tmp_path)]) == 2
+    assert "must be the folder of a search, but has no search.json" in capsys.readouterr().err
+    for name in ("trials.parquet", "epochs.parquet"):
+        (tmp_path / name).write_bytes((search[0] / name).read_bytes())
+    settings = json.loads((search[0] / "search.json").read_text()) | {"store": str(tmp_path / "gone.arrow")}
+    (tmp_path / "search.json").write_text(json.dumps(settings))
+    assert confirm.main(["--search", str(tmp_path)]) == 2
+    assert "the search's images are gone from" in capsys.readouterr().err

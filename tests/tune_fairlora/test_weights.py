@@ -1,0 +1,39 @@
+"""What a search says of its weights before it starts, and FairLoRA's table 5 out of ``--describe``."""
+
+import pytest
+
+from search_spaces import resolve
+from trainables import zeroshot
+from tune_fairlora import search
+from tune_fairlora.plan import check_weights
+
+
+def test_random_weights_are_announced_and_passed_on(capsys):
+    assert check_weights(resolve("digits"), "random", list("0123456789")) == "random"
+    line = capsys.readouterr().out
+    assert line.startswith("note: vit_nano has random weights") and line.count("\n") == 1
+
+
+def test_reading_class_names_is_announced_once(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNE_FAIRLORA_CACHE", str(tmp_path))
+    zeroshot.parts.cache_clear()
+    space = resolve("folder_clip").with_changes({"head": "zeroshot"}, ("lora",), image_size=32)
+    for announced in (True, False):
+        check_weights(space, "random", ["cat"])
+        assert ("reading 1 class names with CLIP's text tower" in capsys.readouterr().out) == announced
+
+
+@pytest.mark.parametrize(
+    ("space", "lines"),
+    [
+        ("geode_dino", ["rank 8: 325,672 of 86,155,088 parameters"]),
+        (
+            "aircraft_dino",
+            ["rank 16: 666,724 of", "rank 32: 1,256,548 of", "rank 64: 2,436,196", "rank 128: 4,795,492"],
+        ),
+    ],
+)
+def test_table_5_comes_out_of_describe(capsys, space, lines):
+    assert search.main(["--space", space, "--describe"]) == 0
+    shown = capsys.readouterr().out
+    assert all(line in shown for line in lines)

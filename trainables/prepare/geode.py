@@ -1,0 +1,78 @@
+"""GeoDE as its authors distribute it: ``index.csv`` and the folder ``images``; 61,940 photographs of 40 objects.
+
+Columns: file_path (from ``images``; from the root is accepted), object (the class), region (the sensitive group, in
+the authors' order) and ip_country, which is not used. Source: https://geodiverse-data-collection.cs.princeton.edu and
+the authors' ``training/utils_local.py``. No split ships: the authors' code cuts 60:20:20 at random, FairLoRA 80:20. The
+shares here are FairLoRA's; which rows fall into each is ours.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trainables.config import ConfigError
+from trainables.prepare.layout import find_root, refuse_escapes
+from trainables.prepare.listing import Listing, check_splits, check_unique, draw_splits, inside, read_table
+
+TABLE = "index.csv"
+GROUPS = ["Africa", "Americas", "EastAsia", "Europe", "SouthEastAsia", "WestAsia"]
+CLASSES = 40  # their names are those of the table
+SHARES = (0.72, 0.08, 0.20)  # 80:20, and of the 80 a tenth to search on: no search sees what is reported
+SPLIT = "80:20 stratified by object x region, seeded, and a tenth of the 80 as val; no split ships"
+
+
+def read(source: Path) -> Listing:
+    """The listing of the distribution in ``source``, or up to two folders below it, sorted by file.
+
+    The same images give the same split, whatever the order of the table. Raises ConfigError.
+    """
+    root = find_root(source, TABLE)
+    rows = read_table(root / TABLE, ["file_path", "object", "region"])
+    base = _base(root, [inside(root, row["file_path"], f"{TABLE}: file_path") for row in rows])
+    files = [base / row["file_path"] for row in rows]
+    check_unique(files, base, TABLE)
+    refuse_escapes(root, files)
+    objects, regions = _objects(rows), _regions(rows)
+    order = sorted(range(len(rows)), key=lambda i: files[i].relative_to(base).as_posix())
+    classes = sorted(set(objects))
+    label = np.array([classes.index(objects[i]) for i in order], np.int64)
+    group = np.array([regions[i] for i in order], np.int64)
+    split = draw_splits(label, group, SHARES, "geode")
+    check_splits(label, split, classes)
+    notes = {"layout": f"{TABLE}, files from {'images' if base != root else 'the root'}", "split": SPLIT}
+    if len(classes) != CLASSES:  # a part of the data is a data set too, but the manifest says so
+        notes["classes_expected"] = CLASSES
+    return Listing([files[i] for i in order], label, group, split, classes, list(GROUPS), notes=notes)
+
+
+def _base(root: Path, files: Sequence[Path]) -> Path:
+    """What the table's paths start from: ``images`` or the root, whichever has the first file that either has."""
+    for file in files:
+        for base in (root / "images", root):
+            if os.path.isfile(base / file.relative_to(root)):
+                return base
+    return root / "images"
+
+
+def _objects(rows: Sequence[dict[str, str]]) -> list[str]:
+    objects = [row["object"].strip() for row in rows]
+    for line, name in enumerate(objects, 2):
+        if not name or not name.isprintable():
+            raise ConfigError(f"{TABLE}, line {line}: `object` must be a name, but is {name!r}")
+    return objects
+
+
+def _regions(rows: Sequence[dict[str, str]]) -> list[int]:
+    """Codes into GROUPS; spaces, underscores, hyphens and case do not count ("South East Asia")."""
+    code = {name.lower(): i for i, name in enumerate(GROUPS)}
+    regions = []
+    for line, row in enumerate(rows, 2):
+        name = "".join(c for c in row["region"].lower() if c not in " _-")
+        if name not in code:
+            raise ConfigError(
+                f"{TABLE}, line {line}: `region` must be one of {', '.join(GROUPS)}, but is {row['region']!r}"
+            )
+        regions.append(code[name])
+    return regions

@@ -1,0 +1,110 @@
+"""A prepared data set: a folder with ``store.arrow`` and ``manifest.json``, made once and read by every search."""
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from trainables.config import ConfigError
+from trainables.prepare import decode
+from trainables.prepare.build import content_hash, locked
+from trainables.store import ROWS_PER_BATCH, SPLITS, Store, cache_folder, write
+
+FORMAT = 1
+STORE, MANIFEST = "store.arrow", "manifest.json"
+
+
+def counts(store: Store) -> dict:
+    """Images of each split, in all and as a table class × group (names left out: manifest order)."""
+    shape, tables = (len(store.manifest.classes), len(store.manifest.groups)), {}
+    for split in SPLITS:
+        rows = store.rows(split)
+        cells = np.zeros(shape, int)
+        np.add.at(cells, (store.label[rows], store.group[rows]), 1)
+        tables[split] = {"images": len(rows), "class_x_group": cells.tolist()}
+    return tables
+
+
+def is_prepared(folder: str | Path) -> bool:
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def read_manifest(folder: str | Path) -> dict:
+    """``manifest.json`` of a prepared folder. Raises ConfigError where there is none, or none of this format."""
+    path = Path(folder) / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder} must be a prepared data set with a {MANIFEST}, but: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ConfigError(f"{path} must have format {FORMAT}, but has another: prepare the data set again")
+    return content
+
+
+def check(folder: Path) -> list[str]:
+    """What in the store differs from its manifest, one line each; nothing where it is whole. Reads every image."""
+    expected = read_manifest(folder)
+    try:
+        store = Store(folder / STORE)
+        found = {
+            "name": store.manifest.name,
+            "size": store.manifest.size,
+            "classes": store.manifest.classes,
+            "groups": store.manifest.groups,
+            "splits": counts(store),
+            "content_hash": content_hash(rows_of(store)),
+        }
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:  # pyarrow's errors are among these
+        return [f"{STORE} cannot be read: {' '.join(str(error).split())}"]
+    return [f"{key} is {_brief(found[key])}, expected {_brief(expected.get(key))}" for key in found
+            if found[key] != expected.get(key)]  # fmt: skip
+
+
+def _brief(value) -> str:
+    text = str(value)
+    return text if len(text) < 100 else f"{text[:97]}…"
+
+
+def rows_of(store: Store) -> Iterator[tuple]:
+    """Every row of an open store: (image uint8 ``[size, size, 3]``, label, group, split)."""
+    for start in range(0, len(store), ROWS_PER_BATCH):
+        rows = np.arange(start, min(start + ROWS_PER_BATCH, len(store)))
+        names = zip(store.label[rows].tolist(), store.group[rows].tolist(), store.split[rows].tolist())
+        yield from ((image, *rest) for image, rest in zip(store.images(rows), names))
+
+
+def store_at(folder: str | Path, name: str, size: int) -> Path:
+    """The store of the prepared ``folder`` at ``size`` pixels: its own, or one resized once into the cache.
+
+    Raises ConfigError where it holds another data set than ``name``, or smaller images.
+    """
+    made = read_manifest(folder)
+    if made["name"] != name:
+        raise ConfigError(f"the space wants data set {name}, but {folder} holds {made['name']}")
+    if made["size"] < size:
+        raise ConfigError(
+            f"`image_size <= {made['size']}` must hold for {folder}, but got image_size={size}: "
+            f"prepare it again with --size {size}"
+        )
+    path = Path(folder).resolve() / STORE
+    if made["size"] == size:
+        return path
+    small = cache_folder() / f"{name}-{made['content_hash'][:16]}-{size}.arrow"
+    with locked(small):
+        if not small.exists():
+            store = Store(path)
+            write(small, replace(store.manifest, size=size), _resized(store, size))
+    return small
+
+
+def _resized(store: Store, size: int) -> Iterator[tuple]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(store), ROWS_PER_BATCH):
+            rows = np.arange(start, min(start + ROWS_PER_BATCH, len(store)))
+            images = pool.map(lambda image: decode.square(Image.fromarray(image), size), store.images(rows))
+            yield from zip(images, store.label[rows], store.group[rows], store.split[rows])

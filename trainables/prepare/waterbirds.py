@@ -1,0 +1,64 @@
+"""Waterbirds as its authors distribute it: ``waterbird_complete95_forest2water2`` with ``metadata.csv``.
+
+Columns: img_id, img_filename (from the folder), y (0 landbird, 1 waterbird), place (0 land, 1 water: the sensitive
+group), split (0 train, 1 val, 2 test), place_filename. Source: https://github.com/kohpangwei/group_DRO.
+
+The official cut has 4,795 / 1,199 / 5,794 images, and training cells of 3,498 landbirds on land, 184 on water, 56
+waterbirds on land and 1,057 on water; in val and test the places are balanced within each class. The FairLoRA paper
+reports 4,795 / 2,400 / 2,800, a cut of its own that is not supported: numbers on the official one are not the paper's.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trainables.config import ConfigError
+from trainables.prepare.layout import find_root, refuse_escapes
+from trainables.prepare.listing import Listing, check_splits, check_unique, inside, read_table
+from trainables.store import SPLITS
+
+TABLE, COLUMNS = "metadata.csv", ("img_id", "img_filename", "y", "split", "place")
+CLASSES, GROUPS = ["landbird", "waterbird"], ["land", "water"]
+OFFICIAL = (4795, 1199, 5794)  # images in train, val and test
+SPLIT = "train / val / test as in the table, {}; FairLoRA reports on a cut of its own, 4,795 / 2,400 / 2,800"
+
+
+def read(source: Path) -> Listing:
+    """The listing of the distribution in ``source``, or up to two folders below it. Raises ConfigError."""
+    root = find_root(source, TABLE)
+    rows = read_table(root / TABLE, COLUMNS)
+    _check_ids(rows)
+    files = [inside(root, row["img_filename"], f"{TABLE}: img_filename") for row in rows]
+    check_unique(files, root)
+    refuse_escapes(root, files)
+    label, group = _codes(rows, "y", len(CLASSES)), _codes(rows, "place", len(GROUPS))
+    codes = _codes(rows, "split", len(SPLITS))
+    split = np.array(SPLITS)[codes]
+    check_splits(label, split, CLASSES)
+    return Listing(files, label, group, split, list(CLASSES), list(GROUPS), positive=1, notes=_notes(codes))
+
+
+def _check_ids(rows: Sequence[dict[str, str]]) -> None:
+    seen: set[str] = set()
+    for line, row in enumerate(rows, 2):
+        if row["img_id"] in seen:
+            raise ConfigError(f"{TABLE}, line {line}: each img_id must stand once, but {row['img_id']!r} stands twice")
+        seen.add(row["img_id"])
+
+
+def _codes(rows: Sequence[dict[str, str]], column: str, count: int) -> np.ndarray:
+    """The numbers of ``column``, int64 ``[n]``, each of them written as 0 … count−1."""
+    known = {str(code): code for code in range(count)}
+    for line, row in enumerate(rows, 2):
+        if row[column].strip() not in known:
+            raise ConfigError(
+                f"{TABLE}, line {line}: `{column}` must be one of {', '.join(known)}, but is {row[column]!r}"
+            )
+    return np.array([known[row[column].strip()] for row in rows], np.int64)
+
+
+def _notes(codes: np.ndarray) -> dict:
+    counts = tuple(np.bincount(codes, minlength=len(SPLITS)).tolist())
+    official = "the official cut" if counts == OFFICIAL else "not the official 4,795 / 1,199 / 5,794"
+    return {"layout": "waterbird_complete95_forest2water2", "split": SPLIT.format(official)}

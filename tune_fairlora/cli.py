@@ -1,0 +1,54 @@
+"""What every command shares: a parser that answers in one line, checked numbers, exit statuses."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from trainables.config import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        """One line and exit status 2, without argparse's page of usage."""
+        raise ConfigError(f"{message} (--help lists the options)")
+
+
+def run(command: Callable[[], int], interrupted: str) -> int:
+    """``command``'s exit status: 0 done, 1 failed; 2 with one line for a user's mistake; 130 with ``interrupted``."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # Δ and λ must not break a terminal that has no such letters
+            stream.reconfigure(errors="replace")
+    try:
+        return command()
+    except ConfigError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130
+
+
+def positive(text: str) -> float:
+    return _number(text, float, lambda v: v > 0, "> 0")
+
+
+def share(text: str) -> float:
+    return _number(text, float, lambda v: v >= 0, ">= 0")
+
+
+def positive_int(text: str) -> int:
+    return _number(text, int, lambda v: v >= 1, ">= 1, whole")
+
+
+def seed(text: str) -> int:
+    return _number(text, int, lambda v: 0 <= v < 2**31, "0 … 2147483647, whole")
+
+
+def _number(text: str, kind, holds, rule: str):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not holds(value):
+        raise argparse.ArgumentTypeError(f"a number {rule} must be given, but got {text}")
+    return value

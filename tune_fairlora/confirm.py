@@ -1,0 +1,157 @@
+"""Measures trials of a finished search on the test split, which no trial and no sampler has seen.
+
+python -m tune_fairlora.confirm --search runs/NAME                      the front's saved models
+python -m tune_fairlora.confirm --search runs/NAME --refit trainval     trained anew on train and val, as the papers do
+"""
+
+from tune_fairlora import startup
+
+startup.hide_user_folder()  # before any import of ours: the user's analysis.py must not hide our analysis
+startup.quiet_libraries()
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import sys  # noqa: E402
+from collections import deque  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from trainables.config import ConfigError, TrainConfig  # noqa: E402
+from tune_fairlora import cli  # noqa: E402
+
+TABLE = "confirmed.parquet"
+SHOWN = ("accuracy", "delta_f1", "min_group_accuracy")
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(
+        prog="python -m tune_fairlora.confirm",
+        description=f"Measure trials of a finished search on the test split; the numbers are kept in {TABLE} there.",
+        allow_abbrev=False,
+    )
+    p.add_argument("--search", type=Path, required=True, metavar="DIR", help="folder of a finished search")
+    p.add_argument("--trials", metavar="N,N", help="trials by number; default: those on the front")
+    p.add_argument("--refit", choices=("train", "trainval"), help="train anew first, on train, or on train and val")
+    p.add_argument("--device", default="cpu", help="where to run, as torch names it; default: %(default)s")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit status: 0 done, 1 a refit diverged, 2 the user's mistake, 130 interrupted."""
+    return cli.run(lambda: _command(parser().parse_args(argv)), "interrupted; what was measured so far is kept")
+
+
+def _command(args: argparse.Namespace) -> int:
+    settings, table = _read(args.search)
+    chosen = _chosen(table, args.trials)
+    if args.refit is None:
+        _require_weights(args.search, chosen["number"])
+    status = 0
+    for number, config, before in _configurations(args.search, chosen):
+        status |= _confirm(args, settings, number, config, before)
+    print(f"kept in {args.search / TABLE}; validation numbers chose these trials, test numbers must not choose again")
+    return status
+
+
+def _read(folder: Path):
+    from analysis import trials
+
+    try:
+        table = trials.read(folder).trials
+    except ValueError as error:
+        raise ConfigError(f"--search: {error}") from error
+    settings = json.loads((folder / "search.json").read_text())
+    if not Path(settings["store"]).is_file():
+        raise ConfigError(f"the search's images are gone from {settings['store']}: prepare them there again")
+    return settings, table
+
+
+def _chosen(table, numbers: str | None):
+    if numbers is None:
+        chosen = table[table["on_front"]]
+        if not len(chosen):
+            raise ConfigError("the search has no front, so --trials must say which trials to measure")
+        return chosen
+    wanted = [_whole(part) for part in numbers.split(",")]
+    unknown = set(wanted) - set(table["number"])
+    if unknown:
+        raise ConfigError(f"--trials must be numbers of the search's trials, but it has no trial {min(unknown)}")
+    return table[table["number"].isin(wanted)]
+
+
+def _whole(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise ConfigError(f"--trials takes whole numbers with commas, but got {text!r}")
+    return int(text)
+
+
+def _require_weights(folder: Path, numbers) -> None:
+    missing = [number for number in numbers if not _weights_of(folder, number).is_file()]
+    if missing:
+        raise ConfigError(f"trial {missing[0]} has no saved weights (the front's trials have): add --refit train")
+
+
+def _weights_of(folder: Path, number: int) -> Path:
+    return folder / "trials" / f"{number:04d}" / "model.safetensors"
+
+
+def _configurations(folder: Path, chosen) -> Iterator[tuple[int, TrainConfig, dict]]:
+    """Number, configuration and validation metrics of each chosen trial, from the record's log."""
+    from tune_fairlora.record import read_events
+
+    values = {e["number"]: e["values"] for e in read_events(folder) if e["event"] == "start"}
+    for row in chosen.to_dict("records"):
+        yield row["number"], TrainConfig(**values[row["number"]]), {k: row[f"val_{k}"] for k in SHOWN}
+
+
+def _confirm(args: argparse.Namespace, settings: dict, number: int, config: TrainConfig, before: dict) -> int:
+    from trainables.fit import Diverged
+
+    try:
+        evaluation, trained_on = _measure(args, settings, number, config)
+    except Diverged as error:
+        print(f"{number:4d} {config.method:9} diverged: {error}")
+        return 1
+    _keep(args.search, number, config, trained_on, evaluation, settings["groups"])
+    shown = "  ".join(f"{name} {before[name]:.4f} → {evaluation.metrics[name]:.4f}" for name in SHOWN)
+    print(f"{number:4d} {config.method:9} {trained_on:8} validation → test: {shown}", flush=True)
+    return 0
+
+
+def _measure(args: argparse.Namespace, settings: dict, number: int, config: TrainConfig):
+    """The evaluation on the test split, and what the model was trained on."""
+    from safetensors.torch import load_file
+
+    from trainables import adapters, backbones, data, fit
+
+    seen = data.open_confirmation(settings["store"], trainval=args.refit == "trainval")
+    weights = settings["weights_file"] or None
+    if not len(seen.val):
+        raise ConfigError("the data set has no test split, so there is nothing to confirm on")
+    if args.refit:
+        epochs = fit.fit(config, seen, weights, args.device)
+        return deque(epochs, maxlen=1).pop().evaluation, args.refit
+    model = adapters.adapt(backbones.fresh_model(config, seen.manifest.classes, weights), config).to(args.device)
+    model.load_state_dict(load_file(_weights_of(args.search, number)), strict=False)
+    return fit.evaluate_split(model, seen, seen.val, config, args.device), "train"
+
+
+def _keep(folder: Path, number: int, config: TrainConfig, trained_on: str, evaluation, groups: list[str]) -> None:
+    """Put the trial's row into the table, in place of an earlier one of the same trial and training data."""
+    import pandas as pd
+
+    from trainables.store import replace_atomically
+
+    row = {"number": number, "config_id": config.config_id, "seed": config.seed, "trained_on": trained_on}
+    row |= {f"test_{name}": value for name, value in evaluation.metrics.items()}
+    row |= {f"test_group_accuracy[{g}]": v for g, v in zip(groups, evaluation.by_group["accuracy"].tolist())}
+    table = pd.DataFrame([row])
+    if (folder / TABLE).exists():
+        old = pd.read_parquet(folder / TABLE)
+        table = pd.concat([old[(old["number"] != number) | (old["trained_on"] != trained_on)], table])
+    table = table.sort_values(["number", "trained_on"], ignore_index=True)
+    replace_atomically(folder / TABLE, lambda path: table.to_parquet(path))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
