@@ -81,6 +81,9 @@ class RunningMeans:
     The bias towards the start at 0 is taken out by each group's own number of updates, so that a group's first batch
     gives its mean and a rare group is not held for a well-served one. float64 ``[n_groups]``: differences between
     groups matter, and at decay 0 the levels are the batch's means to the last bit.
+
+    They are a controller that reacts late. With λ, learning rate and decay all large, groups are pushed past each other
+    in growing swings, and the model is lost (``tests/benchmarks/penalty_study.py`` has where).
     """
 
     def __init__(self, n_groups: int, decay: float, device: str = "cpu"):

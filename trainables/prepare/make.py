@@ -1,0 +1,131 @@
+"""Making a prepared data set: from a folder, an archive or a download to ``store.arrow`` and ``manifest.json``."""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.config import ConfigError
+from trainables.prepare import decode, digits
+from trainables.prepare.build import Job, Progress, build, content_hash, locked
+from trainables.prepare.download import download
+from trainables.prepare.prepared import FORMAT, MANIFEST, STORE, counts, read_manifest
+from trainables.prepare.sources import SOURCES, Source
+from trainables.prepare.unpack import opened_source
+from trainables.store import Manifest, Store, replace_atomically, write
+
+UNPACKED = ".unpacked"  # in the folder, until the store is complete
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to prepare: ``source`` is a folder or an archive, None for a download (or for the digits)."""
+
+    name: str
+    source: Path | None
+    out: Path
+    size: int
+    workers: int
+    skip_corrupt: bool = False
+
+
+def prepare_into(request: Request, progress: Progress, downloading: Progress) -> dict:
+    """Make ``request.out`` complete, going on where an earlier try ended; returns its manifest.
+
+    A second process with the same ``out`` waits for the first and then finds it done. Raises ConfigError where the
+    source is not what its authors distribute, or ``out`` holds another data set.
+    """
+    new = not request.out.exists()
+    request.out.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(request.out / "prepare"):
+            return _made(request, progress, downloading)
+    finally:
+        if new:  # a mistake leaves no empty folder behind
+            with contextlib.suppress(OSError):
+                request.out.rmdir()
+
+
+def _made(request: Request, progress: Progress, downloading: Progress) -> dict:
+    if (request.out / MANIFEST).exists():
+        return _same(request)
+    made_here = request.name == "digits"
+    origin = _write_digits(request) if made_here else _write_images(request, progress, downloading)
+    text = json.dumps(describe(request, origin), indent=1, ensure_ascii=False)
+    replace_atomically(request.out / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
+    shutil.rmtree(request.out / UNPACKED, ignore_errors=True)
+    return read_manifest(request.out)
+
+
+def _same(request: Request) -> dict:
+    made = read_manifest(request.out)
+    if (made["name"], made["size"]) != (request.name, request.size):
+        raise ConfigError(
+            f"--out {request.out} holds {made['name']} at {made['size']} px already: choose another folder"
+        )
+    return made
+
+
+def _write_digits(request: Request) -> dict:
+    parts = digits.render(request.size)
+    rows = list(zip(parts["images"], parts["label"].tolist(), parts["group"].tolist(), parts["split"].tolist()))
+    notes = {"images": len(rows)}
+    manifest = Manifest("digits", request.size, digits.CLASSES, digits.GROUPS, None, content_hash(iter(rows)), notes)
+    write(request.out / STORE, manifest, rows)
+    return {"name": "scikit-learn's load_digits"}
+
+
+def _write_images(request: Request, progress: Progress, downloading: Progress) -> dict:
+    row = SOURCES[request.name]
+    source = request.source or _downloaded(request, row, downloading)
+    origin = {"name": source.resolve().name, "address": "" if request.source else row.address}
+    if source.is_file():
+        with open(source, "rb") as file:
+            origin["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        root = opened_source(source, request.out / UNPACKED)
+        listing = row.read(root)
+    except ConfigError:  # no archive, or another data set than was said: what was unpacked is of no use
+        shutil.rmtree(request.out / UNPACKED, ignore_errors=True)
+        raise
+    manifest = Manifest(
+        request.name, request.size, listing.classes, listing.groups, listing.positive, "", dict(listing.notes)
+    )
+    job = Job(listing, root, request.size, request.workers, request.skip_corrupt)
+    build(request.out / STORE, manifest, job, progress)
+    return origin
+
+
+def _downloaded(request: Request, row: Source, downloading: Progress) -> Path:
+    if not row.address:
+        raise ConfigError(
+            f"{request.name} has no direct address: get it from {row.home} ({row.licence}) and pass it with --source"
+        )
+    path = request.out / row.address.rpartition("/")[2]
+    download(row.address, path, progress=downloading)
+    return path
+
+
+def describe(request: Request, origin: dict) -> dict:
+    """What manifest.json says: names, splits with their counts, origin and licence, preprocessing, content hash."""
+    store = Store(request.out / STORE)
+    manifest = store.manifest
+    row = SOURCES.get(request.name)
+    return {
+        "format": FORMAT,
+        "name": manifest.name,
+        "size": manifest.size,
+        "classes": manifest.classes,
+        "groups": manifest.groups,
+        "positive": manifest.positive,
+        "splits": counts(store),
+        "licence": row.licence if row else "BSD-3-Clause (scikit-learn)",
+        "home": row.home if row else "https://scikit-learn.org",
+        "source": origin,
+        "preprocessing": decode.PREPROCESSING,
+        "preprocessing_version": decode.VERSION,
+        "content_hash": manifest.fingerprint,
+        "notes": manifest.notes,
+    }

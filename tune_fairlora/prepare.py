@@ -1,0 +1,190 @@
+"""Reads a data set as its authors distribute it into a store that every search can use.
+
+python -m tune_fairlora.prepare waterbirds --download --out data/waterbirds
+python -m tune_fairlora.prepare geode --source geode.zip --out data/geode
+python -m tune_fairlora.prepare --list
+python -m tune_fairlora.prepare --check data/waterbirds
+"""
+
+from tune_fairlora import startup
+
+startup.hide_user_folder()  # before any import of ours: the user's analysis.py must not hide our analysis
+
+import argparse  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from rich.console import Console  # noqa: E402
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: E402
+
+from trainables.config import ConfigError  # noqa: E402
+from tune_fairlora import cli  # noqa: E402
+
+SIZE = 256
+SMALLEST, LARGEST = 8, 1024
+TASKS = ("gender", "age")
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(
+        prog="python -m tune_fairlora.prepare",
+        description="Read a data set as its authors distribute it into a store of decoded images, once. "
+        "A command that was broken off goes on where it ended when it is given again.",
+        allow_abbrev=False,
+    )
+    p.add_argument("name", nargs="?", metavar="NAME", help="data set, a name of --list")
+    p.add_argument("--source", type=Path, metavar="DIR|ARCHIVE", help="the authors' files, as a folder, tar or zip")
+    p.add_argument("--out", type=Path, metavar="DIR", help="folder of the prepared data, for the search's --data")
+    p.add_argument(
+        "--size", type=cli.positive_int, metavar="N", help=f"side of the stored square images; default: {SIZE}"
+    )
+    p.add_argument("--download", action="store_true", help="fetch the archive first, where it has a direct address")
+    p.add_argument("--task", choices=TASKS, help="of utkface: what is to be told from a face")
+    p.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be read, and list them")
+    p.add_argument("--workers", type=cli.positive_int, metavar="N", help="decoding threads; default: one a core")
+    p.add_argument("--list", action="store_true", help="the data sets, with licence and size")
+    p.add_argument("--check", type=Path, metavar="DIR", help="compare a prepared store with its manifest")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit status: 0 done, 1 ``--check`` found a difference, 2 the user's mistake, 130."""
+    return cli.run(
+        lambda: _command(parser().parse_args(argv)), "interrupted; the same command goes on where this one ended"
+    )
+
+
+def _command(args: argparse.Namespace) -> int:
+    if args.list:
+        return _list()
+    if args.check:
+        return _check(args.check)
+    return _prepare(args)
+
+
+def _list() -> int:
+    from trainables.prepare.sources import SOURCES
+
+    for name, row in SOURCES.items():
+        size = f"{row.images:,} images" if row.images else "any number of images"
+        access = "--download" if row.address else f"by hand from {row.home}" if row.home else "--source"
+        print(f"{name:15} {row.about}\n{'':15} {size}; {row.licence}; {access}")
+    print(f"{'digits':15} the demo's handwritten digits, made from scikit-learn's; nothing to download")
+    return 0
+
+
+def _check(folder: Path) -> int:
+    from trainables.prepare import prepared
+
+    differences = prepared.check(folder)
+    for line in differences:
+        print(f"{folder}: {line}", file=sys.stderr)
+    if not differences:
+        print(f"{folder}: the store is what its manifest says")
+    return 1 if differences else 0
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from trainables.prepare import make
+
+    request = _request(args)
+    with Bars() as bars:
+        manifest = make.prepare_into(request, bars.images, bars.bytes)
+    _report(manifest, request)
+    return 0
+
+
+def _request(args: argparse.Namespace):
+    """The checked request; whatever is wrong with the options is said before anything is written."""
+    from trainables.prepare.make import Request
+    from trainables.prepare.sources import SOURCES
+
+    name = args.name or ""
+    if name == "utkface" or (args.task and name.startswith("utkface")):
+        if name != "utkface" or args.task is None:
+            raise ConfigError(f"utkface has two tasks: say utkface --task gender or --task age, but got {name}")
+        name = f"utkface_{args.task}"
+    elif args.task:
+        raise ConfigError(f"--task belongs to utkface, but got {name or 'no data set'}")
+    known = [*SOURCES, "digits"]
+    if name not in known:
+        raise ConfigError(f"NAME must be one of {', '.join(known)}, but got {name or 'none'}")
+    if args.out is None:
+        raise ConfigError("--out DIR is needed: where the prepared data go")
+    if args.out.exists() and not args.out.is_dir():
+        raise ConfigError(f"--out must be a folder, but {args.out} is a file")
+    size = args.size or (16 if name == "digits" else SIZE)
+    if not SMALLEST <= size <= LARGEST:
+        raise ConfigError(f"`{SMALLEST} <= size <= {LARGEST}` must hold, but got --size {size}")
+    _check_source(name, args)
+    return Request(name, args.source, args.out, size, args.workers or os.cpu_count() or 1, args.skip_corrupt)
+
+
+def _check_source(name: str, args: argparse.Namespace) -> None:
+    from trainables.prepare.sources import SOURCES
+
+    if name == "digits":
+        if args.source or args.download:
+            raise ConfigError("the digits come with scikit-learn and take neither --source nor --download")
+        return
+    row = SOURCES[name]
+    if args.source and args.download:
+        raise ConfigError("either --source or --download must be given, but got both")
+    if args.source and not args.source.exists():
+        raise ConfigError(f"--source must be a folder or an archive, but {args.source} does not exist")
+    if args.download and not row.address:
+        where = f"get it from {row.home} (terms: {row.licence})" if row.home else "it is your own"
+        raise ConfigError(f"{name} has no direct address: {where}, and pass it with --source")
+    if not args.source and not args.download:
+        how = "--download, or --source" if row.address else f"--source (files: {row.home or 'your own'})"
+        raise ConfigError(f"{name} needs {how} with a folder or an archive")
+
+
+def _report(manifest: dict, request) -> None:
+    for split, table in manifest["splits"].items():
+        print(f"{split:6} {table['images']:,} images")
+    print(f"classes {len(manifest['classes'])}, groups {len(manifest['groups'])}: {', '.join(manifest['groups'])}")
+    for key, value in manifest["notes"].items():
+        if value and key != "images":
+            text = str(value)
+            print(f"note    {key}: {text if len(text) <= 400 else text[:397] + '…'}")
+    print(f"licence {manifest['licence']}")
+    print(f"ready   {request.out} (store.arrow, manifest.json): pass it to a search with --data {request.out}")
+
+
+class Bars:
+    """Progress on stderr where a person looks on: bytes while downloading, images while decoding."""
+
+    def __init__(self):
+        console = Console(stderr=True)
+        columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+        hidden = not console.is_terminal
+        self._images = Progress(*columns, TextColumn("{task.completed}/{task.total}"), console=console, disable=hidden)
+        self._bytes = Progress(*columns, DownloadColumn(), console=console, disable=hidden)
+        self._tasks: dict[Progress, int] = {}
+
+    def __enter__(self) -> "Bars":
+        return self
+
+    def __exit__(self, *error) -> None:
+        for bar in self._tasks:
+            bar.stop()  # else an interrupt would leave the terminal without its cursor
+
+    def images(self, done: int, total: int) -> None:
+        self._show(self._images, "decoding", done, total)
+
+    def bytes(self, done: int, total: int) -> None:
+        self._show(self._bytes, "downloading", done, total or None)
+
+    def _show(self, bar: Progress, text: str, done: int, total: int | None) -> None:
+        if bar not in self._tasks:
+            for other in self._tasks:
+                other.stop()
+            bar.start()
+            self._tasks[bar] = bar.add_task(text, total=total)
+        bar.update(self._tasks[bar], completed=done)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
