@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -147,6 +147,7 @@ def test_any_levels_give_weights_that_sum_to_zero(pairs, levels, reduction):
 
 @settings(deadline=None, max_examples=50)
 @given(samples, st.floats(-100, 100), st.integers(0, N_GROUPS - 1), reductions)
+@example([(1.0, 0), (1.0, 1), (1.0, 2)], 0.1, 0, "sum")  # (0.1 + 0.1 + 0.1) / 3 is not 0.1
 def test_equal_levels_and_a_group_alone_give_no_weight_at_all(pairs, level, alone, reduction):
     losses, index = tensors(pairs)
     counts = group_means(losses.double(), index, N_GROUPS)[1]

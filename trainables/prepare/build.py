@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from trainables.config import ConfigError
 from trainables.prepare import decode
-from trainables.prepare.listing import Listing, check_splits
+from trainables.prepare.listing import Listing, check_splits, plain
 from trainables.store import ROWS_PER_BATCH, Manifest, replace_atomically, write
 
 Progress = Callable[[int, int], None]
@@ -47,7 +47,8 @@ def build(path: Path, manifest: Manifest, job: Job, progress: Progress | None = 
     with locked(path):
         if path.exists():
             return
-        _require_space(path, job)
+        count = len(job.listing.files)
+        require_space(f"prepare {count} images", path.parent, 2 * count * job.size**2 * 3)
         parts = parts_folder(path)
         parts.mkdir(exist_ok=True)
         names = _decode_all(parts, job, progress)
@@ -81,14 +82,12 @@ def parts_folder(path: Path) -> Path:
     return path.with_name(f"{path.name}.parts")
 
 
-def _require_space(path: Path, job: Job) -> None:
-    needed = 2 * len(job.listing.files) * job.size**2 * 3
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise ConfigError(
-            f"{needed / 1e9:.1f} GB must be free beside {path} while {len(job.listing.files)} images are prepared, "
-            f"but {free / 1e9:.1f} GB are: make room, or choose another place or a smaller size"
-        )
+def require_space(what: str, folder: Path, needed: int) -> None:
+    """Raise ConfigError unless ``needed`` bytes are free in ``folder``; ``what`` completes "… must be free to"."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        sizes = f"at least {needed / 1e9:.1f} GB must be free in {folder} to {what}, but {free / 1e9:.1f} GB are"
+        raise ConfigError(f"{plain(sizes)}: make room, or choose another place")
 
 
 def _decode_all(parts: Path, job: Job, progress: Progress | None) -> list[str]:

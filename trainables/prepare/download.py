@@ -1,157 +1,181 @@
-"""Fetches one file over http or https: streamed, resumed after a break, renamed when it is whole."""
+"""From an address to a file: a download that survives breaks, and never joins two files."""
 
-import errno
 import hashlib
-import http.client
 import json
 import os
+import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Iterator
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
 
 from trainables.config import ConfigError
-from trainables.prepare.build import locked
-from trainables.store import replace_atomically
+from trainables.prepare.build import Progress, locked, require_space
+from trainables.prepare.listing import plain
 
-CHUNK, TIMEOUT, TRIES = 1 << 18, 30, 5  # bytes at once; seconds without a byte; breaks in a row that bring no new byte
-PAUSE = 1.0  # seconds before the second try; doubled for each one after it
-PASSING = (408, 425, 429, 500, 502, 503, 504)  # answers that may be another in a moment
-Progress = Callable[[int, int], None]
+CHUNK = 1 << 20  # bytes
+TIMEOUT = 30.0  # seconds that a server may stay silent
+PAUSE = 1.0  # seconds before the second try; doubled before each further one, up to 30
+BUSY = (408, 429, 500, 502, 503, 504)  # the same request may be answered a moment later
 
 
-def download(url: str, path: Path, *, sha256: str = "", progress: Progress | None = None) -> str:
-    """Make ``path`` the file at ``url`` unless it is there; returns its sha256, compared with ``sha256`` if given.
+class _Broken(ConfigError):
+    """A break that another try may mend."""
 
-    Bytes go to ``<path>.part``, from which a later call goes on as long as the server still has the same file.
-    ``progress(done, total)`` counts bytes; a total that the server does not tell is 0. A second process waits and then
-    finds the file. Raises ConfigError, in one line, for whatever the network, the server or the disk refuses.
+
+def download(url: str, path: Path, *, sha256: str = "", progress: Progress | None = None, tries: int = 5) -> str:
+    """Make ``path`` the file at ``url``, going on where an earlier connection or process broke off; returns its sha256.
+
+    Until it is whole it lies in ``<path>.part``, and what the server said of it in ``<path>.part.json``: it is joined
+    only to the rest of the very same file, else begun anew. A server that says no size can hide a break. An existing
+    ``path`` is hashed, not asked for. ``progress(done, total)`` counts bytes, total 0 if unknown. Raises ConfigError
+    after ``tries`` breaks in a row that brought nothing new, for an address that is refused or not http(s), for
+    another sum than ``sha256``, and for a full disk. A second process with the same ``path`` waits for the first.
     """
-    _require_http(url)
-    with locked(path):
-        part = path.with_name(f"{path.name}.part")
-        if not path.exists():
-            _receive_all(url, part, progress)
-        found = part if not path.exists() else path
-        digest = _hash(found)
-        _state_of(part).unlink(missing_ok=True)
-        if sha256 and digest != sha256:
-            found.unlink()
-            raise ConfigError(f"{url} must have the sha256 {sha256}, but has {digest}: it was removed, try again")
-        if found is part:
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with locked(path):
+            if path.exists():
+                return _checked(path, sha256)
+            _fetch(url, part, progress, tries)
+            digest = _checked(part, sha256, ours=True)
             os.replace(part, path)
-        return digest
+            _drop(part)
+            return digest
+    except OSError as error:
+        why = f"{url} must fit into {path.parent}, but {error.strerror or error}: make room, or choose another place"
+        raise ConfigError(plain(why)) from error
 
 
-def _require_http(url: str) -> None:
-    if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"an address must begin with http:// or https://, but is {url}")
-
-
-def _receive_all(url: str, part: Path, progress: Progress | None) -> None:
-    """Ask until the last byte is there; give up after TRIES answers in a row that brought nothing new."""
-    tries, before = 0, _size(part)
-    while True:
-        reason = _attempt(url, part, progress)
-        if not reason:
-            return
-        tries = 0 if _size(part) > before else tries + 1
-        before = _size(part)
-        if tries >= TRIES:
-            raise _refused(url, f"{reason}, {TRIES} times in a row")
-        time.sleep(PAUSE * 2 ** min(tries, 5))
-
-
-def _attempt(url: str, part: Path, progress: Progress | None) -> str:
-    """One answer of the server; why it was not the whole file, or ""."""
-    try:
-        whole = _receive(url, part, progress)
-        return "" if whole else "the connection broke off"
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            part.unlink(missing_ok=True)  # what is here is no beginning of what is there now
-        elif error.code not in PASSING:
-            raise _refused(url, f"{error.code} {error.reason}") from error
-        return f"{error.code} {error.reason}"
-    except OSError as error:  # URLError, timeouts and broken connections are among these
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise ConfigError(
-                f"{part} cannot be written ({error.strerror}): make room, or choose another place"
-            ) from error
-        return str(getattr(error, "reason", error)) or type(error).__name__
-    except (http.client.HTTPException, ValueError) as error:
-        return f"no sound answer ({type(error).__name__})"
-
-
-def _refused(url: str, reason: str) -> ConfigError:
-    line = " ".join(reason.split())
-    return ConfigError(
-        f"{url} could not be downloaded ({line}): try again later, or fetch it by hand and pass --source"
-    )
-
-
-def _receive(url: str, part: Path, progress: Progress | None) -> bool:
-    """Append what ``part`` lacks, or start over where the server has another file; whether all of it is there now."""
-    done, validator = _resumable(url, part)
-    request = urllib.request.Request(url, headers={"User-Agent": "tune-fairlora", "Accept-Encoding": "identity"})
-    if done:
-        request.add_header("Range", f"bytes={done}-")
-        request.add_header("If-Range", validator)
-    with _opener().open(request, timeout=TIMEOUT) as response:
-        if response.status != http.HTTPStatus.PARTIAL_CONTENT or not _starts_at(response, done):
-            done = 0
-            _remember(url, part, response)
-        length = response.headers.get("Content-Length")
-        total = done + int(length) if length is not None else 0
-        with open(part, "ab" if done else "wb") as file:
-            while chunk := response.read(CHUNK):
-                file.write(chunk)
-                done += len(chunk)
-                if progress:
-                    progress(done, total)
-    return length is None or done == total
-
-
-def _resumable(url: str, part: Path) -> tuple[int, str]:
-    """How many bytes of ``url`` are here, and what says that it is still the same file; 0 where nothing says so."""
-    try:
-        state = json.loads(_state_of(part).read_text())
-        return (_size(part), state["validator"]) if state["url"] == url and state["validator"] else (0, "")
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0, ""
-
-
-def _remember(url: str, part: Path, response) -> None:
-    etag = response.headers.get("ETag", "")
-    strong = etag if etag and not etag.startswith("W/") else ""  # If-Range takes no weak ones
-    state = {"url": url, "validator": strong or response.headers.get("Last-Modified", "")}
-    part.unlink(missing_ok=True)  # else an old beginning could be joined with the new file's end
-    replace_atomically(_state_of(part), lambda path: path.write_text(json.dumps(state)))
-
-
-def _starts_at(response, done: int) -> bool:
-    return response.headers.get("Content-Range", "").startswith(f"bytes {done}-")
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """http and https alone, redirects included: urllib's own would follow one to ftp."""
-    opener = urllib.request.OpenerDirector()
-    names = ("Proxy", "HTTP", "HTTPS", "HTTPDefaultError", "HTTPRedirect", "Unknown")
-    for kind in (*(getattr(urllib.request, f"{name}Handler") for name in names), urllib.request.HTTPErrorProcessor):
-        opener.add_handler(kind())
-    return opener
-
-
-def _state_of(part: Path) -> Path:
-    return part.with_name(f"{part.name}.json")
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _hash(path: Path) -> str:
+def _checked(path: Path, sha256: str, ours: bool = False) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 and digest != sha256.lower():
+        if ours:
+            _drop(path)  # else the next call would go on from it
+        remedy = f"{'it is removed; ' if ours else 'remove it, and '}get it by hand and pass --source"
+        raise ConfigError(plain(f"{path} must have the sha256 {sha256}, but has {digest}: {remedy}"))
+    return digest
+
+
+def _drop(part: Path) -> None:
+    for path in (part, Path(f"{part}.json")):
+        path.unlink(missing_ok=True)
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _fetch(url: str, part: Path, progress: Progress | None, tries: int) -> None:
+    farthest, failures = _size(part), 0
+    while True:
+        try:
+            return _go_on(url, part, progress)
+        except _Broken:
+            # Counted by the farthest byte: a server that begins anew each time must not hold us for ever.
+            failures = 1 if _size(part) > farthest else failures + 1
+            farthest = max(farthest, _size(part))
+            if not _size(part):
+                _drop(part)
+            if failures >= tries:
+                raise
+            time.sleep(min(PAUSE * 2 ** (failures - 1), 30))
+
+
+def _go_on(url: str, part: Path, progress: Progress | None) -> None:
+    """One request: for the rest of ``part``, which the server answers with the whole if its file is another by now."""
+    begun = _begun(url, part)
+    have = _size(part) if begun else 0
+    if have and have == begun["total"]:
+        return  # killed between the last byte and the rename
+    headers = {"Range": f"bytes={have}-", "If-Range": begun["etag"] or begun["modified"]} if have else {}
+    with _answer(url, headers) as response:
+        start, now = _described(url, response)
+        # Neither answer need say everything, but what both say must agree.
+        same = all(now[key] == begun[key] for key in now.keys() & begun.keys() if now[key] and begun[key])
+        if start not in (0, have) or (start and not same):
+            _drop(part)
+            raise _Broken(_line(url, "the server's file has changed meanwhile"))
+        require_space(f"download {url}", part.parent, now["total"] - start)
+        if not start:
+            part.write_bytes(b"")  # before its sidecar: a kill between the two must not join two files
+            Path(f"{part}.json").write_text(json.dumps(now))
+        _append(url, response, part, now["total"], progress)
+
+
+def _begun(url: str, part: Path) -> dict:
+    """What the server said of the file that ``part`` begins; {} if there is none, or nothing to know it again by."""
+    try:
+        begun = json.loads(Path(f"{part}.json").read_text())
+        known = begun["url"] == url and (begun["etag"] or begun["modified"])
+        return begun if known and _size(part) <= (begun["total"] or _size(part)) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _described(url: str, response: HTTPResponse) -> tuple[int, dict]:
+    """Where in the file the answer starts (-1 if it does not say), and the sidecar's content."""
+    start, total = 0, getattr(response, "length", 0) or 0
+    if response.status != 200:
+        said = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
+        start, total = (int(said[1]), int(said[2].replace("*", "0"))) if said else (-1, 0)
+    etag = response.headers.get("ETag", "")
+    etag = "" if etag.startswith("W/") else etag  # weak: the same meaning, perhaps other bytes
+    return start, {"url": url, "etag": etag, "modified": response.headers.get("Last-Modified", ""), "total": total}
+
+
+def _append(url: str, response: HTTPResponse, part: Path, total: int, progress: Progress | None) -> None:
+    with open(part, "ab") as file:
+        for chunk in _chunks(url, response):
+            file.write(chunk)
+            if progress:
+                progress(file.tell(), total)
+        file.flush()
+        os.fsync(file.fileno())  # the rename must not reach the disk before the content
+        if file.tell() < total:
+            raise _Broken(_line(url, f"it ended after {file.tell()} of {total} bytes"))
+
+
+def _chunks(url: str, response: HTTPResponse) -> Iterator[bytes]:
+    try:
+        while chunk := response.read1(CHUNK):
+            yield chunk
+    except (OSError, HTTPException) as error:
+        raise _Broken(_line(url, f"the connection broke off ({error or type(error).__name__})")) from error
+
+
+class _WebOnly(urllib.request.HTTPRedirectHandler):
+    """urllib itself refuses redirects to files, but follows those to ftp."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if not newurl.lower().startswith(("http://", "https://")):
+            raise urllib.error.HTTPError(newurl, code, f"{msg} - to {newurl}, which is not allowed", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _answer(url: str, headers: dict) -> HTTPResponse:
+    try:
+        if not url.lower().startswith(("http://", "https://")):
+            raise ValueError("it must begin with http:// or https://")
+        request = urllib.request.Request(url, headers={"User-Agent": "tune-fairlora", **headers})
+        return urllib.request.build_opener(_WebOnly).open(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and headers:
+            return error  # the file has become shorter than what we have of it
+        error.close()
+        kind = _Broken if error.code in BUSY else ConfigError
+        raise kind(_line(url, f"the server answered {error.code} {error.reason}")) from error
+    except urllib.error.URLError as error:
+        kind = _Broken if headers else ConfigError  # with nothing to lose yet, a wrong name is told at once
+        raise kind(_line(url, f"there is no connection ({error.reason})")) from error
+    except (ValueError, InvalidURL) as error:
+        raise ConfigError(_line(url, f"this is no address of a file ({error})")) from error
+    except (OSError, HTTPException) as error:
+        raise _Broken(_line(url, f"the server does not answer ({error or type(error).__name__})")) from error
+
+
+def _line(url: str, why: str) -> str:
+    return plain(f"{url} must be there to download, but {why}: try again, or download it by hand and pass --source")
