@@ -147,7 +147,7 @@ def _report(manifest: dict, request) -> None:
     print(f"classes {len(manifest['classes'])}, groups {len(manifest['groups'])}: {', '.join(manifest['groups'])}")
     for key, value in manifest["notes"].items():
         if value and key != "images":
-            text = str(value)
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             print(f"note    {key}: {text if len(text) <= 400 else text[:397] + '…'}")
     print(f"licence {manifest['licence']}")
     print(f"ready   {request.out} (store.arrow, manifest.json): pass it to a search with --data {request.out}")

@@ -32,7 +32,11 @@ def parser() -> cli.Parser:
     what.add_argument(
         "--space", metavar="NAME|FILE.py", help="a search space by name, or a Python file with SPACE = Space(…)"
     )
-    what.add_argument("--data", metavar="DIR", help="folder with metadata.csv and images (spaces folder_*)")
+    what.add_argument(
+        "--data",
+        metavar="DIR",
+        help="prepared data set (tune_fairlora.prepare); for spaces folder_*, or images with metadata.csv",
+    )
     what.add_argument("--weights", metavar="FILE", help="safetensors or torch file, or: random; default: the hub")
     what.add_argument("--image-size", type=int, metavar="N", help="side of the input image in pixels")
     what.add_argument(
@@ -40,7 +44,11 @@ def parser() -> cli.Parser:
     )
     what.add_argument("--methods", metavar="A,B", help=f"of {', '.join(METHODS)}; default: the space's")
     what.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="fix a hyperparameter; may be repeated"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="fix a hyperparameter, or search values with commas; repeatable",
     )
     how = p.add_argument_group("how to search")
     how.add_argument(

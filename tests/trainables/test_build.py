@@ -154,7 +154,7 @@ def test_too_little_space_is_said_before_the_work(tmp_path):
     listing = Listing(
         files, *(np.repeat(column, len(files)) for column in (one.label, one.group, one.split)), ["a"], ["all"]
     )
-    with pytest.raises(ConfigError, match="GB must be free in .* to prepare"):
+    with pytest.raises(ConfigError, match=r"GB must be free in .* to prepare"):
         made(tmp_path / "store.arrow", Job(listing, tmp_path, 1024, 1, False))
     assert sorted(os.listdir(tmp_path)) == ["in"]
 

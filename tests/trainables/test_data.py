@@ -195,7 +195,7 @@ def test_digits_are_rendered_once_and_hold_all_three_splits(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("name", "source", "message"),
     [
-        ("faces", None, r"^unknown data set 'faces'; known: digits, folder$"),
+        ("faces", None, r"^unknown data set 'faces'; known: aircraft, digits, folder, geode"),
         ("digits", "x", r"^the digits come with scikit-learn and take no --data, but got --data x$"),
         ("folder", None, r"^data set folder needs --data DIR"),
     ],

@@ -54,7 +54,7 @@ def folder_search(data: str, *more: str) -> list[str]:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--space", "digit"], "unknown space 'digit'; known: digits, folder_clip, folder_vit_tiny"),
+        (["--space", "digit"], "unknown space 'digit'; known: aircraft_clip, aircraft_dino"),
         ([], "--space is needed"),
         (["--space", "none.py"], "must be a file, but does not exist"),
         (["--space", "digits", "--methods", "lora,dora"], "unknown method 'dora'; known: fairfft, fairlora, fft, lora"),

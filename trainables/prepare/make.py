@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ def _made(request: Request, progress: Progress, downloading: Progress) -> dict:
     made_here = request.name == "digits"
     origin = _write_digits(request) if made_here else _write_images(request, progress, downloading)
     text = json.dumps(describe(request, origin), indent=1, ensure_ascii=False)
+    text = re.sub(r"\[\n[\s\d,]+\]", lambda numbers: " ".join(numbers[0].split()), text)  # a table's row on one line
     replace_atomically(request.out / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
     shutil.rmtree(request.out / UNPACKED, ignore_errors=True)
     return read_manifest(request.out)
