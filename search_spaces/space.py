@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from trainables.config import FIELDS, METHODS, ConfigError, TrainConfig, absent_for, lookup, parse
 from trainables.metrics import OBJECTIVES
 
+SWITCHES = {"penalty_decay": "penalty_center", "per_group": "balance"}  # a field that only its switch gives an effect
 NOT_SEARCHED = ("method", "data", "backbone", "image_size", "seed")
 
 
@@ -137,12 +138,17 @@ class Space:
         """Every point of the space's grid, method by method, by field. Raises ConfigError where a hyperparameter is
         continuous and no grid is given: a grid cannot choose its values."""
         methods = [method for method in self.methods if method in self.grid.get("method", self.methods)]
-        return [
-            {"method": method, **dict(zip(axes, values))}
-            for method in methods
-            for axes in [self._axes(method)]
-            for values in itertools.product(*axes.values())
-        ]
+        if not methods:
+            raise ConfigError(
+                f"the grid of space {self.name} has only {', '.join(self.grid['method'])}: add one of them"
+            )
+        points: dict[str, dict[str, object]] = {}  # by configuration: at rank 0, say, each alpha is the same one
+        for method in methods:
+            axes = self._axes(method)
+            for values in itertools.product(*axes.values()):
+                point = {"method": method, **dict(zip(axes, values))}
+                points.setdefault(self.config(point, 0).config_id, point)
+        return list(points.values())
 
     def _axes(self, method: str) -> dict[str, tuple]:
         """Field -> the grid's values of it under ``method``."""
@@ -182,7 +188,7 @@ class Space:
             if name in absent:
                 raise ConfigError(f"{', '.join(methods)} must have what is set, but none of them has {name}")
         search = {name: entry for name, entry in self.search.items() if name not in pinned}
-        return dataclasses.replace(
+        changed = dataclasses.replace(
             self,
             fixed={name: value for name, value in self.fixed.items() if name not in choices} | pinned,
             search=search | {name: CategoricalDistribution(values) for name, values in choices.items()},
@@ -192,6 +198,18 @@ class Space:
             else {},
             methods=methods,
         )
+        changed._check_effect(pinned)
+        return changed
+
+    def _check_effect(self, names: Iterable[str]) -> None:
+        """A setting that could change no trial is a mistake: its switch stands elsewhere."""
+        configs = [self.config(self.first_point(method), 0) for method in self.methods]
+        for name in set(names) & set(SWITCHES):
+            switch = SWITCHES[name]
+            if switch not in self.search and not any(name in config.hyperparameters() for config in configs):
+                raise ConfigError(
+                    f"{name} has no effect while {switch}={getattr(configs[0], switch)}: set that as well"
+                )
 
     def _first_of(self, name: str, values: tuple) -> object:
         """Where the search starts when ``name`` is searched over ``values`` alone: as before if that is among them."""

@@ -98,7 +98,9 @@ def _windows(name: str, row: Backbone, image_size: int) -> dict:
         )
     grids = [row.image_size // 4 // 2**stage for stage in range(4)]
     trained = tuple(min(row.window, grid) for grid in grids)
-    return {"window_size": row.window * image_size // row.image_size, "pretrained_window_sizes": trained}
+    # timm's default drops whole branches at random: a regulariser that no configuration would show.
+    window = row.window * image_size // row.image_size
+    return {"window_size": window, "pretrained_window_sizes": trained, "drop_path_rate": 0.0}
 
 
 def weights_file(name: str, weights: str | Path | None) -> str | Path | None:
@@ -108,7 +110,7 @@ def weights_file(name: str, weights: str | Path | None) -> str | Path | None:
         return RANDOM
     if weights is not None:
         if not Path(weights).is_file():
-            raise ConfigError(f"--weights must be a file or the word random, but {weights} does not exist")
+            raise ConfigError(f"--weights must be a file or the word random, but {weights} is no file")
         return Path(weights)
     if name != "vit_nano":
         return None

@@ -86,7 +86,7 @@ class TrainConfig:
     groups: str = _choice("class", GROUPS, "groups of the fairness penalty")
     reduction: str = _choice("sum", REDUCTIONS, "penalty as a sum over the groups present (the paper's) or their mean")
     penalty_center: str = _choice("batch", CENTERS, "groups judged by the batch alone (the paper's) or running means")
-    penalty_decay: float = _number(0.9, 0, below=1, about="what a running mean keeps at each batch with its group")
+    penalty_decay: float = _number(0.5, 0, below=1, about="what a running mean keeps at each batch with its group")
     lr: float = _number(1e-3, above=0, about="peak learning rate of the body")
     head_lr: float = _number(0.0, 0, about="peak learning rate of the head; 0 takes lr")
     weight_decay: float = _number(0.01, 0, about="AdamW's decoupled weight decay; biases, norms and tokens have none")

@@ -4,6 +4,7 @@ Schema: ``image`` fixed-size binary (size · size · 3 bytes, RGB), ``label`` an
 the manifest (classes, groups, size, source) is JSON in the schema's metadata.
 """
 
+import glob
 import json
 import os
 import uuid
@@ -50,6 +51,12 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_torn(path: Path) -> None:
+    """Remove what killed processes left of their writing to ``path``. The caller must hold a lock on it."""
+    for torn in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        torn.unlink(missing_ok=True)
 
 
 def write(path: Path, manifest: Manifest, rows: Iterable[tuple[np.ndarray, int, int, str]]) -> None:

@@ -32,7 +32,7 @@ def parser() -> cli.Parser:
     p.add_argument("--search", type=Path, required=True, metavar="DIR", help="folder of a finished search")
     p.add_argument("--trials", metavar="N,N", help="trials by number; default: those on the front")
     p.add_argument("--refit", choices=("train", "trainval"), help="train anew first, on train, or on train and val")
-    p.add_argument("--device", default="cpu", help="where to run, as torch names it; default: %(default)s")
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run; default: %(default)s")
     return p
 
 
@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _command(args: argparse.Namespace) -> int:
     settings, table = _read(args.search)
+    _require_device(args.device)
     chosen = _chosen(table, args.trials)
     if args.refit is None:
         _require_weights(args.search, chosen["number"])
@@ -53,17 +54,44 @@ def _command(args: argparse.Namespace) -> int:
     return status
 
 
+def _require_device(name: str) -> None:
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda needs a GPU that torch can use, but there is none: leave it out")
+
+
 def _read(folder: Path):
+    """The settings and the table of a search that is over, whose images and weights are still what they were."""
     from analysis import trials
+    from tune_fairlora.record import read_events
 
     try:
         table = trials.read(folder).trials
-    except ValueError as error:
-        raise ConfigError(f"--search: {error}") from error
-    settings = json.loads((folder / "search.json").read_text())
-    if not Path(settings["store"]).is_file():
-        raise ConfigError(f"the search's images are gone from {settings['store']}: prepare them there again")
+        settings = json.loads((folder / "search.json").read_text())
+        over = any(event["event"] == "close" for event in read_events(folder))
+        inputs = [settings[key] for key in ("store", "data_fingerprint", "weights_file", "weights")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"--search {folder} must be the folder of a search, but: {error}") from error
+    if not over:
+        raise ConfigError(f"--search {folder} must be over before it is confirmed, but is still open")
+    _require_unchanged(*inputs)
     return settings, table
+
+
+def _require_unchanged(store: str, fingerprint: str, weights_file: str, weights: str) -> None:
+    """Other images could hold what was trained on in their test split; other weights are another model."""
+    from trainables import pretrained
+    from trainables.store import Store
+
+    if not Path(store).is_file():
+        raise ConfigError(f"the search's images are gone from {store}: prepare them there again")
+    if Store(store).manifest.fingerprint != fingerprint:
+        raise ConfigError(f"the images in {store} must be those of the search, but are others now")
+    if weights_file not in ("", pretrained.RANDOM) and not Path(weights_file).is_file():
+        raise ConfigError(f"the search's weights are gone from {weights_file}: put them there again")
+    if weights_file and pretrained.fingerprint(weights_file) != weights:
+        raise ConfigError(f"the weights in {weights_file} must be those of the search, but are others now")
 
 
 def _chosen(table, numbers: str | None):
@@ -73,9 +101,11 @@ def _chosen(table, numbers: str | None):
             raise ConfigError("the search has no front, so --trials must say which trials to measure")
         return chosen
     wanted = [_whole(part) for part in numbers.split(",")]
-    unknown = set(wanted) - set(table["number"])
-    if unknown:
-        raise ConfigError(f"--trials must be numbers of the search's trials, but it has no trial {min(unknown)}")
+    status = dict(zip(table["number"], table["status"]))
+    for number in wanted:
+        if status.get(number) != "complete":
+            state = f"is {status[number]}" if number in status else "does not exist"
+            raise ConfigError(f"--trials must be complete trials of the search, but trial {number} {state}")
     return table[table["number"].isin(wanted)]
 
 
@@ -120,8 +150,6 @@ def _confirm(args: argparse.Namespace, settings: dict, number: int, config: Trai
 
 def _measure(args: argparse.Namespace, settings: dict, number: int, config: TrainConfig):
     """The evaluation on the test split, and what the model was trained on."""
-    from safetensors.torch import load_file
-
     from trainables import adapters, backbones, data, fit
 
     seen = data.open_confirmation(settings["store"], trainval=args.refit == "trainval")
@@ -132,8 +160,23 @@ def _measure(args: argparse.Namespace, settings: dict, number: int, config: Trai
         epochs = fit.fit(config, seen, weights, args.device)
         return deque(epochs, maxlen=1).pop().evaluation, args.refit
     model = adapters.adapt(backbones.fresh_model(config, seen.manifest.classes, weights), config).to(args.device)
-    model.load_state_dict(load_file(_weights_of(args.search, number)), strict=False)
+    _load(model, _weights_of(args.search, number))
     return fit.evaluate_split(model, seen, seen.val, config, args.device), "train"
+
+
+def _load(model, path: Path) -> None:
+    """Put the trained weights of ``path`` into ``model``: all that it trains, and nothing else."""
+    from safetensors.torch import load_file
+
+    from trainables.fit import trained_state
+
+    try:
+        state = load_file(path)
+    except Exception as error:  # safetensors' own kind
+        raise ConfigError(f"{path} must be whole, but: {error}; add --refit train") from error
+    if state.keys() != trained_state(model).keys():
+        raise ConfigError(f"{path} must hold the weights that its trial trained, but holds others; add --refit train")
+    model.load_state_dict(state, strict=False)
 
 
 def _keep(folder: Path, number: int, config: TrainConfig, trained_on: str, evaluation, groups: list[str]) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from search_spaces.space import Space
-from trainables.config import METHODS, absent_for
+from trainables.config import METHODS, ConfigError, absent_for
 from tune_fairlora.plan import Plan, parameter_lines, resolve_space
 
 EXAMPLE_CLASSES = 10  # the digits have as many, and a user's folder that is not given may have any number
@@ -76,11 +76,15 @@ def _class_count(space: Space, source: str | None) -> int:
     from trainables.prepare.prepared import is_prepared, read_manifest
     from trainables.prepare.sources import SOURCES
 
+    name = space.config({}, 0).data
     if source and is_prepared(source):
-        return len(read_manifest(source)["classes"])
-    if source:
+        made = read_manifest(source)
+        if made["name"] != name:
+            raise ConfigError(f"the space wants data set {name}, but {source} holds {made['name']}")
+        return len(made["classes"])
+    if source and name == "folder":
         return len(read_listing(Path(source)).classes)
-    row = SOURCES.get(space.config({}, 0).data)
+    row = SOURCES.get(name)
     return row.classes if row and row.classes else EXAMPLE_CLASSES
 
 

@@ -85,6 +85,7 @@ def make_plan(args: argparse.Namespace, progress) -> Plan:
     if not args.experiment.strip():
         raise ConfigError("--experiment must have a name, but is empty")
     cluster.require_answer(args.address)
+    space.config({}, args.seed + args.seeds - 1)  # the last seed keeps its rule too
     trials = args.trials or space.trials
     if args.sampler == "grid":
         trials = min(args.trials or sys.maxsize, len(space.grid_points()))

@@ -89,8 +89,12 @@ def _prepare(args: argparse.Namespace) -> int:
     from trainables.prepare import make
 
     request = _request(args)
-    with Bars() as bars:
-        manifest = make.prepare_into(request, bars.images, bars.bytes)
+    try:
+        with Bars() as bars:
+            manifest = make.prepare_into(request, bars.images, bars.bytes)
+    except OSError as error:  # no right, no room, a name too long: the file system's word
+        why = error.strerror or error
+        raise ConfigError(f"--out {args.out} must be a folder that can be written, but: {why}") from error
     _report(manifest, request)
     return 0
 
@@ -112,7 +116,7 @@ def _request(args: argparse.Namespace):
         raise ConfigError(f"NAME must be one of {', '.join(known)}, but got {name or 'none'}")
     if args.out is None:
         raise ConfigError("--out DIR is needed: where the prepared data go")
-    if args.out.exists() and not args.out.is_dir():
+    if os.path.exists(args.out) and not os.path.isdir(args.out):
         raise ConfigError(f"--out must be a folder, but {args.out} is a file")
     size = args.size or (16 if name == "digits" else SIZE)
     if not SMALLEST <= size <= LARGEST:
@@ -131,7 +135,7 @@ def _check_source(name: str, args: argparse.Namespace) -> None:
     row = SOURCES[name]
     if args.source and args.download:
         raise ConfigError("either --source or --download must be given, but got both")
-    if args.source and not args.source.exists():
+    if args.source and not os.path.exists(args.source):
         raise ConfigError(f"--source must be a folder or an archive, but {args.source} does not exist")
     if args.download and not row.address:
         where = f"get it from {row.home} (terms: {row.licence})" if row.home else "it is your own"

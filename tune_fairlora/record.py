@@ -118,13 +118,14 @@ class Record:
         return len(numbers) == self.seeds and all(self.trials[n].status in statuses for n in numbers)
 
     def undecided(self) -> list[int]:
-        """Complete trials whose configuration may still come on the front: other seeds of it are to end."""
+        """Complete trials whose configuration may still come on the front: other seeds of it are to end, or would have
+        but for an interrupt."""
         with self.lock:
             return [
                 number
                 for numbers in self._by_point().values()
                 if not self._all(numbers, COMPLETE)
-                and all(self.trials[n].status in (COMPLETE, RUNNING) for n in numbers)
+                and all(self.trials[n].status in (COMPLETE, RUNNING, INTERRUPTED) for n in numbers)
                 for number in numbers
                 if self.trials[number].status == COMPLETE
             ]

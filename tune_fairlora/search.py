@@ -94,7 +94,7 @@ def parser() -> cli.Parser:
 
 
 def _epilog() -> str:
-    fields = [f"  {name:13} {spec.metadata['about']} ({spec.default})" for name, spec in FIELDS.items()]
+    fields = [f"  {name:14} {spec.metadata['about']} ({spec.default})" for name, spec in FIELDS.items()]
     return "hyperparameters for --set (default; a space may differ, see --describe):\n" + "\n".join(fields)
 
 

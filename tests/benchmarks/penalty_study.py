@@ -13,6 +13,31 @@ keeps the learning rate, so that its steps are a quarter ("same epochs"), or tra
 `simulated` trains nothing: losses are drawn, exponential with a mean of exp(0.3 z) nats for each class, z standard
 normal. It prints how well the weights on the groups of a batch agree with those that the true means would give (cosine,
 mean over batches; up), and, were all true means equal, how many samples noise alone would train uphill at λ = 1.
+
+What was found (accuracy, ΔF1; two CPU cores, shared; val ΔF1 of digits has a standard error of 0.05 over its images):
+
+    digits                      λ = 0                         λ = 0.1                       λ = 1
+    batch 64 (the paper's)      0.757 ± 0.010  0.284 ± 0.049  0.761 ± 0.012  0.233 ± 0.035  0.756 ± 0.005  0.254 ± 0.071
+    running, decay 0.9                                        0.764 ± 0.019  0.257 ± 0.042  0.088 ± 0.005  (destroyed)
+    running, decay 0.5                                        0.763 ± 0.011  0.227 ± 0.041  0.767 ± 0.003  0.237 ± 0.033
+    balanced                    0.758 ± 0.011  0.224 ± 0.065  0.762 ± 0.011  0.238 ± 0.028  0.769 ± 0.007  0.236 ± 0.046
+    balanced, running 0.9                                     0.765 ± 0.008  0.240 ± 0.059  0.125 ± 0.042  (destroyed)
+    batch 256, same epochs      0.758 ± 0.004  0.247 ± 0.034  0.767 ± 0.003  0.224 ± 0.027  0.757 ± 0.021  0.200 ± 0.020
+    batch 256, same steps       0.745 ± 0.016  0.303 ± 0.055  0.758 ± 0.009  0.267 ± 0.018  0.755 ± 0.012  0.230 ± 0.041
+
+    signdigits                  λ = 0                         λ = 0.1
+    batch 32 (the paper's)      0.968 ± 0.008  0.089 ± 0.024  0.964 ± 0.004  0.081 ± 0.002
+    running, decay 0.9                                        0.967 ± 0.006  0.096 ± 0.007
+    balanced                    0.970 ± 0.009  0.066 ± 0.025  0.964 ± 0.007  0.083 ± 0.029
+    balanced, running 0.9                                     0.964 ± 0.010  0.094 ± 0.042
+
+With ten classes and three seeds no form that trains is told from the paper's; balancing alone, without a penalty, is
+as even as any.
+A running mean is a controller that reacts late: at λ = 1 and decay 0.9 the classes' losses swing in growing waves, on
+digits with LoRA at lr 5e-3 and with FFT at 1e-3, and the model is lost; at decay 0.5, lr 1e-3 (LoRA) or reduction=mean
+it is not. The options have a case with many classes (simulated, cosine and share uphill at 40 classes): batch 32 0.26,
+58 %; batch 256 0.48, 54 %; running 0.77, 47 %, with decay 0.5 0.44, 55 %; balanced 0.47, 50 %; balanced and running
+0.91, 30 %. There true means stand still, which flatters the running ones.
 """
 
 import argparse

@@ -1,10 +1,12 @@
 """Decoding into a store: what a kill, a second process, a repaired file and a huge image do to it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,7 +54,10 @@ def test_every_image_lies_in_its_row_and_nothing_else_is_left(tmp_path):
         assert abs(store.images(np.array([row]))[0].astype(int) - expected).max() <= 4
     assert os.listdir(tmp_path / "out") == ["store.arrow"]
     assert seen == [(i, n) for i in range(1, n + 1)]
-    assert store.manifest.fingerprint == content_hash(rows_of(store)) and store.manifest.notes["images"] == n
+    assert (
+        store.manifest.fingerprint == content_hash(store.manifest, rows_of(store))
+        and store.manifest.notes["images"] == n
+    )
 
 
 KILLED = """
@@ -108,7 +113,7 @@ def test_two_processes_that_make_the_same_store_do_not_harm_each_other(tmp_path)
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err.decode()
     store = Store(tmp_path / "store.arrow")
-    assert len(store) == n and store.manifest.fingerprint == content_hash(rows_of(store))
+    assert len(store) == n and store.manifest.fingerprint == content_hash(store.manifest, rows_of(store))
     assert sorted(os.listdir(tmp_path)) == ["in", "store.arrow"]
 
 
@@ -200,3 +205,36 @@ def test_a_banner_is_cut_off_whatever_the_size(tmp_path):
         assert decode.decode(tmp_path / "a.jpg", 64).max() > 150
     Image.new("RGB", (30, 10), "red").save(tmp_path / "low.png")
     assert decode.decode(tmp_path / "low.png", 16, banner=20).shape == (16, 16, 3)
+
+
+def test_another_banner_is_another_image(tmp_path):
+    """The parts of a broken-off preparation are taken only for the same pixels."""
+    draw(tmp_path / "in", 8)
+    (tmp_path / "in/0.jpg").write_bytes(b"")
+    names = []
+    for banner in (0, 10):
+        task = job(tmp_path / "in", 8)
+        with pytest.raises(ConfigError, match="corrupt"):
+            made(tmp_path / "store.arrow", replace(task, listing=replace(task.listing, banner=banner)))
+        names += [part.name for part in parts_folder(tmp_path / "store.arrow").iterdir()]
+    assert len(names) == len(set(names)) == 2
+
+
+def test_a_resumed_preparation_needs_room_only_for_what_is_missing(tmp_path, monkeypatch):
+    draw(tmp_path / "in", 8)
+    (tmp_path / "in/4.jpg").write_bytes(b"")
+    with pytest.raises(ConfigError, match="corrupt"):
+        made(tmp_path / "store.arrow", job(tmp_path / "in", 8))
+    needed = 2 * 8 * SIZE**2 * 3
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=int(0.7 * needed)))
+    with pytest.raises(ConfigError, match="must be free"):
+        made(tmp_path / "other.arrow", job(tmp_path / "in", 8))
+    assert len(made(tmp_path / "store.arrow", job(tmp_path / "in", 8, skip_corrupt=True))) == 7
+
+
+def test_what_a_process_killed_while_joining_left_is_removed(tmp_path):
+    draw(tmp_path / "in", 8)
+    (tmp_path / ".store.arrow.0123.tmp").write_bytes(b"torn")
+    made(tmp_path / "store.arrow", job(tmp_path / "in", 8))
+    assert sorted(os.listdir(tmp_path)) == ["in", "store.arrow"]

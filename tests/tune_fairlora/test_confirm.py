@@ -1,11 +1,13 @@
 """The test split is touched here alone: the saved model measured on it, or trained anew on train and val."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
+import torch
 
 from trainables import data
 from trainables.config import TrainConfig
@@ -25,9 +27,11 @@ def search(tmp_path_factory):
     folder, store = tmp_path_factory.mktemp("searches") / "done", data.prepare("digits", None, 16)
     (folder / "trials/0000").mkdir(parents=True)
     seen = data.open_data(store)
+    fingerprint = seen.manifest.fingerprint
     settings = {
         "name": "done", "objectives": OBJECTIVES, "directions": ["maximize", "minimize"], "store": str(store),
-        "weights_file": "", "groups": seen.manifest.groups, "collapse_floor": 0.1,
+        "weights_file": "", "weights": "hub", "data_fingerprint": fingerprint,
+        "groups": seen.manifest.groups, "collapse_floor": 0.1,
     }  # fmt: skip
     (folder / "search.json").write_text(json.dumps(settings))
     record = Record(folder, OBJECTIVES, 10)
@@ -39,6 +43,7 @@ def search(tmp_path_factory):
         record.add("epoch", number=0, epoch=epoch.number, metrics=epoch.metrics, seconds=1.0)
     record.add("end", number=0, status="complete", reason="", tables={})
     record.add("end", number=1, status="failed", reason="x", tables={})
+    record.add("close", status="complete")
     safetensors.torch.save_file(trained_state(epoch.trainer.model), folder / "trials/0000/model.safetensors")
     render(record)
     record.close()
@@ -85,9 +90,10 @@ def test_train_val_and_test_are_apart_and_trainval_is_the_first_two(search):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--trials", "7"], "it has no trial 7"),
+        (["--trials", "7"], "trial 7 does not exist"),
         (["--trials", "0,x"], "--trials takes whole numbers with commas, but got 'x'"),
-        (["--trials", "1"], "trial 1 has no saved weights (the front's trials have): add --refit train"),
+        (["--trials", "1"], "must be complete trials of the search, but trial 1 is failed"),
+        (["--device", "banana"], "invalid choice: 'banana'"),
         (["--refit", "test"], "argument --refit: invalid choice: 'test'"),
     ],
 )
@@ -99,10 +105,31 @@ def test_a_mistake_is_one_line(search, capsys, argv, message):
 
 def test_a_folder_that_is_no_search_or_has_lost_its_images_is_refused(search, tmp_path, capsys):
     assert confirm.main(["--search", str(tmp_path)]) == 2
-    assert "must be the folder of a search, but has no search.json" in capsys.readouterr().err
-    for name in ("trials.parquet", "epochs.parquet"):
-        (tmp_path / name).write_bytes((search[0] / name).read_bytes())
-    settings = json.loads((search[0] / "search.json").read_text()) | {"store": str(tmp_path / "gone.arrow")}
-    (tmp_path / "search.json").write_text(json.dumps(settings))
-    assert confirm.main(["--search", str(tmp_path)]) == 2
-    assert "the search's images are gone from" in capsys.readouterr().err
+    assert "must be the folder of a search, but: " in capsys.readouterr().err
+    shutil.copytree(search[0], tmp_path / "copy")
+    settings = json.loads((search[0] / "search.json").read_text())
+
+    def refused(**changes) -> str:
+        (tmp_path / "copy/search.json").write_text(json.dumps(settings | changes))
+        assert confirm.main(["--search", str(tmp_path / "copy")]) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        return err
+
+    assert "the search's images are gone from" in refused(store=str(tmp_path / "gone.arrow"))
+    assert "must be those of the search, but are others now" in refused(data_fingerprint="other")
+    (tmp_path / "weights.pt").write_bytes(b"others")
+    assert "are others now" in refused(weights_file=str(tmp_path / "weights.pt"), weights="0" * 64)
+    assert "the search's weights are gone" in refused(weights_file=str(tmp_path / "no.pt"), weights="0" * 64)
+    saved = tmp_path / "copy/trials/0000/model.safetensors"
+    safetensors.torch.save_file({"other": torch.zeros(1)}, saved)
+    assert "but holds others; add --refit train" in refused()
+    saved.write_bytes(b"torn")
+    assert "must be whole, but" in refused()
+    saved.unlink()
+    assert "trial 0 has no saved weights (the front's trials have): add --refit train" in refused()
+    events = (tmp_path / "copy/events.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "copy/events.jsonl").write_text("".join(events[:-1]))
+    assert "must be over before it is confirmed, but is still open" in refused()
+    (tmp_path / "copy/search.json").write_text("{}")
+    assert confirm.main(["--search", str(tmp_path / "copy")]) == 2

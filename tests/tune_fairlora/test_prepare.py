@@ -1,5 +1,6 @@
 """From the authors' files to a store that a search reads: the command, its manifest, its mistakes."""
 
+import dataclasses
 import functools
 import http.server
 import json
@@ -100,6 +101,53 @@ def test_the_same_command_again_finds_the_work_done(waterbirds, capsys):
     assert "holds waterbirds at 64 px already" in capsys.readouterr().err
 
 
+def test_another_source_is_not_passed_off_as_the_first(waterbirds, tmp_path, capsys):
+    other = drawn.draw_waterbirds(tmp_path, seed=7)
+    assert run("waterbirds", "--source", other, "--out", waterbirds, "--size", 64) == 2
+    assert "was made from another source than" in capsys.readouterr().err
+    packed = drawn.archive(other, tmp_path / "birds.zip")
+    assert run("waterbirds", "--source", packed, "--out", waterbirds, "--size", 64) == 2
+    assert "was made from another source than" in capsys.readouterr().err
+
+
+def test_a_store_without_its_manifest_is_made_anew(waterbirds, tmp_path):
+    """As a kill between the two leaves it, or somebody who removed the manifest."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/store.arrow").write_bytes((waterbirds / "store.arrow").read_bytes())
+    assert run("geode", "--source", drawn.draw_geode(tmp_path), "--out", tmp_path / "out", "--size", 32) == 0
+    assert Store(tmp_path / "out/store.arrow").manifest.name == "geode" and run("--check", tmp_path / "out") == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"format": 9}, {"size": "64"}, {"content_hash": 5}, {"content_hash": "../../x"}, {"name": None}, {"notes": []}],
+)
+def test_a_manifest_that_is_not_sound_or_of_another_store_is_one_line(waterbirds, tmp_path, changes, capsys):
+    content = json.loads((waterbirds / "manifest.json").read_text()) | changes
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError):
+        data.prepare("waterbirds", tmp_path, 32)  # no store beside it, either
+    (tmp_path / "store.arrow").write_bytes((waterbirds / "store.arrow").read_bytes())
+    with pytest.raises(ConfigError):
+        data.prepare("waterbirds", tmp_path, 32)
+
+
+def test_corrected_names_make_another_store_at_every_size(tmp_path, signdigits):
+    """The resized copy in the cache must not keep the old names."""
+    (tmp_path / "in").mkdir()
+    names = [["dog", "cat"], ["cat", "dog"]]
+    for number, (zero, one) in enumerate(names):
+        rows = ["file_path,label,label_name,split"]
+        for i in range(6):
+            drawn._photo((40, 40), i % 2, 0, np.random.default_rng(i)).save(tmp_path / f"in/{i}.png")
+            rows.append(f"{i}.png,{i % 2},{(zero, one)[i % 2]},{('train', 'train', 'val')[i // 2]}")
+        (tmp_path / "in/metadata.csv").write_text("\n".join(rows))
+        assert run("folder", "--source", tmp_path / "in", "--out", tmp_path / str(number), "--size", 32) == 0
+        for size in (32, 16):
+            store = Store(data.prepare("folder", tmp_path / str(number), size))
+            assert store.manifest.classes == [zero, one] and store.manifest.size == size
+
+
 def test_a_search_takes_the_store_as_it_is_or_smaller_and_never_larger(waterbirds):
     assert data.prepare("waterbirds", waterbirds, 64) == waterbirds / "store.arrow"
     small = Store(data.prepare("waterbirds", waterbirds, 16))
@@ -177,6 +225,25 @@ class Broken(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+def test_a_download_that_is_no_archive_is_fetched_again(tmp_path, monkeypatch, capsys):
+    """A server's page of excuses under the archive's address, and then the archive."""
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "birds.tar.gz").write_bytes(b"<html>come back later</html>")
+    Broken.broken = 1
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Broken, directory=str(served)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    row = sources.SOURCES["waterbirds"]
+    address = f"http://127.0.0.1:{server.server_port}/birds.tar.gz"
+    monkeypatch.setitem(sources.SOURCES, "waterbirds", dataclasses.replace(row, address=address))
+    argv = ("waterbirds", "--download", "--out", tmp_path / "out", "--size", 32)
+    assert run(*argv) == 2 and "archive" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    drawn.archive(drawn.draw_waterbirds(tmp_path), tmp_path / "birds.tar.gz").replace(served / "birds.tar.gz")
+    assert run(*argv) == 0
+    server.shutdown()
+
+
 def test_a_download_that_breaks_half_way_ends_as_a_store(tmp_path, monkeypatch, capsys):
     """The server and the archive are real; only the address in the table is another."""
     served = tmp_path / "served"
@@ -185,8 +252,8 @@ def test_a_download_that_breaks_half_way_ends_as_a_store(tmp_path, monkeypatch, 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Broken, directory=str(served)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}/birds.tar.gz"
-    row = sources.SOURCES["waterbirds"]
-    monkeypatch.setitem(sources.SOURCES, "waterbirds", row.__class__(**{**row.__dict__, "address": address}))
+    row, Broken.broken = sources.SOURCES["waterbirds"], 0
+    monkeypatch.setitem(sources.SOURCES, "waterbirds", dataclasses.replace(row, address=address))
     assert run("waterbirds", "--download", "--out", tmp_path / "out", "--size", 32) == 0, capsys.readouterr().err
     server.shutdown()
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
@@ -211,7 +278,9 @@ def test_a_download_that_breaks_half_way_ends_as_a_store(tmp_path, monkeypatch, 
         (["waterbirds", "--out", "o", "--source", ".", "--size", "x"], "a number >= 1, whole must be given"),
         (["waterbirds", "--out", "o", "--source", "."], "must hold metadata.csv"),
         (["digits", "--out", "o", "--source", "."], "take neither --source nor --download"),
-        (["folder", "--out", "o", "--source", "."], "must hold a metadata.csv"),
+        (["folder", "--out", "o", "--source", "."], "must hold metadata.csv"),
+        (["digits", "--out", "/proc/nope/x"], "must be a folder that can be written"),
+        (["digits", "--out", "x" * 300], "must be a folder that can be written"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys, argv, message):

@@ -7,6 +7,7 @@ of what it was made from. A second call takes what is there; a file that has cha
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import pyarrow as pa
 from trainables.config import ConfigError
 from trainables.prepare import decode
 from trainables.prepare.listing import Listing, check_splits, plain
-from trainables.store import ROWS_PER_BATCH, Manifest, replace_atomically, write
+from trainables.store import ROWS_PER_BATCH, Manifest, remove_torn, replace_atomically, write
 
 Progress = Callable[[int, int], None]
 Row = tuple[np.ndarray, int, int, str]
@@ -47,9 +48,10 @@ def build(path: Path, manifest: Manifest, job: Job, progress: Progress | None = 
     with locked(path):
         if path.exists():
             return
-        count = len(job.listing.files)
-        require_space(f"prepare {count} images", path.parent, 2 * count * job.size**2 * 3)
-        parts = parts_folder(path)
+        remove_torn(path)
+        parts, count = parts_folder(path), len(job.listing.files)
+        there = sum(part.stat().st_size for part in parts.glob("*")) if parts.is_dir() else 0
+        require_space(f"prepare {count} images", path.parent, 2 * count * job.size**2 * 3 - there)
         parts.mkdir(exist_ok=True)
         names = _decode_all(parts, job, progress)
         failures = [job.listing.files[i] for name in names for i in _failed(parts / name)]
@@ -161,13 +163,13 @@ def _join(path: Path, manifest: Manifest, job: Job, parts: list[Path], failures:
     notes = {**manifest.notes, "images": len(left), "skipped": len(failures)}
     if failures:
         notes["skipped_files"] = [_short(file, job.root) for file in failures]
-    fingerprint = manifest.fingerprint or content_hash(_rows(job, parts))
+    fingerprint = manifest.fingerprint or content_hash(manifest, _rows(job, parts))
     write(path, replace(manifest, notes=notes, fingerprint=fingerprint), _rows(job, parts))
 
 
-def content_hash(rows: Iterator[Row]) -> str:
-    """sha256 over every row's pixels, label, group and split, in order."""
-    digest = hashlib.sha256()
+def content_hash(manifest: Manifest, rows: Iterator[Row]) -> str:
+    """sha256 over the names of classes and groups and over every row's pixels, label, group and split, in order."""
+    digest = hashlib.sha256(json.dumps([manifest.classes, manifest.groups, manifest.positive]).encode())
     for image, label, group, split in rows:
         digest.update(image.tobytes())
         digest.update(f"{label} {group} {split}\n".encode())

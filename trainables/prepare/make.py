@@ -3,18 +3,20 @@
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainables.config import ConfigError
 from trainables.prepare import decode, digits
 from trainables.prepare.build import Job, Progress, build, content_hash, locked
 from trainables.prepare.download import download
+from trainables.prepare.listing import Listing
 from trainables.prepare.prepared import FORMAT, MANIFEST, STORE, counts, read_manifest
 from trainables.prepare.sources import SOURCES, Source
-from trainables.prepare.unpack import opened_source
+from trainables.prepare.unpack import DamagedArchive, opened_source
 from trainables.store import Manifest, Store, replace_atomically, write
 
 UNPACKED = ".unpacked"  # in the folder, until the store is complete
@@ -38,20 +40,22 @@ def prepare_into(request: Request, progress: Progress, downloading: Progress) ->
     A second process with the same ``out`` waits for the first and then finds it done. Raises ConfigError where the
     source is not what its authors distribute, or ``out`` holds another data set.
     """
-    new = not request.out.exists()
-    request.out.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(request.out / "prepare"):
+    request.out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(request.out):
+        new = not request.out.exists()
+        request.out.mkdir(exist_ok=True)
+        try:
             return _made(request, progress, downloading)
-    finally:
-        if new:  # a mistake leaves no empty folder behind
-            with contextlib.suppress(OSError):
-                request.out.rmdir()
+        finally:
+            if new:  # a mistake leaves no empty folder behind
+                with contextlib.suppress(OSError):
+                    request.out.rmdir()
 
 
 def _made(request: Request, progress: Progress, downloading: Progress) -> dict:
     if (request.out / MANIFEST).exists():
         return _same(request)
+    (request.out / STORE).unlink(missing_ok=True)  # whatever it is, nothing says what it was made from
     made_here = request.name == "digits"
     origin = _write_digits(request) if made_here else _write_images(request, progress, downloading)
     text = json.dumps(describe(request, origin), indent=1, ensure_ascii=False)
@@ -67,15 +71,39 @@ def _same(request: Request) -> dict:
         raise ConfigError(
             f"--out {request.out} holds {made['name']} at {made['size']} px already: choose another folder"
         )
+    if request.source and not _made_from(request, made["source"]):
+        raise ConfigError(
+            f"--out {request.out} was made from another source than {request.source} is now: choose another folder"
+        )
     return made
+
+
+def _made_from(request: Request, origin: dict) -> bool:
+    if request.source.is_file():
+        return _sha256(request.source) == origin.get("sha256")
+    return _listing_hash(SOURCES[request.name].read(request.source), request.source) == origin.get("listing")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _listing_hash(listing: Listing, root: Path) -> str:
+    """Changes with the files' names, their sizes, labels, groups and splits, and with the names of all these."""
+    digest = hashlib.sha256(json.dumps([listing.classes, listing.groups, listing.positive, listing.banner]).encode())
+    for file, *codes in zip(listing.files, listing.label, listing.group, listing.split):
+        size = os.path.getsize(file) if os.path.isfile(file) else -1
+        digest.update(os.fsencode(os.path.relpath(file, root)) + f"\0{size} {codes}\n".encode())
+    return digest.hexdigest()
 
 
 def _write_digits(request: Request) -> dict:
     parts = digits.render(request.size)
     rows = list(zip(parts["images"], parts["label"].tolist(), parts["group"].tolist(), parts["split"].tolist()))
     notes = {"images": len(rows)}
-    manifest = Manifest("digits", request.size, digits.CLASSES, digits.GROUPS, None, content_hash(iter(rows)), notes)
-    write(request.out / STORE, manifest, rows)
+    manifest = Manifest("digits", request.size, digits.CLASSES, digits.GROUPS, None, "", notes)
+    write(request.out / STORE, replace(manifest, fingerprint=content_hash(manifest, iter(rows))), rows)
     return {"name": "scikit-learn's load_digits"}
 
 
@@ -84,14 +112,16 @@ def _write_images(request: Request, progress: Progress, downloading: Progress) -
     source = request.source or _downloaded(request, row, downloading)
     origin = {"name": source.resolve().name, "address": "" if request.source else row.address}
     if source.is_file():
-        with open(source, "rb") as file:
-            origin["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        origin["sha256"] = _sha256(source)
     try:
         root = opened_source(source, request.out / UNPACKED)
         listing = row.read(root)
-    except ConfigError:  # no archive, or another data set than was said: what was unpacked is of no use
+    except ConfigError as error:  # no archive, or another data set than was said: what was unpacked is of no use
         shutil.rmtree(request.out / UNPACKED, ignore_errors=True)
+        if isinstance(error, DamagedArchive) and not request.source:
+            source.unlink()  # else every further --download would find it there
         raise
+    origin["listing"] = _listing_hash(listing, root)
     manifest = Manifest(
         request.name, request.size, listing.classes, listing.groups, listing.positive, "", dict(listing.notes)
     )

@@ -1,5 +1,6 @@
 """A prepared data set: a folder with ``store.arrow`` and ``manifest.json``, made once and read by every search."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -13,9 +14,12 @@ from PIL import Image
 from trainables.config import ConfigError
 from trainables.prepare import decode
 from trainables.prepare.build import content_hash, locked
-from trainables.store import ROWS_PER_BATCH, SPLITS, Store, cache_folder, write
+from trainables.store import ROWS_PER_BATCH, SPLITS, Store, cache_folder, remove_torn, write
 
 FORMAT = 1
+KINDS = {"name": str, "size": int, "classes": list, "groups": list, "splits": dict, "content_hash": str}
+KINDS |= {"notes": dict, "source": dict}
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError)  # pyarrow's errors are among these
 STORE, MANIFEST = "store.arrow", "manifest.json"
 
 
@@ -42,7 +46,10 @@ def read_manifest(folder: str | Path) -> dict:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder} must be a prepared data set with a {MANIFEST}, but: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ConfigError(f"{path} must have format {FORMAT}, but has another: prepare the data set again")
+        raise ConfigError(f"{path} must have format {FORMAT}, but has another: remove the folder and prepare it again")
+    wrong = [key for key, kind in KINDS.items() if not isinstance(content.get(key), kind)]
+    if wrong:
+        raise ConfigError(f"{path} must have a sound {wrong[0]}, but has not: remove the folder and prepare it again")
     return content
 
 
@@ -56,10 +63,12 @@ def check(folder: Path) -> list[str]:
             "size": store.manifest.size,
             "classes": store.manifest.classes,
             "groups": store.manifest.groups,
+            "positive": store.manifest.positive,
+            "notes": store.manifest.notes,
             "splits": counts(store),
-            "content_hash": content_hash(rows_of(store)),
+            "content_hash": content_hash(store.manifest, rows_of(store)),
         }
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:  # pyarrow's errors are among these
+    except UNREADABLE as error:
         return [f"{STORE} cannot be read: {' '.join(str(error).split())}"]
     return [f"{key} is {_brief(found[key])}, expected {_brief(expected.get(key))}" for key in found
             if found[key] != expected.get(key)]  # fmt: skip
@@ -91,15 +100,31 @@ def store_at(folder: str | Path, name: str, size: int) -> Path:
             f"`image_size <= {made['size']}` must hold for {folder}, but got image_size={size}: "
             f"prepare it again with --size {size}"
         )
-    path = Path(folder).resolve() / STORE
+    store = _opened(folder, made)
     if made["size"] == size:
-        return path
-    small = cache_folder() / f"{name}-{made['content_hash'][:16]}-{size}.arrow"
+        return store.path
+    key = hashlib.sha256(f"{store.manifest.fingerprint} {decode.VERSION} {size}".encode()).hexdigest()[:16]
+    small = cache_folder() / f"{name}-{key}.arrow"
     with locked(small):
         if not small.exists():
-            store = Store(path)
+            remove_torn(small)
             write(small, replace(store.manifest, size=size), _resized(store, size))
     return small
+
+
+def _opened(folder: str | Path, made: dict) -> Store:
+    """The store beside the manifest ``made``, which must be the one that it describes."""
+    path = Path(folder).resolve() / STORE
+    try:
+        store = Store(path)
+        found = (store.manifest.name, store.manifest.size, store.manifest.fingerprint)
+    except UNREADABLE as error:
+        raise ConfigError(
+            f"{path} must be a whole store, but: {' '.join(str(error).split())}; prepare it again"
+        ) from error
+    if found != (made["name"], made["size"], made["content_hash"]):
+        raise ConfigError(f"{path} must be what {MANIFEST} beside it describes, but is not: prepare it again")
+    return store
 
 
 def _resized(store: Store, size: int) -> Iterator[tuple]:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from trainables.prepare import aircraft, geode, utkface, waterbirds
+from trainables.prepare.layout import find_root
 from trainables.prepare.listing import Listing, read_listing
 
 
@@ -24,6 +25,10 @@ class Source:
     home: str
     read: Callable[[Path], Listing]
     address: str = ""
+
+
+def _read_folder(source: Path) -> Listing:
+    return read_listing(find_root(source, "metadata.csv"))
 
 
 UTKFACE = "non-commercial research only; the images belong to their owners"
@@ -61,5 +66,5 @@ SOURCES = {
     "utkface_age": Source(
         "faces, in 9 bins of age; race as groups", 23_708, 9, UTKFACE, UTKFACE_HOME, partial(utkface.read, task="age")
     ),
-    "folder": Source("your own images, listed in metadata.csv", 0, 0, "your own", "", read_listing),
+    "folder": Source("your own images, listed in metadata.csv", 0, 0, "your own", "", _read_folder),
 }

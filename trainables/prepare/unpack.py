@@ -22,6 +22,10 @@ DEEPEST = 100  # folders in folders; the standard library cannot remove those a 
 LONGEST_HEADER = 1 << 20  # bytes; tarfile holds in memory what a header claims to be its own
 
 
+class DamagedArchive(ConfigError):
+    """The file itself is at fault, whatever room there is: to have it again, it must be fetched again."""
+
+
 class _Entry(NamedTuple):
     """One member of an archive: a folder, or a file of ``size`` bytes."""
 
@@ -64,7 +68,8 @@ def _in_one_line(archive: Path, folder: Path) -> Iterator[None]:
         why = f"be a whole tar or zip archive, but is damaged or no such thing ({type(error).__name__}): get it again"
         if isinstance(error, OSError) and error.errno:
             why = f"be readable and fit beside {folder}, but {error.strerror}: make room, or choose another place"
-        raise ConfigError(plain(f"{archive} must {why}")) from error
+            raise ConfigError(plain(f"{archive} must {why}")) from error
+        raise DamagedArchive(plain(f"{archive} must {why}")) from error
 
 
 def _survey(archive: Path, place: Path) -> None:
@@ -78,7 +83,7 @@ def _survey(archive: Path, place: Path) -> None:
         needed += -(-entry.size // BLOCK) * BLOCK + BLOCK
         require_space(f"unpack {archive}", place, needed)
     if not files:
-        raise ConfigError(plain(f"{archive} must hold files, but is empty: get it again"))
+        raise DamagedArchive(plain(f"{archive} must hold files, but is empty: get it again"))
 
 
 def _write(archive: Path, entry: _Entry, folder: Path) -> None:
@@ -97,9 +102,9 @@ def _write(archive: Path, entry: _Entry, folder: Path) -> None:
         raise _refused(archive, entry.name, "is not as long as announced")
 
 
-def _refused(archive: Path, name: str, why: str) -> ConfigError:
+def _refused(archive: Path, name: str, why: str) -> DamagedArchive:
     shown = name if len(name) <= 200 else f"{name[:197]}…"
-    return ConfigError(plain(f"{archive} must hold plain files inside of it, but {shown!r} {why}: get it again"))
+    return DamagedArchive(plain(f"{archive} must hold plain files inside of it, but {shown!r} {why}: get it again"))
 
 
 def _entries(archive: Path) -> Iterator[_Entry]:
