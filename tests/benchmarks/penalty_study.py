@@ -64,7 +64,7 @@ BASES = {
         "epochs": 4,
     },
 }
-RUNNING, BALANCED = {"penalty_center": "running"}, {"balance": "class"}
+RUNNING, BALANCED = {"penalty_center": "running", "penalty_decay": 0.9}, {"balance": "class"}
 SHORT = RUNNING | {"penalty_decay": 0.5}
 LARGE = {"batch_size": 256, "micro_batch": 64}
 

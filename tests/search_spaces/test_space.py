@@ -199,6 +199,7 @@ def test_the_grid_of_ding_et_al_is_learning_rates_times_epochs(name):
     assert set(got) == expected and len(got) == 44
     config = SPACES[name].config(SPACES[name].grid_points()[0], 0)
     assert (config.batch_size, config.warmup, config.crop, config.flip) == (32, 0.01, 1.0, True)
+    assert config.weight_decay == 1e-3
 
 
 def test_a_setting_with_commas_is_searched_over_these_values():
@@ -229,3 +230,18 @@ def test_a_wrong_list_of_values_is_refused(settings, message):
 def test_a_grid_outside_of_its_distribution_is_refused():
     with pytest.raises(ConfigError, match=r"has lam=100\.0 in its grid, outside of"):
         tiny(grid={"lam": (1.0, 100.0)})
+
+
+def test_a_grid_holds_each_configuration_once_and_is_never_empty():
+    space = SPACES["waterbirds_vit"].with_changes({"rank": "0,8", "alpha": "8,16"}, ("lora",))
+    assert [(p["rank"], p["alpha"]) for p in space.grid_points()] == [(0, 8.0), (8, 8.0), (8, 16.0)]
+    with pytest.raises(ConfigError, match="the grid of space utkface_age_vit has only lora, fft"):
+        SPACES["utkface_age_vit"].with_changes({}, ("fairlora",)).grid_points()
+
+
+def test_a_setting_that_could_change_no_trial_is_refused():
+    for settings in ({"penalty_decay": "0.9"}, {"per_group": "8"}):
+        with pytest.raises(ConfigError, match="has no effect while"):
+            SPACES["digits"].with_changes(settings)
+    SPACES["digits"].with_changes({"penalty_decay": "0.9", "penalty_center": "running"})
+    SPACES["digits"].with_changes({"per_group": "8", "balance": "none,class"})

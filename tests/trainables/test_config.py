@@ -29,7 +29,7 @@ from trainables.prepare.sources import SOURCES
 
 FLOATS = [name for name, spec in FIELDS.items() if spec.type is float]
 LORA_ONLY = {"rank": 4, "alpha": 3.0, "dropout": 0.2, "targets": "all", "last_blocks": 1}
-FAIR_ONLY = {"lam": 0.5, "groups": "sensitive", "reduction": "mean", "penalty_center": "running", "penalty_decay": 0.5}
+FAIR_ONLY = {"lam": 0.5, "groups": "sensitive", "reduction": "mean", "penalty_center": "running", "penalty_decay": 0.9}
 # Fields that matter only beside another one's value, and that value.
 NEEDS = {
     "head": {"backbone": "clip_b32"},
@@ -197,7 +197,7 @@ def changed() -> dict:
     }
     options |= {"groups": GROUPS, "reduction": REDUCTIONS, "dtype": DTYPES}
     options |= {"penalty_center": CENTERS, "balance": BALANCES}
-    numbers = {"penalty_decay": 0.5, "per_group": 2, "micro_batch": 8}
+    numbers = {"penalty_decay": 0.9, "per_group": 2, "micro_batch": 8}
     numbers |= {"image_size": 32, "rank": 4, "alpha": 3.0, "dropout": 0.2, "last_blocks": 1, "lam": 0.5, "lr": 0.02}
     numbers |= {"head_lr": 0.1, "weight_decay": 0.2, "batch_size": 8, "epochs": 3, "warmup": 0.2, "clip_norm": 2.0}
     return {name: choices[-1] for name, choices in options.items()} | numbers | {"flip": False, "crop": 0.5, "seed": 9}

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -167,4 +168,27 @@ def test_with_several_seeds_the_front_is_of_the_means_of_complete_configurations
     run(record, 4, [0.1, 0.95], delta=0.01, seed=0)
     run(record, 5, [0.1, math.nan], seed=1)  # without all of its seeds a configuration has no mean
     assert record.front_points() == [[2, 3]] and record.undecided() == []
+    record.close()
+
+
+def test_weights_stay_until_every_seed_of_a_configuration_has_spoken(tmp_path):
+    """The conductor's own pruning, on a real record and real files."""
+    from tune_fairlora.conductor import Conductor
+
+    record = Record(tmp_path, ("val_accuracy", "val_delta_f1"), n_classes=10)
+    record.add("search", settings=SETTINGS | {"seeds": 2})
+    conductor = SimpleNamespace(record=record, plan=SimpleNamespace(folder=tmp_path), _kept=set())
+    plan = [(0.9, 0.1), (0.9, 0.1), (0.5, 0.5), (0.5, 0.5)]  # the second configuration is dominated
+    kept = []
+    for number, (accuracy, delta) in enumerate(plan):
+        (tmp_path / f"trials/{number:04d}").mkdir(parents=True)
+        run(record, number, [0.1, accuracy], delta=delta, seed=number % 2)
+        Conductor._prune(conductor, number)
+        kept.append(sorted(p.name for p in (tmp_path / "trials").iterdir()))
+    assert kept == [["0000"], ["0000", "0001"], ["0000", "0001", "0002"], ["0000", "0001"]]
+    run(record, 4, [0.1, 0.95], delta=0.05, seed=0)
+    values = TrainConfig(epochs=2, seed=1).hyperparameters()
+    record.add("start", number=5, values=values, config_id="x", seed=1)
+    record.add("end", number=5, status="interrupted", reason="interrupted", tables={})
+    assert record.undecided() == [4]
     record.close()
