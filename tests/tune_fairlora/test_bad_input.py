@@ -78,7 +78,7 @@ def folder_search(data: str, *more: str) -> list[str]:
         (["--space", "folder_vit_tiny"], "data set folder needs --data DIR"),
         (folder_search("nowhere"), "--data must be a folder, but nowhere is not"),
         (folder_search(".", "--image-size", "33"), "`image_size` must be a multiple of vit_tiny's patch"),
-        (["--space", "digits", "--weights", "none.safetensors"], "none.safetensors does not exist"),
+        (["--space", "digits", "--weights", "none.safetensors"], "none.safetensors is no file"),
         (
             ["--space", "digits", "--name", "../up"],
             "--name must be a plain folder name of at most 200 bytes, but got '../up'",
