@@ -22,7 +22,7 @@ ONLY_IN = {
     "mlflow": {"tune_fairlora/tracking.py"},
     "optuna": {f"search_spaces/{n}.py" for n in ("space", "digits", "folder", "fairlora", "utkface")}
     | {f"tune_fairlora/{n}.py" for n in ("searcher", "samplers", "describe")},
-    "torch": {"tune_fairlora/plan.py"},  # besides the core
+    "torch": {"tune_fairlora/plan.py", "tune_fairlora/confirm.py"},  # besides the core
     "open_clip": {"trainables/clip.py", "trainables/zeroshot.py"},
 }
 
