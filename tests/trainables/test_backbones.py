@@ -38,9 +38,7 @@ def nano_file(tmp_path, nano_state) -> str:
 
 
 def test_a_file_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"^--weights must be a file or the word random, but .*none\.pt is no file$"
-    ):
+    with pytest.raises(ConfigError, match=r"^--weights must be a file or the word random, but .*none\.pt is no file$"):
         weights_file("vit_nano", tmp_path / "none.pt")
 
 
