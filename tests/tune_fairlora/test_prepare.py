@@ -132,7 +132,7 @@ def test_a_manifest_that_is_not_sound_or_of_another_store_is_one_line(waterbirds
         data.prepare("waterbirds", tmp_path, 32)
 
 
-def test_corrected_names_make_another_store_at_every_size(tmp_path, signdigits):
+def test_corrected_names_make_another_store_at_every_size(tmp_path):
     """The resized copy in the cache must not keep the old names."""
     (tmp_path / "in").mkdir()
     names = [["dog", "cat"], ["cat", "dog"]]
