@@ -48,7 +48,7 @@ def store(tmp_path_factory):
     return open_data(path)
 
 
-@pytest.mark.parametrize("name", ["clip_b32", "clip_b32_openai"])
+@pytest.mark.parametrize("name", ["clip_b32", pytest.param("clip_b32_openai", marks=pytest.mark.slow)])
 def test_logits_are_those_of_open_clip(name):
     row, config = BACKBONES[name], TrainConfig(backbone=name, head="zeroshot", image_size=224)
     theirs = clip.build(row)
@@ -94,6 +94,7 @@ def test_the_cache_knows_what_the_embeddings_depend_on(tmp_path):
     assert len({zeroshot.cache_file(*case) for case in cases}) == len(cases)
 
 
+@pytest.mark.slow
 def test_two_epochs_train_and_a_checkpoint_goes_on(store):
     checkpoints, metrics = [], []
     for epoch in fit(CONFIG, store, RANDOM):

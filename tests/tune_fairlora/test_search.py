@@ -123,7 +123,7 @@ def test_actors_are_reused_by_all_methods(finished):
     [
         (signal.SIGINT, "end"),
         pytest.param(signal.SIGTERM, "end", marks=pytest.mark.slow),
-        (signal.SIGINT, "search"),
+        pytest.param(signal.SIGINT, "search", marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupt_ends_trials_and_runs_properly(tmp_path, number, moment):
