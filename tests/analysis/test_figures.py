@@ -38,7 +38,7 @@ def test_the_figure_shows_complete_trials_and_joins_the_front(search):
     dots = np.concatenate([c.get_offsets() for c in ax.collections if len(c.get_offsets())])
     assert sorted(map(tuple, np.round(dots, 6))) == [(0.1, 0.9), (0.8, 0.1), (0.85, 0.35), (0.9, 0.3)]
     assert ax.lines[0].get_xdata().tolist() == [0.8, 0.9] and ax.lines[0].get_ydata().tolist() == [0.1, 0.3]
-    assert {t.get_text() for t in ax.texts} == {"0", "1", "trials outside the frame: 1"}
+    assert {t.get_text() for t in ax.texts} == {"0", "1", "outside the frame: 1"}
     assert ax.get_xlabel() == "validation accuracy (more is better)"
     assert ax.get_ylabel() == "validation ΔF1 (less is better)"
     assert ax.get_title() == "s: 2 of 4 trials on the front"
