@@ -1,5 +1,6 @@
 """Each backbone has its own weights, size, normalisation and head, and the cache of pristine models stays clean."""
 
+import math
 import subprocess
 import sys
 
@@ -193,3 +194,14 @@ def test_normalisation_is_that_of_the_pretrained_weights(name):
         assert published.input_size == (3, row.image_size, row.image_size)
     else:
         assert row.mean == row.std == (0.5, 0.5, 0.5)
+
+
+def test_a_swins_position_bias_knows_the_windows_that_it_was_trained_with():
+    """Its coordinates are relative to the trained window: timm would take those of the new one, another bias."""
+    for size in (128, 256):
+        stages = create("swinv2_t", size).layers
+        trained = [stage.blocks[0].attn.pretrained_window_size for stage in stages]
+        assert trained == [(8, 8)] * 4
+        table = stages[0].blocks[0].attn.relative_coords_table
+        furthest = (stages[0].blocks[0].attn.window_size[0] - 1) / (8 - 1) * 8
+        assert table.max() == pytest.approx(math.log2(furthest + 1) / math.log2(8))
