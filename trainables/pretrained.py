@@ -1,7 +1,6 @@
 """Pretrained weights from a file: read without running anything in it, brought into timm's layout, checked strictly."""
 
 import contextlib
-import hashlib
 import zipfile
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from timm.models import swin_transformer_v2, vision_transformer
 from torch import Tensor, nn
 
 from trainables.config import ConfigError
+from trainables.store import file_hash
 
 RANDOM = "random"  # in place of a weights file: an untrained network, the same in every trial
 
@@ -19,8 +19,7 @@ def fingerprint(weights: str | Path | None) -> str:
     """sha256 of a weights file, for the record; "random" for untrained weights, "" for the hub."""
     if not weights or weights == RANDOM:
         return weights or ""
-    with open(weights, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_hash(weights)
 
 
 def read(path: str | Path) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ the manifest (classes, groups, size, source) is JSON in the schema's metadata.
 """
 
 import glob
+import hashlib
 import json
 import os
 import uuid
@@ -51,6 +52,12 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_hash(path: str | os.PathLike) -> str:
+    """sha256 of a file's content, read in chunks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_torn(path: Path) -> None:

@@ -42,13 +42,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> int:
-    settings, table = _read(args.search)
+    settings, table, values = _read(args.search)
     _require_device(args.device)
     chosen = _chosen(table, args.trials)
     if args.refit is None:
         _require_weights(args.search, chosen["number"])
     status = 0
-    for number, config, before in _configurations(args.search, chosen):
+    for number, config, before in _configurations(values, chosen):
         status |= _confirm(args, settings, number, config, before)
     print(f"kept in {args.search / TABLE}; validation numbers chose these trials, test numbers must not choose again")
     return status
@@ -62,21 +62,23 @@ def _require_device(name: str) -> None:
 
 
 def _read(folder: Path):
-    """The settings and the table of a search that is over, whose images and weights are still what they were."""
+    """Settings, table and configurations by number of a search that is over, whose images and weights are unchanged."""
     from analysis import trials
     from tune_fairlora.record import read_events
 
     try:
         table = trials.read(folder).trials
         settings = json.loads((folder / "search.json").read_text())
-        over = any(event["event"] == "close" for event in read_events(folder))
+        events = read_events(folder)
+        over = any(event["event"] == "close" for event in events)
+        values = {event["number"]: event["values"] for event in events if event["event"] == "start"}
         inputs = [settings[key] for key in ("store", "data_fingerprint", "weights_file", "weights")]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"--search {folder} must be the folder of a search, but: {error}") from error
     if not over:
         raise ConfigError(f"--search {folder} must be over before it is confirmed, but is still open")
     _require_unchanged(*inputs)
-    return settings, table
+    return settings, table, values
 
 
 def _require_unchanged(store: str, fingerprint: str, weights_file: str, weights: str) -> None:
@@ -125,11 +127,8 @@ def _weights_of(folder: Path, number: int) -> Path:
     return folder / "trials" / f"{number:04d}" / "model.safetensors"
 
 
-def _configurations(folder: Path, chosen) -> Iterator[tuple[int, TrainConfig, dict]]:
-    """Number, configuration and validation metrics of each chosen trial, from the record's log."""
-    from tune_fairlora.record import read_events
-
-    values = {e["number"]: e["values"] for e in read_events(folder) if e["event"] == "start"}
+def _configurations(values: dict[int, dict], chosen) -> Iterator[tuple[int, TrainConfig, dict]]:
+    """Number, configuration and validation metrics of each chosen trial."""
     for row in chosen.to_dict("records"):
         yield row["number"], TrainConfig(**values[row["number"]]), {k: row[f"val_{k}"] for k in SHOWN}
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from search_spaces.space import Space
-from trainables.config import METHODS, ConfigError, absent_for
+from trainables.config import METHODS, absent_for
 from tune_fairlora.plan import Plan, parameter_lines, resolve_space
 
 EXAMPLE_CLASSES = 10  # the digits have as many, and a user's folder that is not given may have any number
@@ -73,15 +73,12 @@ def _conditions(space: Space) -> dict[str, str]:
 def _class_count(space: Space, source: str | None) -> int:
     """From the user's data if they are given; else what the data set is known to have; else ten for an example."""
     from trainables.prepare.listing import read_listing
-    from trainables.prepare.prepared import is_prepared, read_manifest
+    from trainables.prepare.prepared import is_prepared, manifest_of
     from trainables.prepare.sources import SOURCES
 
     name = space.config({}, 0).data
     if source and is_prepared(source):
-        made = read_manifest(source)
-        if made["name"] != name:
-            raise ConfigError(f"the space wants data set {name}, but {source} holds {made['name']}")
-        return len(made["classes"])
+        return len(manifest_of(source, name)["classes"])
     if source and name == "folder":
         return len(read_listing(Path(source)).classes)
     row = SOURCES.get(name)

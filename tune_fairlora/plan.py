@@ -89,7 +89,7 @@ def make_plan(args: argparse.Namespace, progress) -> Plan:
     trials = args.trials or space.trials
     if args.sampler == "grid":
         trials = min(args.trials or sys.maxsize, len(space.grid_points()))
-    backbones.create(space.config({}, 0).backbone, space.config({}, 0).image_size)
+    check_image_size(space)
     store = _prepare(space, args, progress)
     manifest = data.open_data(store).manifest
     check_objectives(space, store)
@@ -99,6 +99,15 @@ def make_plan(args: argparse.Namespace, progress) -> Plan:
         name, folder, space, store, manifest, weights, trials * args.seeds, args.seeds, args.sampler, args.seed,
         args.cpus_per_trial, args.gpus_per_trial, args.max_concurrent, args.address, tracking_uri, args.experiment,
     )  # fmt: skip
+
+
+def check_image_size(space: Space) -> None:
+    """Raise ConfigError where the backbone does not take the image size; in shapes alone, as it may be large."""
+    import torch
+
+    base = space.config({}, 0)
+    with torch.device("meta"):
+        backbones.create(base.backbone, base.image_size)
 
 
 def resolve_space(args: argparse.Namespace) -> Space:

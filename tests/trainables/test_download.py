@@ -7,21 +7,17 @@ import os
 import random
 import re
 import socket
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from trainables.config import ConfigError
+from tests.processes import refusal, started, until
 from trainables.prepare import download as module
 from trainables.prepare.download import download
 
-ROOT = Path(__file__).resolve().parents[2]
 CONTENT = random.Random(0).randbytes(3_000_000)
 FUZZ = settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
 
@@ -119,14 +115,6 @@ def server():
     yield server
     server.shutdown()
     server.server_close()
-
-
-def refusal(call, *args, **options) -> str:
-    with pytest.raises(ConfigError) as caught:
-        call(*args, **options)
-    message = str(caught.value)
-    assert message.isprintable() and len(message) < 1000
-    return message
 
 
 def starts(server) -> list[int]:
@@ -350,18 +338,6 @@ def test_a_folder_that_does_not_exist_is_one_line(server, tmp_path):
 
 PROGRAM = "import sys, pathlib\nfrom trainables.prepare.download import download\n"
 DOWNLOAD = PROGRAM + "print(download(sys.argv[1], pathlib.Path(sys.argv[2])))"
-
-
-def started(code: str, *args) -> subprocess.Popen:
-    command = [sys.executable, "-c", code, *map(str, args)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-
-def until(condition) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_a_killed_process_is_gone_on_from(server, tmp_path):

@@ -7,9 +7,7 @@ import random
 import shutil
 import stat
 import subprocess
-import sys
 import tarfile
-import time
 import zipfile
 from pathlib import Path
 
@@ -17,32 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.processes import refusal, started, until
 from trainables.config import ConfigError
 from trainables.prepare.unpack import opened_source, unpack
 
-ROOT = Path(__file__).resolve().parents[2]
 FUZZ = settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
 PROGRAM = "import sys, pathlib\nfrom trainables.prepare.unpack import unpack\n"
-
-
-def refusal(call, *args, **options) -> str:
-    with pytest.raises(ConfigError) as caught:
-        call(*args, **options)
-    message = str(caught.value)
-    assert message.isprintable() and len(message) < 1000
-    return message
-
-
-def started(code: str, *args) -> subprocess.Popen:
-    command = [sys.executable, "-c", code, *map(str, args)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-
-def until(condition) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 FILES = {"set/a.jpg": b"a" * 5000, "set/deep/er/b.jpg": b"", "set/ü.jpg": b"c" * 10, "metadata.csv": b"file_path\n"}

@@ -53,11 +53,11 @@ def build(path: Path, manifest: Manifest, job: Job, progress: Progress | None = 
         there = sum(part.stat().st_size for part in parts.glob("*")) if parts.is_dir() else 0
         require_space(f"prepare {count} images", path.parent, 2 * count * job.size**2 * 3 - there)
         parts.mkdir(exist_ok=True)
-        names = _decode_all(parts, job, progress)
-        failures = [job.listing.files[i] for name in names for i in _failed(parts / name)]
-        if failures and not job.skip_corrupt:
-            raise ConfigError(unreadable(failures, job.root))
-        _join(path, manifest, job, [parts / name for name in names], failures)
+        made = [parts / name for name in _decode_all(parts, job, progress)]
+        failed = [i for part in made for i in _failed(part)]
+        if failed and not job.skip_corrupt:
+            raise ConfigError(unreadable([job.listing.files[i] for i in failed], job.root))
+        _join(path, manifest, job, made, failed)
         shutil.rmtree(parts)
 
 
@@ -157,12 +157,12 @@ def _rows(job: Job, parts: list[Path]) -> Iterator[Row]:
                 yield image, int(listing.label[i]), int(listing.group[i]), str(listing.split[i])
 
 
-def _join(path: Path, manifest: Manifest, job: Job, parts: list[Path], failures: list[Path]) -> None:
-    left = ~np.isin(np.arange(len(job.listing.files)), [i for part in parts for i in _failed(part)])
+def _join(path: Path, manifest: Manifest, job: Job, parts: list[Path], failed: list[int]) -> None:
+    left = ~np.isin(np.arange(len(job.listing.files)), failed)
     check_splits(job.listing.label[left], job.listing.split[left], manifest.classes)
-    notes = {**manifest.notes, "images": len(left), "skipped": len(failures)}
-    if failures:
-        notes["skipped_files"] = [_short(file, job.root) for file in failures]
+    notes = {**manifest.notes, "images": len(left), "skipped": len(failed)}
+    if failed:
+        notes["skipped_files"] = [_short(job.listing.files[i], job.root) for i in failed]
     fingerprint = manifest.fingerprint or content_hash(manifest, _rows(job, parts))
     write(path, replace(manifest, notes=notes, fingerprint=fingerprint), _rows(job, parts))
 

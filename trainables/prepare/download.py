@@ -1,6 +1,5 @@
 """From an address to a file: a download that survives breaks, and never joins two files."""
 
-import hashlib
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from trainables.config import ConfigError
 from trainables.prepare.build import Progress, locked, require_space
 from trainables.prepare.listing import plain
+from trainables.store import file_hash
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds that a server may stay silent
@@ -50,8 +50,7 @@ def download(url: str, path: Path, *, sha256: str = "", progress: Progress | Non
 
 
 def _checked(path: Path, sha256: str, ours: bool = False) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_hash(path)
     if sha256 and digest != sha256.lower():
         if ours:
             _drop(path)  # else the next call would go on from it

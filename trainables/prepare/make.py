@@ -17,7 +17,7 @@ from trainables.prepare.listing import Listing
 from trainables.prepare.prepared import FORMAT, MANIFEST, STORE, counts, read_manifest
 from trainables.prepare.sources import SOURCES, Source
 from trainables.prepare.unpack import DamagedArchive, opened_source
-from trainables.store import Manifest, Store, replace_atomically, write
+from trainables.store import Manifest, Store, file_hash, replace_atomically, write
 
 UNPACKED = ".unpacked"  # in the folder, until the store is complete
 
@@ -80,13 +80,8 @@ def _same(request: Request) -> dict:
 
 def _made_from(request: Request, origin: dict) -> bool:
     if request.source.is_file():
-        return _sha256(request.source) == origin.get("sha256")
+        return file_hash(request.source) == origin.get("sha256")
     return _listing_hash(SOURCES[request.name].read(request.source), request.source) == origin.get("listing")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _listing_hash(listing: Listing, root: Path) -> str:
@@ -109,10 +104,13 @@ def _write_digits(request: Request) -> dict:
 
 def _write_images(request: Request, progress: Progress, downloading: Progress) -> dict:
     row = SOURCES[request.name]
-    source = request.source or _downloaded(request, row, downloading)
-    origin = {"name": source.resolve().name, "address": "" if request.source else row.address}
-    if source.is_file():
-        origin["sha256"] = _sha256(source)
+    source, origin = request.source, {"address": ""}
+    if source is None:
+        source, digest = _downloaded(request, row, downloading)
+        origin = {"address": row.address, "sha256": digest}
+    elif source.is_file():
+        origin["sha256"] = file_hash(source)
+    origin["name"] = source.resolve().name
     try:
         root = opened_source(source, request.out / UNPACKED)
         listing = row.read(root)
@@ -130,14 +128,14 @@ def _write_images(request: Request, progress: Progress, downloading: Progress) -
     return origin
 
 
-def _downloaded(request: Request, row: Source, downloading: Progress) -> Path:
+def _downloaded(request: Request, row: Source, downloading: Progress) -> tuple[Path, str]:
+    """The archive and its sha256."""
     if not row.address:
         raise ConfigError(
             f"{request.name} has no direct address: get it from {row.home} ({row.licence}) and pass it with --source"
         )
     path = request.out / row.address.rpartition("/")[2]
-    download(row.address, path, progress=downloading)
-    return path
+    return path, download(row.address, path, progress=downloading)
 
 
 def describe(request: Request, origin: dict) -> dict:

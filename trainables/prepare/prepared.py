@@ -53,6 +53,14 @@ def read_manifest(folder: str | Path) -> dict:
     return content
 
 
+def manifest_of(folder: str | Path, name: str) -> dict:
+    """``read_manifest`` of a folder that must hold the data set ``name``; raises ConfigError where it holds another."""
+    made = read_manifest(folder)
+    if made["name"] != name:
+        raise ConfigError(f"the space wants data set {name}, but {folder} holds {made['name']}")
+    return made
+
+
 def check(folder: Path) -> list[str]:
     """What in the store differs from its manifest, one line each; nothing where it is whole. Reads every image."""
     expected = read_manifest(folder)
@@ -92,9 +100,7 @@ def store_at(folder: str | Path, name: str, size: int) -> Path:
 
     Raises ConfigError where it holds another data set than ``name``, or smaller images.
     """
-    made = read_manifest(folder)
-    if made["name"] != name:
-        raise ConfigError(f"the space wants data set {name}, but {folder} holds {made['name']}")
+    made = manifest_of(folder, name)
     if made["size"] < size:
         raise ConfigError(
             f"`image_size <= {made['size']}` must hold for {folder}, but got image_size={size}: "
