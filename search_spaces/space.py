@@ -88,6 +88,11 @@ class Space:
             return None
         return entry.get(method) if isinstance(entry, Mapping) else entry
 
+    def holds(self, name: str, method: str, value) -> bool:
+        """Whether ``value`` is one that field ``name`` may take under ``method``."""
+        distribution = self.distribution(name, method)
+        return distribution is not None and _contains(distribution, value)
+
     def parameter(self, name: str, method: str) -> str:
         """The Optuna name of a field: methods of one distribution share it, so that they learn from each other."""
         entry = self.search[name]
@@ -240,4 +245,4 @@ def _draw(trial: optuna.trial.BaseTrial, name: str, distribution: BaseDistributi
 def _contains(distribution: BaseDistribution, value) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
-    return distribution.low <= value <= distribution.high
+    return isinstance(value, (int, float)) and distribution.low <= value <= distribution.high

@@ -17,12 +17,12 @@ ALLOWED = {
 }
 # A library that only the files named may import, wherever the import stands in the file.
 ONLY_IN = {
-    "ray": {"trainables/ray_trainable.py", *(f"tune_fairlora/{n}.py" for n in ("cluster", "conductor", "runner"))}
+    "ray": {"trainables/ray_trainable.py", *(f"tune_fairlora/{n}.py" for n in ("cluster", "executor", "runner"))}
     | {"tune_fairlora/searcher.py"},
     "mlflow": {"tune_fairlora/tracking.py"},
     "optuna": {f"search_spaces/{n}.py" for n in ("space", "digits", "folder", "fairlora", "utkface")}
-    | {f"tune_fairlora/{n}.py" for n in ("searcher", "samplers", "describe")},
-    "torch": {"tune_fairlora/plan.py", "tune_fairlora/confirm.py"},  # besides the core
+    | {f"tune_fairlora/{n}.py" for n in ("searcher", "journal", "samplers", "describe")},
+    "torch": {f"tune_fairlora/{n}.py" for n in ("checks", "describe", "confirm")},  # besides the core
     "open_clip": {"trainables/clip.py", "trainables/zeroshot.py"},
 }
 

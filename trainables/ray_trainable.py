@@ -1,27 +1,25 @@
 """The one file of the core that imports ray: a class Trainable around ``fit``, made to be reused trial after trial."""
 
-import json
 import os
-import shutil
 from pathlib import Path
 
 import ray
-import safetensors.torch
 import torch
 from ray import tune
 
+from trainables.checkpoints import load_checkpoint, save_checkpoint, save_weights, trial_folder
 from trainables.config import TrainConfig
 from trainables.data import open_data
 from trainables.fit import Diverged, Epoch, fit, trained_state
-from trainables.store import replace_atomically
 
 
 class RayTrainable(tune.Trainable):
     """One Ray trial is one configuration, one ``step`` one epoch.
 
-    ``config``: ``number``, ``values`` (TrainConfig's fields) and ``context``: ``store`` and ``weights`` (paths that
-    every node can read), ``folder`` (of the search), ``cpus`` and ``gpus`` (of this trial). A result holds ``epoch``,
-    ``metrics``, ``tables``, ``seconds``, ``device`` and ``pid``, or ``diverged``.
+    ``config``: ``number``, ``values`` (TrainConfig's fields), ``reported`` (epochs that the search has heard of) and
+    ``context``: ``store`` and ``weights`` (paths that every node can read), ``folder`` (of the search), ``cpus`` and
+    ``gpus`` (of this trial). ``report`` in a result holds one dict: ``done``, ``epoch``, ``metrics``, ``tables``,
+    ``seconds``, ``device`` and ``pid``; or ``done``, ``diverged`` and ``device``.
 
     The trial's checkpoint is a file of our own, written after every epoch: a trial that is started again under its
     number, in whatever process, goes on from it.
@@ -46,20 +44,42 @@ class RayTrainable(tune.Trainable):
 
     def _begin(self, config: dict) -> None:
         self.config, self.epochs = config, None
-        self.folder = Path(config["context"]["folder"]) / "trials" / f"{config['number']:04d}"
+        self.folder = trial_folder(Path(config["context"]["folder"]), config["number"])
 
     def step(self) -> dict:
+        """In a list, as Ray would flatten a dict each time that it hands it on."""
+        result = self._step()
+        return {"done": result["done"], "report": [result]}
+
+    def _step(self) -> dict:
         if self.epochs is None:
-            self.epochs = self._start()
+            unreported = self._start()
+            if unreported is not None:
+                return unreported
         try:
             epoch = next(self.epochs)
         except Diverged as error:
             self.epochs = None
             return {"done": True, "diverged": str(error), "device": self._device()}
-        done = epoch.number == epoch.trainer.config.epochs
-        self._save(epoch, done)
+        result = self._result(epoch)
+        self._save(epoch, result)
+        return result
+
+    def _start(self) -> dict | None:
+        """Begin training, behind the checkpoint if there is one. If the checkpoint is of an epoch that the search has
+        not heard of (it or this process died between the two), the result of that epoch is returned."""
+        context = self.config["context"]
+        train, data = TrainConfig(**self.config["values"]), open_data(context["store"])
+        checkpoint = load_checkpoint(self.folder)
+        result = checkpoint.pop("result") if checkpoint else None
+        if result is None or not result["done"]:
+            self.epochs = fit(train, data, context["weights"], self.accelerator, checkpoint)
+        lost = result is not None and (result["done"] or result["epoch"] > self.config["reported"])
+        return result if lost else None
+
+    def _result(self, epoch: Epoch) -> dict:
         return {
-            "done": done,
+            "done": epoch.number == epoch.trainer.config.epochs,
             "epoch": epoch.number,
             "metrics": epoch.metrics,
             "tables": _tables(epoch),
@@ -68,39 +88,21 @@ class RayTrainable(tune.Trainable):
             "pid": os.getpid(),
         }
 
-    def _start(self):
-        context = self.config["context"]
-        train, data = TrainConfig(**self.config["values"]), open_data(context["store"])
-        saved = self.folder / "checkpoint.pt"
-        checkpoint = torch.load(saved, map_location="cpu", weights_only=True) if saved.exists() else None
-        return fit(train, data, context["weights"], self.accelerator, checkpoint)
-
-    def _save(self, epoch: Epoch, done: bool) -> None:
-        """While training, what is needed to go on; at the end, the trained weights alone."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not done:
-            checkpoint = epoch.trainer.checkpoint()
-            replace_atomically(self.folder / "checkpoint.pt", lambda path: torch.save(checkpoint, path))
-            return
-        state = trained_state(epoch.trainer.model)
-        metadata = {"config": json.dumps(self.config["values"])}
-        replace_atomically(
-            self.folder / "model.safetensors", lambda path: safetensors.torch.save_file(state, path, metadata)
-        )
-        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+    def _save(self, epoch: Epoch, result: dict) -> None:
+        """While training, what is needed to go on; at the end the trained weights, and that it is the end."""
+        if not result["done"]:
+            return save_checkpoint(self.folder, epoch.trainer.checkpoint(), result)
+        config = epoch.trainer.config
+        save_weights(self.folder, trained_state(epoch.trainer.model), self.config["values"])
+        save_checkpoint(self.folder, {"config_id": config.config_id, "seed": config.seed}, result)
 
     def _device(self) -> str:
         """Where this trial runs, and which GPUs Ray gave it (none: "cpu")."""
-        given = ",".join(map(str, ray.get_gpu_ids()))
+        given = ",".join(map(str, ray.get_gpu_ids())) if ray.is_initialized() else ""
         return f"{self.accelerator} gpu={given}" if given else self.accelerator
 
     def cleanup(self) -> None:
         self.epochs = None
-
-
-def discard(folder: Path, number: int) -> None:
-    """Delete the weights of a trial that is off the front for good."""
-    shutil.rmtree(folder / "trials" / f"{number:04d}", ignore_errors=True)
 
 
 def _tables(epoch: Epoch) -> dict:

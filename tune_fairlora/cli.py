@@ -1,10 +1,15 @@
 """What every command shares: a parser that answers in one line, checked numbers, exit statuses."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 
 from trainables.config import ConfigError
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+DURATION = re.compile(rf"(?:{PART.pattern})+")
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,6 +39,27 @@ def positive(text: str) -> float:
 
 def share(text: str) -> float:
     return _number(text, float, lambda v: v >= 0, ">= 0")
+
+
+def count(text: str) -> int:
+    return _number(text, int, lambda v: v >= 0, ">= 0, whole")
+
+
+def duration(text: str) -> float:
+    """Seconds of "90s", "30m", "1.5h" or "1h30m"."""
+    if not DURATION.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"a time must be like 30m, 2h or 1h30m, but got {text}")
+    seconds = sum(float(number) * UNITS[unit] for number, unit in PART.findall(text))
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"a time > 0 must be given, but got {text}")
+    return seconds
+
+
+def given(parser: argparse.ArgumentParser, argv: list[str] | None) -> dict:
+    """The options that ``argv`` itself has, by name, without defaults. ``parser`` is spoiled by it."""
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return vars(parser.parse_args(argv))
 
 
 def positive_int(text: str) -> int:

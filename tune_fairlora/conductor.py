@@ -1,138 +1,193 @@
-"""Between Ray and the rest: what Ray reports goes into the record first, then to the study, MLflow and the terminal."""
+"""What a search does with what its trials report: first the record, then the scheduler, the study and the terminal.
 
-import shutil
-import time
-from pathlib import Path
+Knows nothing of Ray (``executor.py``): whoever runs trials calls ``launch``, ``result``, ``ended``, ``failed``.
+"""
 
-from ray import tune
-from ray.tune.experiment import Trial as RayTrial
-
+from trainables.checkpoints import discard, drop_checkpoint, load_checkpoint, trial_folder
 from trainables.config import TrainConfig
-from trainables.ray_trainable import RayTrainable, discard
+from tune_fairlora.clock import Clock
 from tune_fairlora.plan import Plan
 from tune_fairlora.progress import Progress
-from tune_fairlora.record import FAILED, INTERRUPTED, RUNNING, Record
-from tune_fairlora.render import render
+from tune_fairlora.record import Record
+from tune_fairlora.render import Renderer
+from tune_fairlora.resume import to_go_on
+from tune_fairlora.scheduler import MultiObjectiveAsha
 from tune_fairlora.searcher import StudySearcher
-from tune_fairlora.tracking import Tracker
-
-RENDER_SECONDS = 5
+from tune_fairlora.state import COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, Trial
 
 
-class Conductor(tune.Callback):
-    """Ray Tune's callback of one search."""
+class Conductor:
+    """One search: its record, and what follows from each of its events. Also the searcher's ``Host``."""
 
-    def __init__(self, plan: Plan, record: Record, tracker: Tracker, progress: Progress, gpus: float):
-        self.plan, self.record, self.tracker, self.progress, self.gpus = plan, record, tracker, progress, gpus
+    def __init__(self, plan: Plan, record: Record, progress: Progress, clock: Clock, gpus: float):
+        self.plan, self.record, self.progress, self.clock = plan, record, progress, clock
+        self.renderer = Renderer(record)
+        self.open: set[int] = set()  # at work now
         self._tables: dict[int, dict] = {}  # of each open trial's last epoch
         self._diverged: dict[int, str] = {}
-        self._kept: set[int] = set()  # front members, whose weights stay on disk
-        self._rendered = 0.0
-        context = {
+        self._stopped: set[int] = set()  # whom the scheduler has stopped
+        self._kept = set(record.front())  # front members, whose weights stay on disk
+        self.context = {
             "store": str(plan.store),
             "weights": plan.weights,
             "folder": str(plan.folder),
             "cpus": plan.cpus,
             "gpus": gpus,
         }
-        self.searcher = StudySearcher(
-            plan.space, plan.folder, plan.sampler, plan.seed, context, self._started, plan.seeds
-        )
+        self.scheduler = make_scheduler(plan)
+        again = [trial.number for trial in to_go_on(record, plan.max_failures)]
+        many = (plan.trials, plan.seeds, plan.enqueue, again)
+        self.searcher = StudySearcher(plan.space, plan.folder, plan.sampler, plan.seed, record, self, *many)
 
-    def __getstate__(self) -> dict:
-        """Nothing: Ray pickles what it is given for a restore of its own, which is never made."""
-        return {}
+    def take_up(self) -> None:
+        """Bring everything to where the log is. A trial that is at its end already does not go on."""
+        for event in self.record.events:
+            self._recall(event)
+        for trial in [self.record.trials[number] for number in self.searcher.again]:
+            if trial.epochs and len(trial.epochs) not in trial.decisions:
+                self._judge(trial)  # the search died between a report and the decision on it
+            if trial.number in self._stopped:
+                self.searcher.again.remove(trial.number)
+                self._close_stopped(trial)
 
-    def tuner(self, slots: int) -> tune.Tuner:
-        """One resource shape for all methods, so that Ray hands a trial's process on to the next trial."""
-        trainable = tune.with_resources(RayTrainable, {"cpu": self.plan.cpus, "gpu": self.gpus})
-        return tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=self.searcher,
-                num_samples=self.plan.trials,
-                max_concurrent_trials=slots,
-                reuse_actors=True,
-                trial_name_creator=_name,
-                trial_dirname_creator=_name,
-            ),
-            run_config=tune.RunConfig(
-                name="ray",
-                storage_path=str(self.plan.folder),
-                callbacks=[self],
-                verbose=0,
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-            ),
-        )
+    def _recall(self, event: dict) -> None:
+        """What the scheduler and the clock knew; the scheduler decides as it did then."""
+        if event["event"] == "epoch":
+            self.clock.learn(event["seconds"])
+            budget = self.record.trials[event["number"]].values["epochs"]
+            if self.scheduler is not None:
+                self.scheduler.replay(event["number"], event["epoch"], budget, event["metrics"])
+        elif event["event"] == "decision" and not event["keep"]:
+            self._stopped.add(event["number"])
 
-    def _started(self, number: int, config: TrainConfig) -> None:
-        values = config.hyperparameters()
-        self.record.add("start", number=number, values=values, config_id=config.config_id, seed=config.seed)
-        self.tracker.start_trial(number)
+    def _close_stopped(self, trial: Trial) -> None:
+        """The search died between the decision to stop a trial and its end."""
+        if trial.status != RUNNING:
+            self.record.add("launch", number=trial.number)
+        saved = load_checkpoint(trial_folder(self.plan.folder, trial.number))
+        self.finish(trial.number, *self.record.outcome(trial.number), saved["result"]["tables"] if saved else {})
 
-    def on_trial_result(self, iteration, trials, trial: RayTrial, result: dict, **info) -> None:
-        number = trial.config["number"]
+    def launch(self, number: int, config: TrainConfig) -> dict:
+        """The searcher gives a trial out: a new one, or one that goes on from its last epoch."""
+        known = self.record.trials.get(number)
+        if known is None:
+            values = config.hyperparameters()
+            self.record.add("start", number=number, values=values, config_id=config.config_id, seed=config.seed)
+        else:
+            self.record.add("launch", number=number)
+        self.open.add(number)
+        trial = self.record.trials[number]
+        return {"number": number, "values": trial.values, "reported": len(trial.epochs), "context": self.context}
+
+    def may_start(self) -> bool:
+        return self.clock.suffices(self._epochs_to_first_rung())
+
+    def _epochs_to_first_rung(self) -> int:
+        """Of a new trial: before that, nothing of it is worth anything to the search."""
+        budget = self.plan.space.config({}, 0).epochs
+        rungs = self.scheduler.rungs(budget) if self.scheduler else ()
+        return rungs[0] if rungs else budget
+
+    def busy(self) -> bool:
+        return bool(self.open)
+
+    def result(self, number: int, result: dict) -> bool:
+        """Take one epoch's ``result`` of a trial; whether it is to go on. A result that is told twice counts once."""
         if "diverged" in result:
             self._diverged[number] = f"Diverged: {result['diverged']}"
-            return
+            return False
+        trial = self.record.trials[number]
         self._tables[number] = result["tables"]
+        if result["epoch"] == len(trial.epochs) + 1:
+            self._new_epoch(trial, result)
+        return number not in self._stopped and not result["done"]
+
+    def _new_epoch(self, trial: Trial, result: dict) -> None:
         entry = {name: result[name] for name in ("epoch", "metrics", "seconds", "device", "pid")}
-        self.record.add("epoch", number=number, **entry)
-        self.tracker.epoch(number, entry["epoch"], entry["metrics"], time.time())
+        self.record.add("epoch", number=trial.number, **entry)
+        self.clock.saw(trial.number, result["seconds"])
+        self._judge(trial)
 
-    def on_trial_complete(self, iteration, trials, trial: RayTrial, **info) -> None:
-        number = trial.config["number"]
-        self._finish(number, *self.record.outcome(number, self._diverged.pop(number, None)))
+    def _judge(self, trial: Trial) -> None:
+        """Ask the scheduler about the trial's last epoch, and write down what it says."""
+        if self.scheduler is None:
+            return
+        epoch, budget = len(trial.epochs), trial.values["epochs"]
+        decision = self.scheduler.report(trial.number, epoch, budget, trial.metrics)
+        if decision is None:
+            return
+        keep, text = decision.keep, decision.text
+        gone = [n for n in self.record.siblings(trial.number) if n in self._stopped]
+        if keep and gone:  # the front takes a configuration with all its seeds or not at all
+            keep, text = False, f"stopped at epoch {epoch}: trial {gone[0]}, another seed of it, was stopped"
+        if epoch not in trial.decisions:
+            self.record.add("decision", number=trial.number, epoch=epoch, keep=keep, text=text)
+        if not keep:
+            self._stopped.add(trial.number)
 
-    def on_trial_error(self, iteration, trials, trial: RayTrial, **info) -> None:
-        number = trial.config["number"]
-        self._finish(number, *self.record.outcome(number, error_line(trial)))
+    def ended(self, number: int) -> None:
+        """A trial came to its end without an error: at full fidelity, stopped, or diverged."""
+        reason = self._diverged.pop(number, None)
+        status, reason = (DIVERGED, reason) if reason else self.record.outcome(number)
+        self.finish(number, status, reason)
+
+    def failed(self, number: int, reason: str, again: bool = True) -> None:
+        """A trial's process broke: try it again from its last epoch, as often as ``max_failures`` says."""
+        trial = self.record.trials[number]
+        if number not in self.open or trial.status != RUNNING:
+            return  # Ray may say it twice
+        self.record.add("fault", number=number, reason=reason)
+        if again and trial.faults <= self.plan.max_failures:
+            self.open.discard(number)
+            self.clock.forget(number)
+            self.searcher.again.append(number)
+            self.progress.tried_again(number, reason, self.plan.max_failures)
+        else:
+            self.finish(number, FAILED, reason)
+
+    def finish(self, number: int, status: str, reason: str, tables: dict | None = None) -> None:
+        """Close an open trial: log, study, files, terminal. Only the first time counts."""
+        trial = self.record.trials[number]
+        if trial.status != RUNNING:
+            return
+        tables = self._tables.pop(number, {}) if tables is None else tables
+        self.record.add("end", number=number, status=status, reason=reason, tables=tables)
+        self.open.discard(number)
+        self.clock.forget(number)
+        if status != INTERRUPTED:  # which goes on when the search is resumed
+            self.searcher.tell(trial)
+            self._prune(number)
+        self.progress.ended(number)
+        self.renderer.due.set()
 
     def end_open_trials(self, why: str) -> None:
         """Close every trial that is still open as what it is: interrupted, by a signal or by the search's failure."""
         for number, trial in list(self.record.trials.items()):
             if trial.status == RUNNING:
-                self._finish(number, INTERRUPTED, f"{INTERRUPTED} after epoch {len(trial.epochs)} (search {why})")
-
-    def tidy(self) -> None:
-        """Delete what Ray keeps of its own, unless a trial failed: then its traceback lies there."""
-        if not self.record.count(FAILED):
-            shutil.rmtree(self.plan.folder / "ray", ignore_errors=True)
-
-    def _finish(self, number: int, status: str, reason: str) -> None:
-        """Ray may say it twice (an error, then a retry's end): only the first counts."""
-        trial = self.record.trials[number]
-        if trial.status != RUNNING:
-            return
-        tables = self._tables.pop(number, {})
-        self.record.add("end", number=number, status=status, reason=reason, tables=tables)
-        values = [trial.metrics.get(name) for name in self.record.objectives]
-        self.searcher.tell(number, status, reason, values)
-        self._prune(number)
-        self.tracker.end_trial(number)
-        self.progress.ended(number)
-        if time.monotonic() - self._rendered > RENDER_SECONDS:
-            render(self.record)
-            self._rendered = time.monotonic()
+                self.finish(number, INTERRUPTED, f"{INTERRUPTED} after epoch {len(trial.epochs)} (search {why})")
 
     def _prune(self, number: int) -> None:
-        """A complete trial that is off the front never comes back to it: its weights can go."""
-        members = {*self.record.front(), *self.record.undecided()}
-        for dropped in (self._kept | {number}) - members:
-            if self.record.trials[dropped].status != INTERRUPTED:
-                discard(self.plan.folder, dropped)
+        """A trial that is off the front never comes back to it: its files can go. One whose process failed may be tried
+        again when the search is resumed: what it can go on from stays."""
+        trial, members = self.record.trials[number], {*self.record.front(), *self.record.undecided()}
+        if trial.status == COMPLETE:
+            drop_checkpoint(self.plan.folder, number)
+        leaving = self._kept - members
+        if number not in members and not (trial.status == FAILED and trial.faults):
+            leaving.add(number)
+        for dropped in leaving:
+            discard(self.plan.folder, dropped)
         self._kept = members
 
-
-def error_line(trial: RayTrial) -> str:
-    """The last line of the error that ended ``trial``: the exception itself, below its traceback."""
-    path = Path(trial.error_file or "")
-    lines = [line.strip() for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
-    if not lines:
-        return "the trial's process ended without a word"
-    dead = [line for line in lines if "actor died" in line.lower() or "worker died" in line.lower()]
-    return (dead or lines)[-1]
+    def complete(self) -> bool:
+        """Whether every trial that was to be is there and at its end."""
+        return not self.searcher.again and not self.open and self.searcher.next >= self.searcher.trials
 
 
-def _name(trial: RayTrial) -> str:
-    return f"trial-{trial.config['number']:04d}.{trial.trial_id}"
+def make_scheduler(plan: Plan) -> MultiObjectiveAsha | None:
+    """The scheduler that ``plan`` names; None for ``none``."""
+    if plan.scheduler == "none":
+        return None
+    guess = 1 / len(plan.manifest.classes)
+    options = {"grace_period": plan.grace_period, "reduction_factor": plan.reduction_factor}
+    return MultiObjectiveAsha(plan.space.objectives, guess=guess, **options)

@@ -124,7 +124,9 @@ def _require_weights(folder: Path, numbers) -> None:
 
 
 def _weights_of(folder: Path, number: int) -> Path:
-    return folder / "trials" / f"{number:04d}" / "model.safetensors"
+    from trainables.checkpoints import WEIGHTS, trial_folder
+
+    return trial_folder(folder, number) / WEIGHTS
 
 
 def _configurations(values: dict[int, dict], chosen) -> Iterator[tuple[int, TrainConfig, dict]]:

@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from search_spaces.space import Space
-from trainables.config import METHODS, absent_for
-from tune_fairlora.plan import Plan, parameter_lines, resolve_space
+from trainables import adapters, backbones
+from trainables.config import METHODS, TrainConfig, absent_for
+from tune_fairlora.plan import Plan, resolve_space
+from tune_fairlora.resume import to_go_on
 
 EXAMPLE_CLASSES = 10  # the digits have as many, and a user's folder that is not given may have any number
 
@@ -98,12 +100,52 @@ def dry_run(plan: Plan) -> int:
         "classes": f"{len(plan.manifest.classes)}: {', '.join(plan.manifest.classes)}",
         "groups": f"{len(plan.manifest.groups)}: {', '.join(plan.manifest.groups)}",
         "weights": plan.weights or "the hub",
-        "trials": f"{plan.trials}, sampler {plan.sampler}, seed {plan.seed}",
+        "objectives": ", ".join((*plan.space.objectives, *plan.constraints)),
+        "trials": f"{plan.trials}, sampler {plan.sampler}, scheduler {plan.scheduler}, seed {plan.seed}",
         "MLflow": f"{plan.tracking_uri}, experiment {plan.experiment}",
     }
     out = Console(highlight=False)
+    if plan.record is not None:
+        rows["goes on"] = _progress(plan)
+        plan.record.close()
     _section(out, "dry run: nothing was started", rows)
     return 0
+
+
+def _progress(plan: Plan) -> str:
+    record = plan.record
+    again = len(to_go_on(record, plan.max_failures))
+    return f"{len(record.trials)} trials begun, {again} of them not at their end, {plan.trials} in all"
+
+
+def parameter_lines(space: Space, n_classes: int) -> list[str]:
+    """What each method and rank trains: "rank 8: 325,672 of 86,155,088 parameters"; computed without weights."""
+    import torch
+
+    lines = []
+    for methods in _alike(space.methods):
+        point = space.first_point(methods[0])
+        distribution = space.distribution("rank", methods[0])
+        default = space.config(point, 0).rank
+        ranks = getattr(distribution, "choices", None) or ([default] if METHODS[methods[0]].lora else [None])
+        for rank in ranks:
+            config = space.config(point | ({"rank": rank} if rank is not None else {}), 0)
+            with torch.device("meta"):
+                model = _skeleton(config, n_classes)
+            trainable, total = adapters.parameter_counts(model)
+            prefix = f"rank {rank}" if rank is not None else "every weight"
+            lines.append(f"{', '.join(methods):15} {prefix}: {trainable:,} of {total:,} parameters")
+    return lines
+
+
+def _alike(methods: tuple[str, ...]) -> list[list[str]]:
+    """The methods that train the same weights, together: the penalty adds none."""
+    kinds = ([m for m in methods if METHODS[m].lora], [m for m in methods if not METHODS[m].lora])
+    return [kind for kind in kinds if kind]
+
+
+def _skeleton(config: TrainConfig, n_classes: int):
+    return adapters.adapt(backbones.skeleton(config, n_classes), config)
 
 
 class DecodingBar:

@@ -9,7 +9,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tune_fairlora.record import COLLAPSED, COMPLETE, DIVERGED, FAILED, RUNNING, STOPPED, Record, Trial
+from tune_fairlora.record import Record
+from tune_fairlora.state import COLLAPSED, COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, STOPPED, Trial
 
 SHOWN = {"rank": "rank", "lam": "λ", "lr": "lr"}
 HEADINGS = {"val_delta_f1": "ΔF1", "val_min_group_accuracy": "worst group"}
@@ -38,15 +39,26 @@ class Progress:
         """Print the line of a trial that has just ended; under the live view it scrolls by above it."""
         trial = self.record.trials[number]
         done = len(self.record.trials) - self.record.count(RUNNING)
-        seconds = f"{trial.ended - trial.started:.1f} s"
+        seconds = f"{trial.seconds:.1f} s"
         values = "  ".join(
             f"{heading(name)} {trial.metrics.get(name, math.nan):.4f}" for name in self.record.objectives
         )
-        note = "front" if number in self.record.front() else ""
-        if trial.status != COMPLETE:
-            note = trial.reason if trial.reason.startswith(trial.status) else f"{trial.status}: {trial.reason}"
-        line = f"{done:4d}/{self.total}  {trial.label:<22} {values}  {seconds:>7}  {note}"
+        line = f"{done:4d}/{self.total}  {trial.label:<22} {values}  {seconds:>7}  {self._note(trial)}"
         self.console.print(Text(line), soft_wrap=True)
+
+    def _note(self, trial: Trial) -> str:
+        if trial.status != COMPLETE:
+            return trial.reason if trial.reason.startswith(trial.status) else f"{trial.status}: {trial.reason}"
+        numbers = self.record.siblings(trial.number)
+        if self.record.decided(numbers) and not self.record.feasible(numbers):
+            return f"infeasible: {', '.join(map(str, self.record.constraints))}"
+        return "front" if trial.number in self.record.front() else ""
+
+    def tried_again(self, number: int, reason: str, most: int) -> None:
+        """Print that a trial's process broke and that it will be tried again."""
+        trial = self.record.trials[number]
+        line = f"{trial.label:<22} failed: {reason}; tried again from epoch {len(trial.epochs)}"
+        self.console.print(Text(f"      {line} ({trial.faults} of {most})"), soft_wrap=True)
 
     def _view(self) -> Group:
         record = self.record
@@ -59,11 +71,10 @@ class Progress:
         return Group(Text(head, style="bold"), Text(f"running: {running}"), front_table(record, "Front so far"))
 
     def _time_left(self) -> str:
-        ended = [t for t in list(self.record.trials.values()) if t.status != RUNNING]
+        ended = [t.seconds for t in list(self.record.trials.values()) if t.status not in (RUNNING, INTERRUPTED)]
         if not ended:
             return "time left: not known yet"
-        mean = sum(t.ended - t.started for t in ended) / len(ended)
-        left = (self.total - len(ended)) * mean / self.slots
+        left = (self.total - len(ended)) * statistics.fmean(ended) / self.slots
         return f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left"
 
 

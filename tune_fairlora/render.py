@@ -1,5 +1,8 @@
 """From the record's state to ``trials.parquet`` (a row a trial), ``epochs.parquet`` (a row an epoch), ``front.png``."""
 
+import logging
+import threading
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +11,10 @@ import pyarrow.parquet as pq
 from trainables.config import FIELDS
 from trainables.metrics import METRICS
 from trainables.store import replace_atomically
-from tune_fairlora.record import Record, Trial
+from tune_fairlora.record import Record
+from tune_fairlora.state import Trial
+
+log = logging.getLogger(__name__)
 
 ARROW_TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
 EPOCH_METRICS = ("train_loss", "train_cross_entropy", "train_penalty", *(f"val_{name}" for name in METRICS))
@@ -16,12 +22,42 @@ EPOCH_METRICS = ("train_loss", "train_cross_entropy", "train_penalty", *(f"val_{
 
 def render(record: Record) -> None:
     """Write both tables into the search's folder; a reader sees the old file or the new one, never half of it."""
-    with record.lock:
-        members = set(record.front())
-        trials = [_trial_row(trial, trial.number in members, record) for _, trial in sorted(record.trials.items())]
-        epochs = [_epoch_row(t, e) for _, t in sorted(record.trials.items()) for e in t.epochs]
-    _write(record.folder / "trials.parquet", trials, _trial_schema(record))
-    _write(record.folder / "epochs.parquet", epochs, _epoch_schema())
+    with record.lock:  # for a moment only: trials that go on while their rows are made show a later state
+        members, trials = set(record.front()), sorted(record.trials.items())
+    rows = [_trial_row(trial, number in members, record) for number, trial in trials]
+    _write(record.folder / "trials.parquet", rows, _trial_schema(record))
+    rows = [_epoch_row(trial, entry) for _, trial in trials for entry in list(trial.epochs)]
+    _write(record.folder / "epochs.parquet", rows, _epoch_schema())
+
+
+class Renderer:
+    """Renders in a thread of its own once ``due`` is set, at intervals: the larger the tables, the rarer."""
+
+    SECONDS, SHARE = 5.0, 0.03  # between two renderings at least, and of the time at most
+
+    def __init__(self, record: Record):
+        self.record, self.due, self._over = record, threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="render", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        pause = 0.0
+        while not self._over.wait(pause):
+            self.due.wait()
+            if self._over.is_set():
+                return
+            self.due.clear()
+            start = time.monotonic()
+            try:
+                render(self.record)
+            except OSError:  # a full disk: the log is what counts, and the next time may find room
+                log.exception("the tables could not be written")
+            pause = max(self.SECONDS, (time.monotonic() - start) / self.SHARE)
+
+    def close(self) -> None:
+        self._over.set()
+        self.due.set()
+        self._thread.join()
 
 
 def render_front(record: Record) -> None:
@@ -48,6 +84,9 @@ def _trial_schema(record: Record) -> pa.Schema:
     metrics = [(name, pa.float64()) for name in (*EPOCH_METRICS, *group_columns(record))]
     tail = [
         ("epochs_trained", pa.int64()),
+        ("failures", pa.int64()),
+        ("decisions", pa.string()),
+        ("feasible", pa.bool_()),
         ("on_front", pa.bool_()),
         ("mlflow_run_id", pa.string()),
         ("device", pa.string()),
@@ -57,7 +96,9 @@ def _trial_schema(record: Record) -> pa.Schema:
 
 
 def _trial_row(trial: Trial, on_front: bool, record: Record) -> dict:
-    """A hyperparameter that the method lacks is null; a metric that has no support is NaN."""
+    """A hyperparameter that the method lacks is null; a metric that has no support is NaN. ``feasible`` is null until
+    the configuration is complete."""
+    siblings = record.siblings(trial.number)
     accuracy = trial.tables.get("by_group", {}).get("accuracy")
     by_group = {name: accuracy[i] for name, i in group_columns(record).items()} if accuracy else {}
     return {
@@ -70,10 +111,13 @@ def _trial_row(trial: Trial, on_front: bool, record: Record) -> dict:
         "status": trial.status,
         "reason": trial.reason,
         "epochs_trained": len(trial.epochs),
+        "failures": trial.faults,
+        "decisions": "; ".join(trial.decisions.values()),
+        "feasible": record.feasible(siblings) if record.decided(siblings) else None,
         "on_front": on_front,
         "mlflow_run_id": trial.run_id,
         "device": trial.device,
-        "seconds": trial.ended - trial.started,
+        "seconds": trial.seconds,
     }
 
 

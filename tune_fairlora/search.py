@@ -2,6 +2,7 @@
 
 python -m tune_fairlora.search --space digits
 python -m tune_fairlora.search --space folder_vit_tiny --data photos/ --weights vit_tiny.safetensors
+python -m tune_fairlora.search --resume NAME
 python -m tune_fairlora.search --list
 """
 
@@ -17,6 +18,7 @@ from trainables.config import FIELDS, METHODS, ConfigError  # noqa: E402
 from tune_fairlora import cli  # noqa: E402
 
 SAMPLER_NAMES = ("tpe", "gp", "nsga2", "random", "grid")
+SCHEDULER_NAMES = ("moasha", "none")
 
 
 def parser() -> cli.Parser:
@@ -50,6 +52,14 @@ def parser() -> cli.Parser:
         metavar="KEY=VALUE",
         help="fix a hyperparameter, or search values with commas; repeatable",
     )
+    what.add_argument("--objectives", metavar="A,B[,C]", help="two or three validation metrics; default: the space's")
+    what.add_argument(
+        "--constraint",
+        action="append",
+        default=[],
+        metavar='"METRIC>=X"',
+        help="keep what breaks it off the front (>= or <=); repeatable",
+    )
     how = p.add_argument_group("how to search")
     how.add_argument(
         "--trials", type=cli.positive_int, metavar="N", help="number of configurations; default: the space's"
@@ -66,6 +76,39 @@ def parser() -> cli.Parser:
         metavar="N",
         help="training seeds of each configuration; default: 1",
     )
+    how.add_argument("--enqueue", metavar="FILE", help="JSON: points to try first, objects with method and values")
+    how.add_argument(
+        "--scheduler", choices=SCHEDULER_NAMES, default="moasha", help="stop poor trials early; default: %(default)s"
+    )
+    how.add_argument(
+        "--grace-period", type=cli.positive_int, default=1, metavar="N", help="epochs of the first rung; default: 1"
+    )
+    how.add_argument(
+        "--reduction-factor",
+        type=cli.positive_int,
+        default=3,
+        metavar="N",
+        help="a rung keeps a share of 1/N; default: 3",
+    )
+    how.add_argument(
+        "--time-budget", type=cli.duration, metavar="TIME", help="end in time (30m, 2h, 90s); --resume goes on"
+    )
+    fault = p.add_argument_group("when something breaks")
+    fault.add_argument("--resume", metavar="NAME|DIR", help="go on with a search that was broken off")
+    fault.add_argument(
+        "--max-failures",
+        type=cli.count,
+        default=2,
+        metavar="N",
+        help="how often a trial is tried again; default: %(default)s",
+    )
+    fault.add_argument(
+        "--trial-timeout",
+        type=cli.duration,
+        metavar="TIME",
+        help="end a trial without a report for so long; default: 20 times the longest epoch, at least 10m",
+    )
+    fault.add_argument("--resync", metavar="NAME|DIR", help="send MLflow what it has missed of a search, and stop")
     where = p.add_argument_group("where to run")
     where.add_argument(
         "--cpus-per-trial", type=cli.positive, default=1.0, metavar="X", help="default: 1; fractions are allowed"
@@ -100,14 +143,19 @@ def _epilog() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 done, 1 failed, 2 the user's mistake, 130 or 143 interrupted."""
-    return cli.run(lambda: _command(parser().parse_args(argv)), "interrupted before the search began; nothing was kept")
+    return cli.run(lambda: _command(argv), "interrupted before the search began; nothing was kept")
 
 
-def _command(args: argparse.Namespace) -> int:
+def _command(argv: list[str] | None) -> int:
+    args = parser().parse_args(argv)
     if args.list:
         return _list()
-    if not args.space:
-        raise ConfigError("--space is needed: a name of --list, or a Python file")
+    if args.resync:
+        from tune_fairlora import resume, resync
+
+        return resync.resync(resume.find(args.resync, args.storage), cli.given(parser(), argv).get("tracking_uri"))
+    if not args.space and not args.resume:
+        raise ConfigError("--space is needed: a name of --list, or a Python file (or --resume NAME)")
     if args.describe:
         from tune_fairlora import describe
 
@@ -115,7 +163,13 @@ def _command(args: argparse.Namespace) -> int:
     from tune_fairlora import describe, plan, runner
 
     with describe.DecodingBar() as bar:
-        made = plan.make_plan(args, bar)
+        if args.resume:
+            from tune_fairlora import resume
+
+            defaults = vars(parser().parse_args([]))
+            made = resume.make_plan(args, cli.given(parser(), argv), defaults, bar)
+        else:
+            made = plan.make_plan(args, bar)
     if args.dry_run:
         return describe.dry_run(made)
     return runner.run(made)

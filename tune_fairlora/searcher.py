@@ -5,87 +5,132 @@ result; hence this one. The trial's Optuna number is its identity everywhere.
 """
 
 import json
-import warnings
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from search_spaces.space import Space
 from trainables.config import TrainConfig
-from trainables.metrics import OBJECTIVES
 from trainables.seeds import seed_for
-from tune_fairlora.record import COLLAPSED, COMPLETE, STOPPED
+from tune_fairlora import journal
 from tune_fairlora.samplers import make_sampler
+from tune_fairlora.state import COLLAPSED, COMPLETE, STOPPED, State, Trial
 
-OnStart = Callable[[int, TrainConfig], None]
-JOURNAL = "optuna.journal"
 STATES = {COMPLETE: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, COLLAPSED: TrialState.PRUNED}
+WORST = 1e9  # by how much a constraint counts as broken whose metric has no value
+
+
+class Host(Protocol):
+    """Whoever runs the trials."""
+
+    def launch(self, number: int, config: TrainConfig) -> dict:
+        """Note that trial ``number`` starts, or goes on, and give what Ray's trial is to get."""
+        ...
+
+    def may_start(self) -> bool:
+        """Whether the time that is left suffices for another trial."""
+        ...
+
+    def busy(self) -> bool:
+        """Whether trials are at work."""
+        ...
 
 
 class StudySearcher(Searcher):
     """Suggests configurations of ``space`` to Ray Tune and is told outcomes by number.
 
-    ``on_start(number, config)`` is called for each suggestion before Ray sees it. The sampler's randomness is a hash
-    of (seed, trial number), fresh at each suggestion, so that a restart would change no later one.
+    ``state`` is what the log says of the search so far: its trials are in the study already, and the next one has the
+    next number. ``trials`` is how many there are in all, ``enqueue`` holds points (values by field) to try first,
+    ``again`` the trials that go on or are tried again, before any new one.
 
-    Each point is tried with ``seeds`` training seeds, ``seed`` and the next ones, in trials of consecutive numbers:
-    trial n is seed n modulo ``seeds`` of point n // ``seeds``. The study is told each as a trial of its own, so that
-    the sampler sees how noisy a point is.
+    The sampler's randomness is a hash of (seed, trial number), fresh at each suggestion, so that a restart changes no
+    later one. Each point is tried with ``seeds`` training seeds, ``seed`` and the next ones, in trials of consecutive
+    numbers: trial n is seed n modulo ``seeds`` of point n // ``seeds``. The study is told each as a trial of its own,
+    so that the sampler sees how noisy a point is.
     """
 
     def __init__(
-        self, space: Space, folder: Path, sampler: str, seed: int, context: dict, on_start: OnStart, seeds: int = 1
+        self,
+        space: Space,
+        folder: Path,
+        sampler: str,
+        seed: int,
+        state: State,
+        host: Host,
+        trials: int,
+        seeds: int = 1,
+        enqueue: Sequence[dict] = (),
+        again: Iterable[int] = (),
     ):
         super().__init__()
-        self.space, self.sampler, self.seed, self.seeds = space, sampler, seed, seeds
-        self.context, self.on_start = context, on_start
-        self.asked: dict[int, optuna.Trial] = {}
+        self.space, self.sampler, self.seed, self.seeds, self.state = space, sampler, seed, seeds, state
+        self.host, self.trials = host, trials
+        self.again = deque(again)
+        self.next = len(state.trials)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.study = optuna.create_study(
-            study_name="search",
-            storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
-            directions=[OBJECTIVES[name] for name in space.objectives],
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self.study.set_metric_names(list(space.objectives))
-        points = [space.params(p) for p in space.grid_points()] if sampler == "grid" else space.starts()
-        for point in points:
-            self._enqueue(point, seeds)
-
-    def _enqueue(self, params: dict, times: int) -> None:
-        for _ in range(times):
-            self.study.enqueue_trial(params)
+        points = [*map(space.params, enqueue)]
+        points += [space.params(p) for p in space.grid_points()] if sampler == "grid" else space.starts()
+        if self.next == 0:  # a journal without a launched trial holds nothing that is not drawn again alike
+            journal.remove(folder)
+        journal.forget_failures(folder, set(self.again))
+        self.journal = journal.Journal(folder, space.objectives, [p for p in points for _ in range(seeds)])
+        self.known = len(self.journal)  # trials drawn or enqueued
+        self.journal.check(space, state.trials.values())
+        for trial in state.trials.values():  # what the log has and the journal may lack
+            if trial.number not in self.again:
+                self.tell(trial)
 
     def set_search_properties(self, metric, mode, config, **spec) -> bool:
         """Ray asks whether its own metric and space are taken: the study has its own, so there must be none."""
         return metric is None and not config
 
-    def suggest(self, trial_id: str) -> dict | str:
-        """The next trial's configuration for ``RayTrainable``, or FINISHED when a grid has no more points."""
-        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if self.sampler == "grid" and not waiting:
-            return Searcher.FINISHED
-        self.study.sampler = make_sampler(self.sampler, seed_for(self.seed, "sampler", len(self.asked)))
-        trial = self.study.ask()
-        config = self.space.suggest(trial, seed=self.seed + trial.number % self.seeds)
-        if not waiting:  # a new point: its other seeds come next
-            self._enqueue(trial.params, self.seeds - 1)
-        self.asked[trial.number] = trial
-        self.on_start(trial.number, config)
-        return {"number": trial.number, "values": config.hyperparameters(), "context": self.context}
+    def suggest(self, trial_id: str) -> dict | str | None:
+        """The next trial for ``RayTrainable``; None while open ones may fail and come again; FINISHED at the end."""
+        if not (self.again or self.next < self.trials) or not self.host.may_start():
+            return None if self.host.busy() else Searcher.FINISHED
+        if self.again:
+            number = self.again.popleft()
+            return self.host.launch(number, TrainConfig(**self.state.trials[number].values))
+        number, self.next = self.next, self.next + 1
+        return self.host.launch(number, self._draw(number))
 
-    def tell(self, number: int, status: str, reason: str, values: list[float]) -> None:
+    def _draw(self, number: int) -> TrainConfig:
+        """Ask the study for its next trial, or take up one that it was drawing when the search was killed."""
+        study = self.journal.study
+        study.sampler = make_sampler(self.sampler, seed_for(self.seed, "sampler", number))
+        orphan = number < self.known and self.journal[number].state == TrialState.RUNNING
+        trial = self.journal.reopen(number) if orphan else study.ask()
+        if trial.number != number:
+            raise RuntimeError(f"the study drew trial {trial.number}, but {number} comes next")
+        config = self.space.suggest(trial, seed=self.seed + number % self.seeds)
+        last = number - number % self.seeds + self.seeds  # a new point: its other seeds come next
+        self.known = max(self.known, number + 1)
+        for _ in range(self.known, last):
+            study.enqueue_trial(trial.params)
+        self.known = max(self.known, last)
+        return config
+
+    def tell(self, trial: Trial) -> None:
         """Full fidelity is COMPLETE, stopped or collapsed PRUNED, all else FAIL; a second call changes nothing."""
-        trial, state = self.asked[number], STATES.get(status, TrialState.FAIL)
-        if reason and not self.study.trials[number].state.is_finished():
-            trial.set_user_attr("reason", reason)
-        self.study.tell(trial, values if state == TrialState.COMPLETE else None, state=state, skip_if_finished=True)
+        state = STATES.get(trial.status, TrialState.FAIL)
+        values, broken = None, {}
+        if state == TrialState.COMPLETE:
+            values = [trial.metrics[name] for name in self.space.objectives]
+            broken = {str(c): min(WORST, c.violation(trial.metrics)) for c in self.state.constraints}
+        self.journal.tell(trial.number, state, values, self._notes(trial), broken)
+
+    def _notes(self, trial: Trial) -> dict:
+        """For Optuna's dashboard: why the trial ended, and its objectives where the scheduler judged it."""
+        notes: dict = {"reason": trial.reason} if trial.reason else {}
+        for epoch in trial.decisions:
+            metrics = trial.epochs[epoch - 1]["metrics"]
+            notes[f"epoch {epoch}"] = {name: metrics[name] for name in self.space.objectives}
+        return notes
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Nothing: the outcome is told by ``tell`` once the log holds it, so that the journal never knows more."""
@@ -96,7 +141,7 @@ class StudySearcher(Searcher):
 
     def save(self, checkpoint_path: str) -> None:
         """For Ray's snapshots, which are never read: the journal is the memory."""
-        Path(checkpoint_path).write_text(json.dumps({"journal": JOURNAL}))
+        Path(checkpoint_path).write_text(json.dumps({"journal": journal.JOURNAL}))
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a search is restored from its own record, never from Ray's snapshot")

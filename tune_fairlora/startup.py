@@ -2,7 +2,10 @@
 
 import os
 import sys
+import time
 from pathlib import Path
+
+STARTED = time.monotonic()  # of the process, as good as; a time budget counts from here
 
 
 def hide_user_folder() -> None:

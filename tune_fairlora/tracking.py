@@ -1,159 +1,190 @@
 """MLflow's view of a search: a parent run for the search, a child run a trial. The one file that imports mlflow.
 
-Everything is sent by a thread of its own, so that a slow or dead server never holds up the search; the record in the
-search's folder is complete without it.
+MLflow mirrors the record's events, sent by a thread of its own (``spool.py``), so that a slow or dead server never
+holds up the search; the record in the search's folder is complete without it.
 """
 
-import contextlib
-import http.client
-import logging
+import json
 import math
 import os
-import queue
-import sqlite3
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from trainables.config import ConfigError
-from tune_fairlora.record import COLLAPSED, COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, STOPPED, Record, Trial
 from tune_fairlora.render import render
+from tune_fairlora.spool import Spool
+from tune_fairlora.state import COLLAPSED, COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, STOPPED
+from tune_fairlora.stores import SQLITE, make_database
 
-RUN_STATUS = {
-    COMPLETE: "FINISHED",
-    COLLAPSED: "FINISHED",
-    STOPPED: "FINISHED",
-    FAILED: "FAILED",
-    DIVERGED: "FAILED",
-    INTERRUPTED: "KILLED",
-    RUNNING: "RUNNING",
-}
-SQLITE = "sqlite:///"
-PROBE_SECONDS = 10
-CLOSE_SECONDS = 60
-
-log = logging.getLogger(__name__)
+RUN_STATUS = dict.fromkeys((COMPLETE, COLLAPSED, STOPPED), "FINISHED") | dict.fromkeys((FAILED, DIVERGED), "FAILED")
+RUN_STATUS |= {INTERRUPTED: "KILLED", RUNNING: "RUNNING"}
+SEARCH = -1  # stands for the search's run among the trials' numbers
+PARAMS = ("space", "objectives", "constraints", "sampler", "scheduler", "seed", "seeds", "trials", "methods")
+PARAMS += ("max_failures", "data", "data_fingerprint", "weights")
+OURS_TO_WAIT = (401, 403, 408, 429)  # refusals that say something of the server or its gate, not of the message
+TEXT = 5000  # characters; MLflow takes 6000 in a parameter
 
 
-def check_store(uri: str) -> None:
-    """Raise ConfigError if ``uri`` is a server that does not answer within seconds, or a sqlite file that is none."""
-    if uri.startswith(("http://", "https://")):
-        _check_server(uri)
-    elif uri.startswith(SQLITE):
-        _check_sqlite(Path(uri.removeprefix(SQLITE)))
-    elif not uri.startswith(("mysql", "postgresql", "mssql", "databricks")):
-        raise ConfigError(f"--tracking-uri must be a server (http://…) or a database (sqlite:///…), but got {uri}")
+class Tracker(Spool):
+    """Mirrors ``record`` into MLflow: what each event becomes. Every message but a run's creation can be repeated as
+    it is: a metric of equal time, step and value, a tag or an equal parameter is stored once.
 
-
-def _check_server(uri: str) -> None:
-    try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS):
-            return
-    except urllib.error.HTTPError as error:
-        raise ConfigError(f"--tracking-uri {uri} answers, but not as an MLflow server (HTTP {error.code})") from error
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise ConfigError(f"--tracking-uri {uri} does not answer ({reason}): is the server up?") from error
-
-
-def _check_sqlite(path: Path) -> None:
-    """Without MLflow, whose import takes seconds: its own trouble with the file is reported by the tracker."""
-    if set("?#%") & set(str(path)):
-        raise ConfigError(f"--tracking-uri's path must be free of ?, # and %, which an address cannot hold: {path}")
-    nearest = next(parent for parent in path.parents if parent.exists())
-    if path.is_dir() or not nearest.is_dir() or not os.access(path if path.exists() else nearest, os.W_OK):
-        raise ConfigError(f"--tracking-uri must be a file that can be written, but {path} cannot")
-    if path.exists():
-        try:
-            with contextlib.closing(sqlite3.connect(path)) as database:
-                database.execute("PRAGMA schema_version")
-        except sqlite3.DatabaseError as error:
-            raise ConfigError(f"--tracking-uri must be a sqlite database, but {path} is not ({error})") from error
-
-
-def absolute_uri(uri: str) -> str:
-    """A relative sqlite path made absolute, so that it means one file whatever the current folder is later."""
-    if uri.startswith(SQLITE) and not uri.startswith(f"{SQLITE}/"):
-        return SQLITE + str(Path(uri.removeprefix(SQLITE)).resolve())
-    return uri
-
-
-class Tracker:
-    """Mirrors ``record`` into MLflow. Methods return at once; ``close`` waits until all is sent, or gives up."""
-
-    def __init__(self, uri: str, experiment: str, record: Record):
-        self.uri, self.experiment, self.record = uri, experiment, record
-        self.errors = 0
-        self.parent = ""
-        self._members: set[int] = set()
-        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-        self._thread.start()
-
-    def start_search(self) -> None:
-        self._queue.put(self._start_search)
-
-    def start_trial(self, number: int) -> None:
-        self._queue.put(lambda: self._start_trial(self.record.trials[number]))
-
-    def epoch(self, number: int, epoch: int, metrics: dict[str, float], time: float) -> None:
-        self._queue.put(lambda: self._log_metrics(self.record.trials[number].run_id, metrics, epoch, time))
-
-    def end_trial(self, number: int) -> None:
-        """Close the trial's run, and put hypervolume and front size as they are now on the search's curves."""
-        members = set(self.record.front())
-        curves = {"hypervolume": self.record.hypervolume(), "front_size": float(len(members))}
-        finished = len(self.record.trials) - self.record.count(RUNNING)
-        trial = self.record.trials[number]
-        self._queue.put(lambda: self._end_trial(trial))
-        self._queue.put(lambda: self._mark_front(members))
-        self._queue.put(lambda: self._log_metrics(self.parent, curves, finished, trial.ended))
-
-    def close(self, status: str, seconds: float = CLOSE_SECONDS) -> None:
-        """Attach the front's table and picture, end the parent run, and wait for the queue to run dry."""
-        self._queue.put(self._log_front)
-        self._queue.put(lambda: self._client.set_terminated(self.parent, RUN_STATUS[status]))
-        self._queue.put(None)
-        self._thread.join(seconds)
-        if self._thread.is_alive():
-            self.errors += self._queue.qsize() + 1
-
-    def _work(self) -> None:
-        task: Callable[[], None] | None = self._connect
-        while task is not None:
-            try:
-                task()
-            except Exception:  # whatever the server or the network does, the search goes on
-                self.errors += 1
-                log.exception("MLflow did not take a message")
-            task = self._queue.get()
+    A run that may be there already is looked for by its tags ``search_id`` and ``trial``: after a failed attempt, and
+    where an earlier process may have made it.
+    """
 
     def _connect(self) -> None:
-        """MLflow is imported here, in the thread: it takes seconds. Its default retries a dead server for minutes."""
+        """MLflow is imported here, in the thread: it takes seconds. Its own retries would block for minutes."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a request and two lines for every run
         from mlflow import MlflowClient
 
+        path = Path(self.uri.removeprefix(SQLITE))
+        if self.uri.startswith(SQLITE) and not path.exists():
+            make_database(path, lambda uri: MlflowClient(uri).search_experiments(max_results=1))
         self._client = MlflowClient(self.uri)
 
-    def _start_search(self) -> None:
-        settings = self.record.settings
-        tags = {"role": "search", "status": RUNNING, **{k: settings[k] for k in ("code_version", "weights")}}
-        run = self._client.create_run(self._experiment_id(), tags=tags, run_name=settings["name"])
-        self.parent = run.info.run_id
-        self.record.add("tracked_search", run_id=self.parent)
-        keys = ("space", "objectives", "sampler", "seed", "seeds", "trials", "methods")
-        keys += ("data", "data_fingerprint", "weights")
+    def _is_down(self, error: Exception) -> bool:
+        import requests
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import OperationalError
+
+        if isinstance(error, MlflowException):
+            status = error.get_http_status_code()
+            return status >= 500 or status in OURS_TO_WAIT or error.error_code == "ENDPOINT_NOT_FOUND"
+        if isinstance(error, requests.HTTPError) and error.response is not None:
+            return error.response.status_code >= 500 or error.response.status_code in OURS_TO_WAIT
+        return isinstance(error, (requests.RequestException, ConnectionError, TimeoutError, OperationalError))
+
+    def _recall(self, events: list[dict]) -> None:
+        """The runs that this store is known to have."""
+        self._runs = {e.get("number", SEARCH): e["run_id"] for e in events if e["event"].startswith("tracked")}
+        self._members = set(self.state.front() if self.state.settings else ())
+        self._experiment = ""
+        self._unmade: int | None = None
+
+    def _begin(self, entry: dict, new: bool) -> None:
+        first = {"search": SEARCH, "start": entry.get("number")}
+        self._unmade = first.get(entry["event"]) if new else None  # the one run that need not be looked for
+
+    def _doubt(self) -> None:
+        self._unmade = None
+
+    def _messages(self, entry: dict) -> Iterator[Callable[[], object]]:
+        repeated = entry["event"] == "epoch" and entry["epoch"] <= len(self.state.trials[entry["number"]].epochs)
+        self._fold(entry)
+        send = getattr(self, f"_send_{entry['event']}", None)
+        if send is not None and not repeated:
+            yield from send(entry)
+
+    def _send_search(self, entry: dict) -> Iterator[Callable[[], object]]:
+        settings = entry["settings"]
         fixed = {f"fixed.{name}": value for name, value in settings["fixed"].items()}
-        self._log_params(self.parent, {name: settings[name] for name in keys} | fixed)
+        yield partial(self._run, SEARCH)
+        yield partial(self._log_params, SEARCH, {name: settings[name] for name in PARAMS if name in settings} | fixed)
+
+    def _send_resume(self, entry: dict) -> Iterator[Callable[[], object]]:
+        """Parameters cannot be overwritten in MLflow, so what was changed goes into tags."""
+        changed = {f"changed.{name}": value for name, value in entry["changes"].items()}
+        yield partial(self._tag, SEARCH, {"status": RUNNING, "reason": ""} | changed)
+        yield partial(self._reopen, SEARCH)
+
+    def _send_start(self, entry: dict) -> Iterator[Callable[[], object]]:
+        yield partial(self._run, entry["number"])
+        yield partial(self._log_params, entry["number"], entry["values"])
+
+    def _send_launch(self, entry: dict) -> Iterator[Callable[[], object]]:
+        yield partial(self._tag, entry["number"], {"status": RUNNING})
+        yield partial(self._reopen, entry["number"])
+
+    def _send_epoch(self, entry: dict) -> Iterator[Callable[[], object]]:
+        yield partial(self._log_metrics, entry["number"], entry["metrics"], entry["epoch"], entry["time"])
+
+    def _send_decision(self, entry: dict) -> Iterator[Callable[[], object]]:
+        yield partial(self._tag, entry["number"], {f"decision.{entry['epoch']}": entry["text"]})
+
+    def _send_fault(self, entry: dict) -> Iterator[Callable[[], object]]:
+        yield partial(self._tag, entry["number"], {"fault": entry["reason"]})
+
+    def _send_end(self, entry: dict) -> Iterator[Callable[[], object]]:
+        """Close the trial's run, and put hypervolume and front size as they were then on the search's curves. An
+        interrupted trial may go on later: only its last end is a step of the curves."""
+        number, state = entry["number"], self.state
+        tags = {"status": entry["status"], "reason": entry["reason"], "device": state.trials[number].device}
+        yield partial(self._tag, number, tags)
+        yield partial(self._terminate, number, entry)
+        yield from self._mark_front(set(state.front()))
+        if entry["status"] != INTERRUPTED:
+            curves = {"hypervolume": state.hypervolume(), "front_size": float(len(self._members))}
+            finished = len(state.trials) - state.count(RUNNING, INTERRUPTED)
+            yield partial(self._log_metrics, SEARCH, curves, finished, entry["time"])
+
+    def _mark_front(self, members: set[int]) -> Iterator[Callable[[], object]]:
+        """Tag only the runs whose membership changed."""
+        for number in sorted(members ^ self._members):
+            yield partial(self._tag, number, {"pareto": "true" if number in members else "false"})
+        self._members = members
+
+    def _send_close(self, entry: dict) -> Iterator[Callable[[], object]]:
+        """The run ends before its pictures are sent: they may need a store of their own, which may be down."""
+        yield partial(self._tag, SEARCH, {"status": entry["status"], "reason": entry.get("reason", "")})
+        yield partial(self._terminate, SEARCH, entry)
+        yield self._log_front_table
+        if (self.record.folder / "front.png").exists():
+            yield lambda: self._client.log_artifact(self._run(SEARCH), str(self.record.folder / "front.png"))
+        yield self._remove_twins
+
+    def _run(self, number: int) -> str:
+        """The id of a trial's run, or the search's; found, or made, where it is not known."""
+        if number not in self._runs:
+            found = None if number == self._unmade else self._find(number)
+            self._runs[number] = found or self._create(number)
+            of = {} if number == SEARCH else {"number": number}
+            self.record.add("tracked" if of else "tracked_search", **of, run_id=self._runs[number])
+        return self._runs[number]
+
+    def _find(self, number: int) -> str | None:
+        own = "tags.role = 'search'" if number == SEARCH else f"tags.trial = '{number}'"
+        wanted = f"tags.search_id = '{self.state.settings['id']}' and {own}"
+        runs = self._client.search_runs([self._experiment_id()], filter_string=wanted, max_results=1)
+        return runs[0].info.run_id if runs else None
+
+    def _create(self, number: int) -> str:
+        experiment = self._experiment_id()
+        tags, name, start = self._search_run() if number == SEARCH else self._trial_run(number)
+        tags = {key: _text(value) for key, value in tags.items()}
+        run = self._client.create_run(experiment, start_time=int(start * 1000), tags=tags, run_name=_text(name))
+        return run.info.run_id
+
+    def _search_run(self) -> tuple[dict, str, float]:
+        settings = self.state.settings
+        tags = {"role": "search", "search_id": settings["id"], "status": RUNNING}
+        return tags | {k: settings[k] for k in ("code_version", "weights")}, settings["name"], self.began
+
+    def _trial_run(self, number: int) -> tuple[dict, str, float]:
+        trial = self.state.trials[number]
+        tags = {
+            "mlflow.parentRunId": self._run(SEARCH),
+            "role": "trial",
+            "search": self.state.settings["name"],
+            "search_id": self.state.settings["id"],
+            "trial": number,
+            "status": trial.status,
+            "method": trial.values["method"],
+            "config_id": trial.config_id,
+            "pareto": "false",
+        }
+        return tags, trial.label, trial.started
 
     def _experiment_id(self) -> str:
-        known = self._client.get_experiment_by_name(self.experiment)
-        if known:
-            return known.experiment_id
+        if not self._experiment:
+            known = self._client.get_experiment_by_name(self.experiment)
+            self._experiment = known.experiment_id if known else self._make_experiment()
+        return self._experiment
+
+    def _make_experiment(self) -> str:
         location = None
         if self.uri.startswith(SQLITE):  # else MLflow would put artifacts below whatever folder is current
             location = (Path(self.uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri()
@@ -165,56 +196,52 @@ class Tracker:
                 raise
             return known.experiment_id
 
-    def _start_trial(self, trial: Trial) -> None:
-        if not self.parent:
-            raise RuntimeError(f"trial {trial.number} has no parent run to belong to")
-        tags = {
-            "mlflow.parentRunId": self.parent,
-            "role": "trial",
-            "search": self.record.settings["name"],
-            "status": RUNNING,
-            "method": trial.values["method"],
-            "config_id": trial.config_id,
-            "pareto": "false",
-        }
-        start = int(trial.started * 1000)
-        run = self._client.create_run(self._experiment_id(), start_time=start, tags=tags, run_name=trial.label)
-        self.record.add("tracked", number=trial.number, run_id=run.info.run_id)
-        self._log_params(run.info.run_id, trial.values)
+    def _remove_twins(self) -> None:
+        """A request that timed out may have made its run after all, later than it was looked for: an empty one."""
+        wanted, token = f"tags.search_id = '{self.state.settings['id']}'", None
+        while token != "":
+            runs = self._client.search_runs([self._experiment_id()], filter_string=wanted, page_token=token)
+            for run in runs:
+                own = self._runs.get(int(run.data.tags.get("trial", SEARCH)))
+                if own not in (None, run.info.run_id) and not run.data.params and not run.data.metrics:
+                    self._client.delete_run(run.info.run_id)
+            token = runs.token or ""
 
-    def _end_trial(self, trial: Trial) -> None:
-        from mlflow.entities import RunTag
+    def _reopen(self, number: int) -> None:
+        self._client.update_run(self._run(number), status=RUN_STATUS[RUNNING])
 
-        tags = [RunTag("status", trial.status), RunTag("reason", trial.reason[:5000]), RunTag("device", trial.device)]
-        self._client.log_batch(trial.run_id, tags=tags)
-        self._client.set_terminated(trial.run_id, RUN_STATUS[trial.status], end_time=int(trial.ended * 1000))
+    def _terminate(self, number: int, entry: dict) -> None:
+        self._client.set_terminated(self._run(number), RUN_STATUS[entry["status"]], end_time=int(entry["time"] * 1000))
 
-    def _mark_front(self, members: set[int]) -> None:
-        """Tag only the runs whose membership changed."""
-        for number in members ^ self._members:
-            value = "true" if number in members else "false"
-            self._client.set_tag(self.record.trials[number].run_id, "pareto", value)
-        self._members = members
-
-    def _log_metrics(self, run_id: str, metrics: dict[str, float], step: int, time: float) -> None:
+    def _log_metrics(self, number: int, metrics: dict[str, float], step: int, time: float) -> None:
         from mlflow.entities import Metric
 
-        stamp = int(time * 1000)
-        finite = [Metric(k, v, stamp, step) for k, v in metrics.items() if math.isfinite(v)]
-        self._client.log_batch(run_id, metrics=finite)
+        finite = [Metric(k, v, int(time * 1000), step) for k, v in metrics.items() if math.isfinite(v)]
+        self._client.log_batch(self._run(number), metrics=finite)
 
-    def _log_params(self, run_id: str, params: dict) -> None:
+    def _log_params(self, number: int, params: dict) -> None:
         from mlflow.entities import Param
 
-        self._client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
+        self._client.log_batch(self._run(number), params=[Param(k, _text(v)) for k, v in params.items()])
 
-    def _log_front(self) -> None:
-        """The front as a table that pages and as a picture, rendered once more: by now all run ids are known."""
+    def _tag(self, number: int, tags: dict) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self._run(number), tags=[RunTag(k, _text(v)) for k, v in tags.items()])
+
+    def _log_front_table(self) -> None:
+        """The front as a table that pages, rendered once more: by now all run ids are known. MLflow's ``log_table``
+        would append to the table of an earlier end."""
         from analysis import tables, trials
 
         render(self.record)
         front = tables.front(trials.read(self.record.folder))
         if len(front):
-            self._client.log_table(self.parent, front, "front.json")
-        self._client.log_artifact(self.parent, str(self.record.folder / "front.png"))
-        self._client.set_tag(self.parent, "status", self.record.status)
+            text = front.to_json(orient="split", index=False, date_format="iso")
+            self._client.log_text(self._run(SEARCH), text, "front.json")
+            self._tag(SEARCH, {"mlflow.loggedArtifacts": json.dumps([{"path": "front.json", "type": "table"}])})
+
+
+def _text(value) -> str:
+    """What MLflow takes as a text: cut, and without the halves of characters that odd file names hold."""
+    return str(value)[:TEXT].encode(errors="replace").decode()

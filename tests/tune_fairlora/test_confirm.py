@@ -31,10 +31,10 @@ def search(tmp_path_factory):
     settings = {
         "name": "done", "objectives": OBJECTIVES, "directions": ["maximize", "minimize"], "store": str(store),
         "weights_file": "", "weights": "hub", "data_fingerprint": fingerprint,
-        "groups": seen.manifest.groups, "collapse_floor": 0.1,
+        "groups": seen.manifest.groups, "classes": seen.manifest.classes, "collapse_floor": 0.1,
     }  # fmt: skip
     (folder / "search.json").write_text(json.dumps(settings))
-    record = Record(folder, OBJECTIVES, 10)
+    record = Record(folder)
     record.add("search", settings=settings)
     for number in (0, 1):
         values = CONFIG.hyperparameters()

@@ -16,7 +16,7 @@ import pytest
 from analysis import trials
 from tune_fairlora.record import read_events
 
-TINY = ["--space", "digits", "--epochs", "2", "--set", "batch_size=128"]
+TINY = ["--space", "digits", "--epochs", "2", "--set", "batch_size=128", "--scheduler", "none"]
 
 
 def command(*argv: str) -> list[str]:

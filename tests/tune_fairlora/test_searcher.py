@@ -1,5 +1,7 @@
 """The study behind the search: what it proposes first, what it is told, and that its randomness is its own."""
 
+import time
+
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -8,7 +10,11 @@ from ray.tune.search import Searcher
 
 from search_spaces import SPACES
 from search_spaces.space import Space
+from tests.processes import refusal
+from tests.records import Host, begun
 from trainables.config import METHODS, ConfigError, TrainConfig
+from tune_fairlora import enqueue
+from tune_fairlora.record import Record
 from tune_fairlora.samplers import SAMPLERS
 from tune_fairlora.search import SAMPLER_NAMES
 from tune_fairlora.searcher import StudySearcher
@@ -21,9 +27,16 @@ GRID_SPACE = Space(
 )
 
 
-def make(folder, sampler="tpe", seed=0, space=SPACES["digits"]) -> StudySearcher:
-    folder.mkdir(parents=True, exist_ok=True)
-    return StudySearcher(space, folder, sampler, seed, context={}, on_start=lambda number, config: None)
+def make(folder, sampler="tpe", seed=0, space=SPACES["digits"], trials=10**6, **options) -> StudySearcher:
+    """A searcher of a search that begins, or that goes on where the record in ``folder`` is."""
+    begins = not (folder / "events.jsonl").exists()
+    record = begun(folder, seeds=options.get("seeds", 1)) if begins else Record(folder)
+    again = [number for number, trial in record.trials.items() if trial.status == "running"]
+    try:
+        return StudySearcher(space, folder, sampler, seed, record, Host(record), trials, **{"again": again} | options)
+    except BaseException:
+        record.close()
+        raise
 
 
 def drive(searcher: StudySearcher, n: int) -> list[dict]:
@@ -32,9 +45,13 @@ def drive(searcher: StudySearcher, n: int) -> list[dict]:
     for i in range(n):
         suggestion = searcher.suggest(f"ray-{i}")
         values = suggestion["values"]
-        searcher.tell(suggestion["number"], "complete", "", [min(1, values["lr"] * 100), values["weight_decay"]])
+        end(searcher, suggestion["number"], accuracy=min(1, values["lr"] * 100), delta=values["weight_decay"])
         configs.append(values)
     return configs
+
+
+def end(searcher: StudySearcher, number: int, status="complete", reason="", **values) -> None:
+    searcher.host.end(searcher, number, status, reason, **values)
 
 
 def test_the_four_methods_come_first_at_their_first_points(tmp_path):
@@ -52,27 +69,36 @@ def test_the_same_seed_proposes_the_same_points_and_another_seed_others(tmp_path
     assert without_seed(a)[5:] != without_seed(c)[5:]
 
 
+def trials_of(searcher: StudySearcher) -> list:
+    return searcher.journal.study.trials
+
+
 def test_outcomes_are_told_as_what_they_are(tmp_path):
     searcher = make(tmp_path)
-    numbers = [searcher.suggest(str(i))["number"] for i in range(5)]
-    searcher.tell(numbers[0], "complete", "", [0.9, 0.1])
-    searcher.tell(numbers[1], "stopped", "stopped after epoch 1 of 8", [0.9, 0.1])
-    searcher.tell(numbers[2], "failed", "OutOfMemoryError", [None, None])
-    searcher.tell(numbers[3], "diverged", "Diverged", [None, None])
-    states = [t.state for t in searcher.study.trials]
+    numbers = [searcher.suggest(str(i))["number"] for i in range(6)]
+    end(searcher, numbers[0], accuracy=0.9, delta=0.1)
+    searcher.state.add("decision", number=1, epoch=1, keep=False, text="stopped at epoch 1: rank 2 of 2, keeps best 1")
+    end(searcher, numbers[1], "stopped", "stopped at epoch 1: rank 2 of 2, keeps best 1", accuracy=0.95, delta=0.0)
+    end(searcher, numbers[2], "failed", "OutOfMemoryError")
+    end(searcher, numbers[3], "diverged", "Diverged")
+    end(searcher, numbers[4], "collapsed", "val_mean_recall 0.1", accuracy=0.1, delta=0.0)
+    states = [t.state for t in trials_of(searcher)]
     complete, pruned, fail, running = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
-    assert states == [complete, pruned, fail, fail, running]
-    assert searcher.study.trials[2].user_attrs["reason"] == "OutOfMemoryError"
-    assert [t.number for t in searcher.study.best_trials] == [numbers[0]]
+    assert states == [complete, pruned, fail, fail, pruned, running]
+    assert trials_of(searcher)[2].user_attrs["reason"] == "OutOfMemoryError"
+    assert trials_of(searcher)[1].user_attrs["epoch 1"] == {"val_accuracy": 0.95, "val_delta_f1": 0.0}
+    assert [t.number for t in searcher.journal.study.best_trials] == [numbers[0]]
 
 
 def test_a_trial_that_is_told_twice_keeps_its_first_outcome(tmp_path):
     searcher = make(tmp_path)
     number = searcher.suggest("a")["number"]
-    searcher.tell(number, "complete", "", [0.9, 0.1])
-    searcher.tell(number, "failed", "late news", [None, None])
-    assert searcher.study.trials[number].values == [0.9, 0.1]
-    assert searcher.study.directions == [optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE]
+    end(searcher, number, accuracy=0.9, delta=0.1)
+    searcher.state.trials[number].status = "failed"
+    searcher.tell(searcher.state.trials[number])
+    assert trials_of(searcher)[number].values == [0.9, 0.1]
+    directions = searcher.journal.study.directions
+    assert directions == [optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE]
 
 
 def test_the_journal_is_a_study_that_optuna_itself_opens(tmp_path):
@@ -85,10 +111,11 @@ def test_the_journal_is_a_study_that_optuna_itself_opens(tmp_path):
 
 
 def test_a_grid_visits_every_point_once_and_then_ends(tmp_path):
-    searcher = make(tmp_path, "grid", space=GRID_SPACE)
+    searcher = make(tmp_path, "grid", space=GRID_SPACE, trials=9)
     suggestions = []
     while (suggestion := searcher.suggest(str(len(suggestions)))) != Searcher.FINISHED:
         suggestions.append(suggestion["values"])
+        searcher.host.open.clear()
     points = [(v["method"], v.get("rank"), v.get("lam")) for v in suggestions]
     # lora: 2 ranks; fairlora: 2 ranks x 2 λ; fft: 1; fairfft: 2 λ
     assert len(points) == len(set(points)) == 2 + 4 + 1 + 2
@@ -107,7 +134,7 @@ def test_the_command_line_offers_every_sampler():
 
 
 def test_each_point_is_tried_with_every_seed_under_one_config_id(tmp_path):
-    searcher = StudySearcher(SPACES["digits"], tmp_path, "tpe", 5, {}, lambda number, config: None, seeds=3)
+    searcher = make(tmp_path, seed=5, seeds=3)
     configs = [TrainConfig(**values) for values in drive(searcher, 24)]
     for first in range(0, 24, 3):
         repeats = configs[first : first + 3]
@@ -116,8 +143,159 @@ def test_each_point_is_tried_with_every_seed_under_one_config_id(tmp_path):
 
 
 def test_a_grid_with_seeds_visits_every_point_with_each(tmp_path):
-    searcher = StudySearcher(GRID_SPACE, tmp_path, "grid", 0, {}, lambda number, config: None, seeds=2)
+    searcher = make(tmp_path, "grid", space=GRID_SPACE, trials=18, seeds=2)
     runs = []
     while (suggestion := searcher.suggest(str(len(runs)))) != Searcher.FINISHED:
         runs.append((TrainConfig(**suggestion["values"]).config_id, suggestion["values"]["seed"]))
+        searcher.host.open.clear()
     assert len(set(runs)) == len(runs) == 2 * 9 and len({config_id for config_id, _ in runs}) == 9
+
+
+def journal_of(folder) -> list:
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "optuna.journal")))
+    return optuna.load_study(study_name="search", storage=storage).trials
+
+
+def reopened(folder, searcher: StudySearcher, **options) -> StudySearcher:
+    """As after the death of the process that had ``searcher``."""
+    searcher.state.close()
+    return make(folder, **options)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp"])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_restart_changes_no_later_suggestion(tmp_path, sampler, seeds):
+    whole = drive(make(tmp_path / "whole", sampler, seeds=seeds), 14)
+    searcher, parts = make(tmp_path / "parts", sampler, seeds=seeds), []
+    for n in (1, 4, 6, 3):
+        parts += drive(searcher, n)
+        searcher = reopened(tmp_path / "parts", searcher, sampler=sampler, seeds=seeds)
+    assert parts == whole
+
+
+def test_an_orphan_keeps_its_number_and_its_point_and_is_launched_first(tmp_path):
+    searcher = make(tmp_path)
+    drive(searcher, 6)
+    orphans = [searcher.suggest(str(i)) for i in (6, 7)]
+    again = reopened(tmp_path, searcher)
+    assert [again.suggest(str(i)) for i in (6, 7)] == orphans
+    assert again.suggest("8")["number"] == 8
+    for number in (6, 7, 8):
+        end(again, number, accuracy=0.9, delta=0.1)
+    assert len(journal_of(tmp_path)) == 9 and {t.state for t in journal_of(tmp_path)} == {TrialState.COMPLETE}
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_draw_that_was_broken_off_anywhere_is_drawn_again_alike(tmp_path, cut, seeds):
+    """The journal may end anywhere within a draw whose start the log does not have."""
+    whole = drive(make(tmp_path / "whole", seeds=seeds), 12)
+    searcher = make(tmp_path / "cut", seeds=seeds)
+    done = drive(searcher, 10)
+    path, log = tmp_path / "cut/optuna.journal", tmp_path / "cut/events.jsonl"
+    before, events = path.read_bytes(), log.read_bytes()
+    searcher.suggest("10")
+    drawn = path.read_bytes()[len(before) :].splitlines(keepends=True)
+    assert len(drawn) >= 6  # the trial, its parameters, the seeds that follow
+    searcher.state.close()
+    log.write_bytes(events)
+    torn = drawn[cut][:-9] if cut < len(drawn) else b""
+    path.write_bytes(before + b"".join(drawn[:cut]) + torn)
+    assert done + drive(make(tmp_path / "cut", seeds=seeds), 2) == whole
+
+
+def test_the_journal_is_brought_to_where_the_log_is(tmp_path):
+    """The process died between the end of a trial in the log and its outcome in the journal."""
+    searcher = make(tmp_path)
+    drive(searcher, 2)
+    number = searcher.suggest("2")["number"]
+    before = (tmp_path / "optuna.journal").read_bytes()
+    end(searcher, number, accuracy=0.9, delta=0.1)
+    searcher.state.close()
+    (tmp_path / "optuna.journal").write_bytes(before)
+    make(tmp_path)
+    assert journal_of(tmp_path)[2].values == [0.9, 0.1]
+
+
+def test_a_lock_that_a_crash_left_behind_is_no_obstacle(tmp_path):
+    searcher = make(tmp_path)
+    drive(searcher, 1)
+    (tmp_path / "optuna.journal.lock").symlink_to(tmp_path / "optuna.journal")
+    start = time.monotonic()
+    drive(reopened(tmp_path, searcher), 1)
+    assert time.monotonic() - start < 10  # Optuna itself would wait for 30 seconds
+
+
+def test_a_failure_can_be_taken_back_and_tried_again_under_its_number(tmp_path):
+    searcher = make(tmp_path)
+    drive(searcher, 2)
+    number = searcher.suggest("2")["number"]
+    end(searcher, number, "failed", "OutOfMemoryError")
+    drive(searcher, 2)
+    searcher.state.close()
+    again = make(tmp_path, again=[number])
+    assert again.suggest("5")["number"] == number
+    again.state.trials[number].epochs.clear()
+    end(again, number, accuracy=0.7, delta=0.1)
+    trials = journal_of(tmp_path)
+    assert trials[number].values == [0.7, 0.1] and [t.number for t in trials] == [0, 1, 2, 3, 4]
+
+
+def test_a_foreign_or_cut_journal_is_refused_in_one_line(tmp_path):
+    for name in ("a", "b"):
+        searcher = make(tmp_path / name, seed=ord(name))
+        drive(searcher, 8)
+        searcher.state.close()
+    mine, other = tmp_path / "a/optuna.journal", tmp_path / "b/optuna.journal"
+    whole = mine.read_bytes()
+    mine.write_bytes(other.read_bytes())
+    assert "its trial 5 is another" in refusal(make, tmp_path / "a", seed=97)
+    mine.write_bytes(b"\n".join(whole.split(b"\n")[:20]) + b"\n")
+    assert "optuna.journal" in refusal(make, tmp_path / "a", seed=97)
+    mine.write_bytes(b"no journal\n")
+    assert "cannot be read" in refusal(make, tmp_path / "a", seed=97)
+
+
+def test_constraints_reach_the_sampler_and_mark_what_breaks_them(tmp_path):
+    """Where accuracy must be high, TPE goes to high learning rates: accuracy is 100 lr here."""
+    shares = []
+    for name, texts in (("free", []), ("bound", ["val_accuracy>=0.9"])):
+        record = begun(tmp_path / name, constraints=texts)
+        searcher = StudySearcher(SPACES["digits"], tmp_path / name, "tpe", 0, record, Host(record), 100)
+        configs = drive(searcher, 40)[15:]
+        shares.append(sum(c["lr"] >= 0.009 for c in configs) / len(configs))
+    trials = trials_of(searcher)
+    broken = [max(t.constraints.values()) > 0 for t in trials]
+    assert broken == [t.values[0] < 0.9 for t in trials] and any(broken) and not all(broken)
+    assert all(t.values[0] >= 0.9 for t in searcher.journal.study.best_trials)
+    assert record.front() and all(record.trials[n].metrics["val_accuracy"] >= 0.9 for n in record.front())
+    assert shares[1] > shares[0]
+
+
+def test_enqueued_points_come_first(tmp_path):
+    path = tmp_path / "points.json"
+    path.write_text('[{"method": "fairlora", "rank": 16, "lam": 3}, {"method": "fft"}]')
+    points = enqueue.read(str(path), SPACES["digits"])
+    first, second, third = drive(make(tmp_path / "s", enqueue=points), 3)
+    assert (first["method"], first["rank"], first["lam"], first["lr"]) == ("fairlora", 16, 3.0, 5e-3)
+    assert second["method"] == "fft" and third["method"] == "lora"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "at least one point"),
+        ("{", "must hold JSON"),
+        ("[1]", "an object with a method"),
+        ('{"method": "dora"}', "an object with a method"),
+        ('{"method": "lora", "rankk": 3}', "rankk"),
+        ('{"method": "fft", "rank": 3}', "does not search for fft"),
+        ('{"method": "lora", "rank": 3}', "rank=3, outside of"),
+        ('{"method": "lora", "lr": "high"}', "lr=high, outside of"),
+        ('{"method": "lora", "epochs": 3}', "epochs, which this space does not search"),
+    ],
+)
+def test_points_that_the_space_does_not_hold_are_refused(tmp_path, text, words):
+    path = tmp_path / "points.json"
+    path.write_text(text)
+    assert words in refusal(enqueue.read, str(path), SPACES["digits"])

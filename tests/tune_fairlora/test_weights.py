@@ -5,7 +5,7 @@ import pytest
 from search_spaces import resolve
 from trainables import zeroshot
 from tune_fairlora import search
-from tune_fairlora.plan import check_weights
+from tune_fairlora.checks import check_weights
 
 
 def test_random_weights_are_announced_and_passed_on(capsys):

@@ -1,0 +1,140 @@
+"""A trial goes on from its files: after a kill, after a lost report, at its end; and a full disk is named."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.processes import refusal
+from trainables import checkpoints, data
+from trainables.config import TrainConfig
+from trainables.ray_trainable import RayTrainable
+
+CONFIG = TrainConfig(method="fairlora", epochs=3, batch_size=64, flip=False, crop=1.0, lr=5e-3, rank=2)
+
+
+@pytest.fixture(scope="module")
+def store() -> Path:
+    return data.prepare("digits", None, 16)
+
+
+def trial(folder: Path, store: Path, reported: int = 0) -> RayTrainable:
+    """As in a new process of Ray's, and without Ray."""
+    context = {"store": str(store), "weights": None, "folder": str(folder), "cpus": 1, "gpus": 0}
+    return RayTrainable({"number": 7, "values": CONFIG.hyperparameters(), "reported": reported, "context": context})
+
+
+def step(made: RayTrainable) -> dict:
+    result = made.step()
+    assert result["done"] == result["report"][0]["done"]
+    return result["report"][0]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, store) -> list[dict]:
+    """The results of a trial that nothing disturbs."""
+    made = trial(tmp_path_factory.mktemp("whole"), store)
+    return [step(made) for _ in range(3)]
+
+
+def told(result: dict) -> tuple:
+    return result["epoch"], result["done"], repr(result["metrics"]), repr(result["tables"])
+
+
+def test_a_trial_that_was_killed_after_a_report_goes_on_behind_it(tmp_path, store, whole):
+    step(trial(tmp_path, store))
+    made = trial(tmp_path, store, reported=1)
+    assert [told(step(made)) for _ in range(2)] == [told(result) for result in whole[1:]]
+
+
+def test_a_report_that_was_lost_is_made_again_without_training(tmp_path, store, whole):
+    step(trial(tmp_path, store))
+    made = trial(tmp_path, store, reported=0)
+    written = os.stat(tmp_path / "trials/0007/checkpoint.pt").st_mtime_ns
+    first = step(made)
+    assert told(first) == told(whole[0]) and os.stat(tmp_path / "trials/0007/checkpoint.pt").st_mtime_ns == written
+    assert told(step(made)) == told(whole[1])
+
+
+def test_at_its_end_a_trial_leaves_its_weights_and_the_news_of_it(tmp_path, store, whole):
+    made = trial(tmp_path, store)
+    for _ in range(3):
+        step(made)
+    folder = tmp_path / "trials/0007"
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint.pt", "model.safetensors"]
+    saved = checkpoints.load_checkpoint(folder)
+    assert not any(isinstance(value, torch.Tensor) for value in saved.values()) and "model" not in saved
+    assert told(step(trial(tmp_path, store, reported=2))) == told(whole[2])
+    assert told(step(trial(tmp_path, store, reported=3))) == told(whole[2])  # its end may not have been written down
+
+
+def test_lora_checkpoints_hold_adapters_and_head_alone(tmp_path, store):
+    step(trial(tmp_path, store))
+    names = checkpoints.load_checkpoint(tmp_path / "trials/0007")["model"]
+    assert names and all("lora_" in name or name.startswith("head.") for name in names)
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", "half"])
+def test_a_damaged_checkpoint_is_told_in_one_line(tmp_path, store, content):
+    step(trial(tmp_path, store))
+    path = tmp_path / "trials/0007/checkpoint.pt"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content == "half" else content)
+    line = refusal(checkpoints.check_checkpoint, path.parent, CONFIG.config_id, 0)
+    assert "must be a whole checkpoint" in line and "delete it" in line
+
+
+def test_a_checkpoint_that_runs_code_is_not_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.system, ("touch exploded",)
+
+    folder = tmp_path / "t"
+    folder.mkdir()
+    torch.save({"config_id": "x", "seed": 0, "result": Bomb()}, folder / "checkpoint.pt")
+    refusal(checkpoints.check_checkpoint, folder, "x", 0)
+    assert not Path("exploded").exists()
+
+
+def test_another_trials_checkpoint_is_refused(tmp_path, store):
+    step(trial(tmp_path, store))
+    folder = tmp_path / "trials/0007"
+    assert checkpoints.check_checkpoint(folder, CONFIG.config_id, 0)
+    assert "another's" in refusal(checkpoints.check_checkpoint, folder, CONFIG.config_id, 1)
+    assert not checkpoints.check_checkpoint(tmp_path / "trials/0008", CONFIG.config_id, 0)
+
+
+FILL = """
+import sys, torch
+from pathlib import Path
+from trainables.checkpoints import save_checkpoint
+folder = Path(sys.argv[1])
+save_checkpoint(folder, {"config_id": "x", "seed": 0, "epoch": 1, "model": torch.zeros(10)}, {"done": False})
+try:
+    save_checkpoint(folder, {"config_id": "x", "seed": 0, "epoch": 2, "model": torch.zeros(2_000_000)}, {"done": False})
+except OSError as error:
+    print(error.errno, error.strerror, torch.load(folder / "checkpoint.pt")["epoch"], len(list(folder.iterdir())))
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 2 MB; skipped where this user may mount none."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_as_such_and_the_checkpoint_before_stays(small_disk):
+    done = subprocess.run([sys.executable, "-c", FILL, str(small_disk / "t")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    number, *words, epoch, files = done.stdout.split()
+    assert int(number) == errno.ENOSPC and " ".join(words).startswith("No space left on device")
+    assert (epoch, files) == ("1", "1")

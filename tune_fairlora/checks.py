@@ -1,0 +1,79 @@
+"""Whether space, data and weights fit, proved before a search starts. Each check raises ConfigError in one line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from search_spaces.space import Space
+from trainables import adapters, backbones, data, pretrained, zeroshot
+from trainables.config import ConfigError, TrainConfig
+from trainables.metrics import evaluate
+
+SMALL_CLASS = 10  # validation images, under which one image moves a class's recall by more than 10 points
+
+
+def check_image_size(space: Space) -> None:
+    """Raise ConfigError where the backbone does not take the image size; in shapes alone, as it may be large."""
+    import torch
+
+    base = space.config({}, 0)
+    with torch.device("meta"):
+        backbones.create(base.backbone, base.image_size)
+
+
+def check_objectives(names: Sequence[str], space: Space, store: Path) -> None:
+    """An objective or constraint that has no value even for perfect predictions would fail every trial: say so before
+    the first."""
+    val, manifest = data.open_data(store).val, data.open_data(store).manifest
+    if len(manifest.groups) < 2:
+        _refuse_group_searches(names, space)
+    label, group = val.label.numpy(), val.group.numpy()
+    shape = {"n_classes": len(manifest.classes), "n_groups": len(manifest.groups), "positive": manifest.positive}
+    perfect = evaluate(label, label, np.zeros(len(label)), group, **shape).metrics
+    for name in names:
+        if not np.isfinite(perfect[name.removeprefix("val_")]):
+            raise ConfigError(f"objective {name} has no value on this validation split: it lacks classes or groups")
+
+
+def _refuse_group_searches(names: Sequence[str], space: Space) -> None:
+    """Without sensitive groups their penalty is 0 and their metrics repeat the accuracy: a search would mislead."""
+    entry = space.search.get("groups")
+    kinds = set(getattr(entry, "choices", ())) | {space.config({}, 0).groups}
+    asked = [name for name in names if any(word in name for word in ("group", "cell", "eod", "equalized"))]
+    asked += [f"groups={kind}" for kind in sorted(kinds - {"class"})]
+    if asked:
+        raise ConfigError(f"{asked[0]} needs at least two groups: metadata.csv must have a column group or group_name")
+
+
+def warn_small(store: Path) -> None:
+    """A gap between classes of a few images is mostly noise; said before hours go into it."""
+    val, manifest = data.open_data(store).val, data.open_data(store).manifest
+    smallest = int(np.bincount(val.label.numpy(), minlength=len(manifest.classes)).min())
+    if smallest < SMALL_CLASS:
+        print(f"note: the smallest class has {smallest} validation images; gaps between classes will be mostly noise")
+
+
+def check_weights(space: Space, weights: str | None, classes: list[str]) -> str | None:
+    """The local weights file, once each method's first models were built with it and their adapters proved."""
+    config = space.config({}, 0)
+    if config.backbone == "vit_nano" and weights is None and not backbones.nano_file().exists():
+        print("pretraining vit_nano on plain digits: about 20 s, once", flush=True)
+    if weights == pretrained.RANDOM:
+        print(f"note: {config.backbone} has random weights: what is found says nothing about pretrained models")
+    path = backbones.weights_file(config.backbone, weights)
+    source = str(path.resolve()) if isinstance(path, Path) else path
+    for method in space.methods:
+        point = space.first_point(method)
+        for head in getattr(space.distribution("head", method), "choices", [space.config(point, 0).head]):
+            first = space.config(point | {"head": head}, 0)
+            _announce_texts(first, classes, source)
+            adapters.check_adapters(adapters.adapt(backbones.fresh_model(first, classes, source), first))
+    return source
+
+
+def _announce_texts(config: TrainConfig, classes: list[str], weights: str | None) -> None:
+    if config.head == "zeroshot":
+        row = backbones.BACKBONES[config.backbone]
+        if not zeroshot.cache_file(row, tuple(classes), weights).exists():
+            print(f"reading {len(classes)} class names with CLIP's text tower: a second or two each, once", flush=True)

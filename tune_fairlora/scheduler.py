@@ -1,0 +1,237 @@
+"""Which trials are not worth their next epochs: asynchronous successive halving (ASHA) with several objectives.
+
+At a few epochs of its budget, the rungs, a trial is compared with all that reached the same rung of the same budget
+before it, and goes on if it is among the best 1/reduction_factor of them. Nobody waits: the first to arrive are judged
+leniently, and a trial that was kept is not judged again before its next rung.
+
+Sources: Li et al. 2020, "A system for massively parallel hyperparameter tuning" (ASHA; here the stopping variant, with
+a share that is rounded up); Schmucker et al. 2021, "Multi-objective asynchronous successive halving" (non-dominated
+rank first, then a spread over the front); Deb et al. 2002 (NSGA-II) for the rank. Ours is the floor.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heapreplace
+from itertools import islice
+from math import inf, isfinite, nan
+
+import numpy as np
+
+from analysis.pareto import MEASURES, as_minimization, hypervolume, ranks
+from trainables.config import ConfigError
+from trainables.metrics import OBJECTIVES
+
+RECALL = "val_mean_recall"
+# Spreads count in whole steps: sums and products of whole numbers below 2**53 are exact in any order, so that neither
+# the order of the objectives nor a rounding error can decide. 1.1 times the steps, cubed, is 1.3e15; 2**53 is 9.0e15.
+STEPS, REFERENCE = 100_000, 110_000
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a trial goes on, and why, in words for the log."""
+
+    keep: bool
+    text: str
+
+
+@dataclass
+class Rung:
+    """The trials that reached one epoch of one budget, in the order of their arrival; it only grows."""
+
+    arrival: dict[int, int] = field(default_factory=dict)  # trial number -> row of the two lists
+    costs: list[np.ndarray] = field(default_factory=list)  # [m] each, to be minimised
+    recalls: list[float] = field(default_factory=list)
+
+
+class MultiObjectiveAsha:
+    """Decides at each rung whether a trial goes on.
+
+    The floor comes first, because a model that guesses fails every class alike and looks fair: a trial is unsound while
+    its mean recall is under ``guess + floor * (the rung's median - guess)``. It is stopped, and it is not ranked. The
+    sound are ordered by non-dominated rank, within a rank by ``spread``, and the best ceil(n / reduction_factor) go
+    on, where n counts the unsound too: what the floor takes out makes room for the sound. Until ``reduction_factor``
+    trials have arrived, all are kept.
+
+    So a sound trial that dominates all others is never stopped, and no sound trial is while one that it dominates
+    would be kept. An unsound trial is stopped, whatever it dominates.
+
+    A decision depends on nothing but the trials that had arrived by then, itself included. So the state is just their
+    numbers, and deciding on a trial again gives the same answer, whoever came later.
+    """
+
+    def __init__(
+        self,
+        objectives: tuple[str, ...],
+        *,
+        guess: float,
+        grace_period: int = 1,
+        reduction_factor: int = 3,
+        spread: str = "hypervolume",
+        floor: float = 0.5,
+    ):
+        """
+        Args:
+            objectives: Names of ``OBJECTIVES``, each once, which knows their directions; their order is of no account.
+            guess: The mean recall of a uniform guess, 1 / classes.
+            grace_period: The first rung, in epochs. The next ones are ``reduction_factor`` times as far each.
+            spread: A name of ``SPREADS``. The hypervolume takes three objectives at most.
+            floor: From 0, no floor, to 1, the rung's median. Recall under a guess's is always under a floor.
+
+        Raises: ConfigError on an argument that breaks one of these rules.
+        """
+        _check(objectives, guess, grace_period, reduction_factor, spread, floor)
+        self.objectives, self.directions = tuple(objectives), [OBJECTIVES[name] for name in objectives]
+        self.guess, self.grace_period, self.reduction_factor = guess, grace_period, reduction_factor
+        self.spread, self.floor = spread, floor
+        self.state: dict[tuple[int, int], Rung] = {}  # by (budget, epoch)
+
+    def rungs(self, budget: int) -> tuple[int, ...]:
+        """The epochs at which a trial of ``budget`` epochs is judged. The last is none: nothing is left to save."""
+        epochs, epoch = [], self.grace_period
+        while epoch < budget:
+            epochs.append(epoch)
+            epoch *= self.reduction_factor
+        return tuple(epochs)
+
+    def report(self, number: int, epoch: int, budget: int, metrics: dict[str, float]) -> Decision | None:
+        """Record what trial ``number`` measured after ``epoch`` of ``budget`` epochs, and decide on it.
+
+        Args:
+            metrics: In the user's directions. Read are the objectives and ``val_mean_recall``.
+
+        Returns: None where ``epoch`` is no rung, and where a number that it takes is missing or not finite: that trial
+            is not recorded, and its end will say what became of it. A trial that is retried from an older checkpoint
+            may report a rung a second time: only the first counts, and its decision is given again.
+        """
+        rung = self._record(number, epoch, budget, metrics)
+        if rung is None:
+            return None
+        arrived = rung.arrival[number] + 1
+        return self._decide(epoch, np.array(rung.costs[:arrived]), np.array(rung.recalls[:arrived]))
+
+    def replay(self, number: int, epoch: int, budget: int, metrics: dict[str, float]) -> None:
+        """``report`` without the decision: all logged epochs in their order restore the state of a resumed search."""
+        self._record(number, epoch, budget, metrics)
+
+    def _record(self, number: int, epoch: int, budget: int, metrics: dict[str, float]) -> Rung | None:
+        """The rung that trial ``number`` stands on now, or None. Only the exact epoch counts: a trial that comes by
+        later has trained for longer than those it would be compared with."""
+        if epoch not in self.rungs(budget):
+            return None
+        rung = self.state.get((budget, epoch))
+        if rung is not None and number in rung.arrival:
+            return rung
+        values, recall = [metrics.get(name, nan) for name in self.objectives], metrics.get(RECALL, nan)
+        if not all(isfinite(value) for value in (*values, recall)):
+            return None
+        rung = self.state.setdefault((budget, epoch), Rung())
+        rung.arrival[number] = len(rung.costs)
+        rung.costs.append(as_minimization([values], self.directions)[0])
+        rung.recalls.append(recall)
+        return rung
+
+    def _decide(self, epoch: int, costs: np.ndarray, recalls: np.ndarray) -> Decision:
+        """On the last row of ``costs`` [n, m] and ``recalls`` [n]."""
+        n, least = len(costs), self.reduction_factor
+        if n < least:
+            return Decision(True, f"kept at epoch {epoch}: {n} of the {least} trials that a comparison takes")
+        lowest = recall_floor(recalls, self.guess, self.floor)
+        sound = recalls >= lowest
+        if not sound[-1]:
+            why = f"{RECALL} {recalls[-1]:.4f} is under the floor {lowest:.4f}"
+            return Decision(False, f"stopped at epoch {epoch}: {why}")
+        best = -(-n // least)
+        rank = place(costs[sound], best, SPREADS[self.spread])
+        verb = "kept" if rank <= best else "stopped"
+        return Decision(rank <= best, f"{verb} at epoch {epoch}: rank {rank} of {n}, keeps best {best}")
+
+
+def recall_floor(recalls: np.ndarray, guess: float, floor: float) -> float:
+    """The least mean recall of a sound trial; ``recalls`` are those of all trials of the rung, [n] with n >= 1."""
+    if floor == 0:
+        return -inf
+    # Taken down from the median, so that no rounding error lifts a floor over it and stops a rung of equal trials.
+    median = float(np.median(recalls))
+    return max(guess, median - (1 - floor) * (median - guess))
+
+
+def place(costs: np.ndarray, best: int, spread: Callable[[np.ndarray], Iterator[int]]) -> int:
+    """The place of the last of ``costs`` [n, m] among all, from 1, where the ``best`` first are wanted.
+
+    Trials that need no telling apart share their first place, as runners do who cross the line together: a front that
+    is wanted as a whole or not at all, and what is left of a front when the wanted places are given away.
+    """
+    rank = ranks(costs)
+    better, front = int((rank < rank[-1]).sum()), rank == rank[-1]
+    if better >= best or better + front.sum() <= best:
+        return better + 1
+    members = normalise(costs)[front]
+    wanted, last = list(islice(spread(members), best - better)), len(members) - 1
+    return better + 1 + wanted.index(last) if last in wanted else best + 1
+
+
+def normalise(costs: np.ndarray) -> np.ndarray:
+    """``costs`` [n, m] in [0, 1], each objective by its extremes; 0 where it is constant."""
+    low, high = costs.min(axis=0), costs.max(axis=0)
+    return (costs - low) / np.where(high > low, high - low, 1.0)
+
+
+def by_hypervolume(points: np.ndarray) -> Iterator[int]:
+    """Rows of ``points`` [n, m], a front in [0, 1] with m <= 3, best first; of equals the lower row first.
+
+    Next is always the point that raises the hypervolume of those taken most, from the reference 1.1. A gain only
+    shrinks as others are taken, so an old one is a bound, and a point whose gain is up to date and still the largest
+    needs no look at the rest (Minoux 1978, "Accelerated greedy algorithms").
+    """
+    points, reference = np.rint(points * STEPS), np.full(points.shape[1], REFERENCE)
+    boxes, taken = (REFERENCE - points).prod(axis=1), []
+    heap = [(-box, row, 0) for row, box in enumerate(boxes)]  # the 0: how many were taken when the gain was that
+    heapify(heap)
+    while heap:
+        _, row, then = heap[0]
+        if then == len(taken):
+            taken.append(row)
+            heappop(heap)
+            yield row
+        else:
+            shared = hypervolume(np.maximum(points[taken], points[row]), reference)
+            heapreplace(heap, (shared - boxes[row], row, len(taken)))
+
+
+def by_epsilon_net(points: np.ndarray) -> Iterator[int]:
+    """Rows of ``points`` [n, m], a front in [0, 1], best first; of equals the lower row first.
+
+    First is the point with the smallest sum, next always the one farthest from those taken (Salinas et al. 2021, "A
+    multi-objective perspective on jointly tuning hardware and hyperparameters", but for their first point).
+    """
+    points = np.rint(points * STEPS)
+    row, distance = int(points.sum(axis=1).argmin()), np.full(len(points), inf)
+    for _ in points:
+        yield row
+        distance = np.minimum(distance, ((points - points[row]) ** 2).sum(axis=1))
+        distance[row] = -1.0  # below that of a copy, which is 0
+        row = int(distance.argmax())
+
+
+SPREADS = {"hypervolume": by_hypervolume, "epsilon_net": by_epsilon_net}
+
+
+def _check(objectives, guess, grace_period, reduction_factor, spread, floor) -> None:
+    unknown = [name for name in objectives if name not in OBJECTIVES]
+    if unknown:
+        raise ConfigError(f"an objective must be one of {', '.join(OBJECTIVES)}, but got {unknown[0]}")
+    if not objectives or len(set(objectives)) < len(objectives):
+        raise ConfigError(f"objectives must be one or more, each named once, but got {list(objectives)}")
+    if spread not in SPREADS:
+        raise ConfigError(f"spread must be one of {', '.join(SPREADS)}, but got {spread}")
+    if spread == "hypervolume" and len(objectives) > max(MEASURES):
+        raise ConfigError(f"spread hypervolume takes at most {max(MEASURES)} objectives, but got {len(objectives)}")
+    for rule, holds, value in (
+        ("0 < guess < 1", 0 < guess < 1, f"{guess=}"),
+        ("grace_period >= 1", grace_period >= 1, f"{grace_period=}"),
+        ("reduction_factor >= 2", reduction_factor >= 2, f"{reduction_factor=}"),
+        ("0 <= floor <= 1", 0 <= floor <= 1, f"{floor=}"),
+    ):
+        if not holds:
+            raise ConfigError(f"`{rule}` must hold, but got {value}")

@@ -1,0 +1,80 @@
+"""What a search does with the process that it runs in: its signals, and where the chatter of libraries goes."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+
+class Signals:
+    """While it is entered, SIGINT and SIGTERM raise KeyboardInterrupt in the main thread, and the first is remembered.
+
+    The exception itself cannot carry the signal: Ray's compiled code replaces it by a new one.
+    """
+
+    def __init__(self):
+        self.exit_status = 128 + signal.SIGINT  # as shells have it
+        self._held = self._pending = False
+
+    def __enter__(self) -> "Signals":
+        self._before = self._install()
+        return self
+
+    def _install(self) -> dict:
+        return {each: signal.signal(each, self._interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
+
+    def _interrupt(self, number: int, frame) -> None:
+        self.exit_status = 128 + number
+        if self._held:
+            self._pending = True
+            return
+        self.ignore()
+        raise KeyboardInterrupt
+
+    def hold(self) -> None:
+        """Let signals wait until ``release``. Called once Ray is up, which has put a handler of its own in place."""
+        self._held = True
+        self._install()
+
+    def release(self) -> None:
+        """Raise KeyboardInterrupt if a signal has come since ``hold``, and from here on when one comes."""
+        self._held = False
+        if self._pending:
+            self.ignore()
+            raise KeyboardInterrupt
+
+    def ignore(self) -> None:
+        """From here on a signal does nothing."""
+        for each in self._before:
+            signal.signal(each, signal.SIG_IGN)
+
+    def __exit__(self, *error) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+
+@contextlib.contextmanager
+def chatter_to(path: Path) -> Iterator[Console]:
+    """What libraries and their processes print goes to ``path``; the console given writes where stdout was."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    try:
+        out = os.fdopen(os.dup(kept[0]), "w", encoding="utf-8", errors="replace")
+        yield Console(file=out, highlight=False)
+    finally:
+        with contextlib.suppress(OSError):  # a reader that has gone away
+            out.close()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, old in zip((1, 2), kept):
+            os.dup2(old, fd)
+            os.close(old)
+        os.close(log)
