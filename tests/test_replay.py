@@ -4,6 +4,7 @@ Curves are drawn: what they measure is arithmetic, so that every expectation can
 """
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 
 from analysis.pareto import front
 from search_spaces import SPACES
+from tests.benchmarks import search_quality
 from tests.benchmarks.replay import (
     COLLAPSED,
     COMPLETE,
@@ -226,6 +228,30 @@ def test_a_front_is_worth_what_it_is_on_other_seeds():
     # All have ΔF1 0.3 and both seeds are alike: the front is the most accurate one, 0.7 of the square under it.
     best = max(table.curve(i, 1).metrics[-1]["val_accuracy"] for i in range(len(table)))
     assert score.whole[0] == pytest.approx(0.7 * best)
+
+
+def test_the_reports_are_whole(tmp_path):
+    points = small_grid().points
+    rows = [
+        {"config_id": f"{i:02d}", "rank": None, "lam": None, **point, "seed": seed, "epoch": epoch, "seconds": 1.0}
+        | {"val_accuracy": 0.9 - 0.01 * i - 0.1 / epoch, "val_delta_f1": 0.6 - 0.02 * i, "val_mean_recall": 0.5}
+        | {"val_min_class_count": 100}
+        for i, point in enumerate(points)
+        for seed in (0, 1)
+        for epoch in (1, 2, 3, 4)
+    ]
+    pd.DataFrame(rows).to_parquet(path := tmp_path / "small.parquet")
+    work = partial(search_quality.run, data="digits", path=path, workers=2)
+    runs = pd.DataFrame([work((name, None, r), part=2) for name in ("random", "ours") for r in range(2)])
+    table = search_quality.summary(runs, "other seeds", 96) + search_quality.counts(runs)
+    assert "| random |" in table and "| ours |" in table and "nan" not in table
+    search_quality.draw(runs, 96, "small", tmp_path / "small.png")
+    assert (tmp_path / "small.png").stat().st_size > 10_000
+    names = [f"grace_period={g} reduction_factor=3 spread=hypervolume floor=0.5" for g in (1, 2)]
+    runs = pd.DataFrame([work((n, {"grace_period": g}, r), part=4) for g, n in enumerate(names, 1) for r in range(2)])
+    assert names[0] in search_quality.study_table(runs[runs["name"] == names[0]].reset_index(drop=True))
+    assert search_quality.floor_table(Table.read(path)).count("\n") == 4
+    assert search_quality.kept_table(Table.read(path), 2, 2).endswith("| 0.0 | 0.0 | 0.0 |")
 
 
 def test_the_shipped_table_replays_to_its_own_front():

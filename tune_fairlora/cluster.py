@@ -57,8 +57,13 @@ def start(plan: Plan, console: Console) -> tuple[float, int]:
     try:
         options = {"include_dashboard": False} if address == "local" else {}
         ray.init(address=address, log_to_driver=False, logging_level="error", **options)
-    except (ConnectionError, ValueError, TimeoutError, RuntimeError) as error:
-        reason = f"{str(error).splitlines()[0]}; does it want a token? then set RAY_AUTH_MODE=token"
+    except Exception as error:  # Ray raises plain ones, too: where a busy machine does not start it in time, say
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if address == "local":
+            raise ConfigError(
+                f"Ray did not start on this machine ({reason}): try again when it is less busy"
+            ) from error
+        reason += "; does it want a token? then set RAY_AUTH_MODE=token"
         raise ConfigError(f"--address {address} is no Ray that lets us in ({reason})") from error
     finally:
         os.chdir(before)

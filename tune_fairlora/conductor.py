@@ -3,6 +3,8 @@
 Knows nothing of Ray (``executor.py``): whoever runs trials calls ``launch``, ``result``, ``ended``, ``failed``.
 """
 
+import logging
+
 from trainables.checkpoints import discard, drop_checkpoint, load_checkpoint, trial_folder
 from trainables.config import TrainConfig
 from tune_fairlora.clock import Clock
@@ -14,6 +16,8 @@ from tune_fairlora.resume import to_go_on
 from tune_fairlora.scheduler import MultiObjectiveAsha
 from tune_fairlora.searcher import StudySearcher
 from tune_fairlora.state import COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, Trial
+
+log = logging.getLogger(__name__)
 
 
 class Conductor:
@@ -155,10 +159,17 @@ class Conductor:
         self.open.discard(number)
         self.clock.forget(number)
         if status != INTERRUPTED:  # which goes on when the search is resumed
-            self.searcher.tell(trial)
+            self._tell(trial)
             self._prune(number)
         self.progress.ended(number)
         self.renderer.due.set()
+
+    def _tell(self, trial: Trial) -> None:
+        """Where the disk is full, the study hears of it from the log when the search is resumed."""
+        try:
+            self.searcher.tell(trial)
+        except OSError:
+            log.exception("the journal could not be written")
 
     def end_open_trials(self, why: str) -> None:
         """Close every trial that is still open as what it is: interrupted, by a signal or by the search's failure."""

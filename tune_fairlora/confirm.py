@@ -65,20 +65,21 @@ def _read(folder: Path):
     """Settings, table and configurations by number of a search that is over, whose images and weights are unchanged."""
     from analysis import trials
     from tune_fairlora.record import read_events
+    from tune_fairlora.state import RUNNING, State
 
     try:
         table = trials.read(folder).trials
         settings = json.loads((folder / "search.json").read_text())
-        events = read_events(folder)
-        over = any(event["event"] == "close" for event in events)
-        values = {event["number"]: event["values"] for event in events if event["event"] == "start"}
+        state = State()
+        for event in read_events(folder):
+            state.apply(event)
         inputs = [settings[key] for key in ("store", "data_fingerprint", "weights_file", "weights")]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"--search {folder} must be the folder of a search, but: {error}") from error
-    if not over:
+    if state.status == RUNNING:
         raise ConfigError(f"--search {folder} must be over before it is confirmed, but is still open")
     _require_unchanged(*inputs)
-    return settings, table, values
+    return settings, table, {number: trial.values for number, trial in state.trials.items()}
 
 
 def _require_unchanged(store: str, fingerprint: str, weights_file: str, weights: str) -> None:

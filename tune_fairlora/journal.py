@@ -26,6 +26,17 @@ JOURNAL = "optuna.journal"
 STUDY = "search"
 
 
+class Backend(JournalFileBackend):
+    """Optuna's file. Half a line, which a full disk took, must not stay: the next line would be lost with it."""
+
+    def append_logs(self, logs: list[dict]) -> None:
+        try:
+            super().append_logs(logs)
+        except OSError:
+            _cut_torn_line(Path(self._file_path))
+            raise
+
+
 class Journal:
     """The study in ``folder``, made with ``points`` to be tried first if there is no journal yet.
 
@@ -42,7 +53,7 @@ class Journal:
         if not fresh:
             _cut_torn_line(path)
         try:
-            self.storage = JournalStorage(JournalFileBackend(str(path)))
+            self.storage = JournalStorage(Backend(str(path)))
             self.study = self._create(objectives, directions, points) if fresh else self._load()
             own = [direction.name.lower() for direction in self.study.directions] == directions
             # Writes attributes on trials: a Trial wakes its study's sampler when it is made, which must not notice.

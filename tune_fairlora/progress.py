@@ -38,7 +38,7 @@ class Progress:
     def ended(self, number: int) -> None:
         """Print the line of a trial that has just ended; under the live view it scrolls by above it."""
         trial = self.record.trials[number]
-        done = len(self.record.trials) - self.record.count(RUNNING)
+        done = len(self.record.trials) - self.record.count(RUNNING, INTERRUPTED) + (trial.status == INTERRUPTED)
         seconds = f"{trial.seconds:.1f} s"
         values = "  ".join(
             f"{heading(name)} {trial.metrics.get(name, math.nan):.4f}" for name in self.record.objectives

@@ -64,8 +64,9 @@ class Record(State):
             if self._closed:  # MLflow's thread may come late; the file descriptor may be another file's by then
                 return
             entry = {"event": event, "time": time.time(), **content}
-            self._write((json.dumps(entry, default=_plain) + "\n").encode())
-            self.apply(entry)
+            line = (json.dumps(entry, default=_plain) + "\n").encode()
+            self.apply(entry)  # first: an event that cannot be folded in must not stand in the log for good
+            self._write(line)
             if event != "epoch":  # epochs come often, and one that is lost is trained again
                 os.fsync(self._log)
             if self.listener is not None:

@@ -109,7 +109,7 @@ def _trial_row(trial: Trial, on_front: bool, record: Record) -> dict:
         "seed": trial.seed,
         "config_id": trial.config_id,
         "status": trial.status,
-        "reason": trial.reason,
+        "reason": trial.reason.encode(errors="replace").decode(),  # odd file names hold halves of characters
         "epochs_trained": len(trial.epochs),
         "failures": trial.faults,
         "decisions": "; ".join(trial.decisions.values()),

@@ -24,7 +24,16 @@ from tune_fairlora.state import COMPLETE, FAILED, INTERRUPTED, STOPPED
 from tune_fairlora.tracking import Tracker
 
 # Settings that may change when a search is resumed, into the record's own.
-CHANGES = ("trials", "max_failures", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "store", "weights_file")
+CHANGES = (
+    "options",
+    "trials",
+    "max_failures",
+    "cpus_per_trial",
+    "gpus_per_trial",
+    "max_concurrent",
+    "store",
+    "weights_file",
+)
 LOG = "log.txt"  # what Ray, MLflow and their processes print
 
 
@@ -152,7 +161,7 @@ class Run:
 def search_command(option: str, folder: Path) -> str:
     """What to type to go on with the search in ``folder``, from the current folder."""
     name = [folder.name] if folder.parent == Path("runs").resolve() else [str(folder)]
-    return shlex.join(["python", "-m", "tune_fairlora.search", option, *name])
+    return shlex.join([sys.executable, "-m", "tune_fairlora.search", option, *name])
 
 
 def _say(console: Console, text: str) -> None:

@@ -1,6 +1,7 @@
 """What a search does with the process that it runs in: its signals, and where the chatter of libraries goes."""
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -57,6 +58,24 @@ class Signals:
             signal.signal(each, handler)
 
 
+class _Chatter(io.TextIOBase):
+    """Writes to standard error as long as that takes it: where it leads to a file on a full disk, a search must not end
+    for what Ray would have liked to say."""
+
+    encoding = "utf-8"
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode(errors="replace"))
+        return len(text)
+
+    def fileno(self) -> int:
+        return 2
+
+    def writable(self) -> bool:
+        return True
+
+
 @contextlib.contextmanager
 def chatter_to(path: Path) -> Iterator[Console]:
     """What libraries and their processes print goes to ``path``; the console given writes where stdout was."""
@@ -66,14 +85,18 @@ def chatter_to(path: Path) -> Iterator[Console]:
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    before = sys.stdout, sys.stderr
+    sys.stdout = sys.stderr = _Chatter()
     try:
         out = os.fdopen(os.dup(kept[0]), "w", encoding="utf-8", errors="replace")
         yield Console(file=out, highlight=False)
     finally:
         with contextlib.suppress(OSError):  # a reader that has gone away
             out.close()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        sys.stdout, sys.stderr = before
+        for stream in before:
+            with contextlib.suppress(OSError):
+                stream.flush()
         for fd, old in zip((1, 2), kept):
             os.dup2(old, fd)
             os.close(old)

@@ -87,7 +87,7 @@ class Tracker(Spool):
 
     def _send_resume(self, entry: dict) -> Iterator[Callable[[], object]]:
         """Parameters cannot be overwritten in MLflow, so what was changed goes into tags."""
-        changed = {f"changed.{name}": value for name, value in entry["changes"].items()}
+        changed = {f"changed.{name}": value for name, value in entry["changes"].items() if name != "options"}
         yield partial(self._tag, SEARCH, {"status": RUNNING, "reason": ""} | changed)
         yield partial(self._reopen, SEARCH)
 

@@ -12,6 +12,7 @@ Run it from the repository's root; a full disk (d) needs the right to mount a tm
     e  SIGINT and SIGTERM: exit status 130 and 143, nothing left open, the command that is printed goes on
     f  --time-budget: the command ends in time and is resumed
     g  a learning rate at which the loss is NaN: recorded as diverged, not tried again
+    h  the driver alone is killed with -9 and the search resumed at once
 
 Each part prints a line a check, with numbers; the exit status is 1 if any failed.
 """
@@ -40,6 +41,8 @@ from tests.benchmarks.kill_test import (
     check_mirror,
     events,
     mirror,
+    never_up,
+    send,
     state_of,
     trained,
 )
@@ -51,7 +54,18 @@ SILENCE = 20
 
 
 def begin(folder: Path, trials: int, *options: object) -> Search:
-    return Search(folder, "--space", "digits", "--trials", trials, "--name", NAME, *options)
+    """A search whose Ray is up."""
+    new = ["--space", "digits", "--trials", trials, "--name", NAME, *options]
+    while not (search := Search(folder, *new)).until(lambda: events(folder)) and never_up(folder):
+        continue
+    return search
+
+
+def finish(folder: Path, *options: object) -> int:
+    """The exit status of a command that may take all its time."""
+    while (status := Search(folder, *options).wait()) and never_up(folder):
+        continue
+    return status
 
 
 def space(epochs: int):
@@ -73,6 +87,7 @@ def ended(folder: Path) -> int:
 def hit(search: Search, folder: Path, number: int, epoch: int, what: int) -> int:
     """Send ``what`` to the process of a trial as soon as it has reported ``epoch``; its pid."""
     if not search.until(lambda: len(reported(folder, number)) >= epoch):
+        search.kill()
         raise TimeoutError(f"trial {number} never reported epoch {epoch}: {output(folder)[-2000:]}")
     pid = reported(folder, number)[-1]["pid"]
     os.kill(pid, what)
@@ -150,7 +165,7 @@ def server_gone(folder: Path, seed: int) -> bool:
         status, waiting = search.wait(), re.search(r"(\d+) events wait", output(folder))
         good = check(status == 0 and waiting, f"c: exit status {status} without MLflow, {waiting and waiting.group()}")
         server.start()
-        status = Search(folder, "--resync", NAME).wait()
+        status = finish(folder, "--resync", NAME)
         good &= check(status == 0, f"c: --resync: exit status {status}: {output(folder).splitlines()[-1]}")
         return good & check_mirror(mirror(server.folder / DATABASE, state_of(folder)), state_of(folder))
     finally:
@@ -174,7 +189,7 @@ def disk_full(folder: Path, seed: int) -> bool:
         status = search.wait()
         good &= check_full(folder, status)
         (disk / "ballast").unlink()
-        status = Search(folder, "--resume", NAME, "--max-failures", 9).wait()
+        status = finish(folder, "--resume", NAME, "--max-failures", 9)
         complete = state_of(folder).count(COMPLETE)
         good &= check(status == 0 and complete == 5, f"d: resumed with room: exit status {status}, {complete} complete")
         return good & check_all(folder, space(4), 5)
@@ -201,12 +216,14 @@ def check_full(folder: Path, status: int) -> bool:
     good = check(status in (0, 1), f"d: exit status {status}; the record is readable: {counts}")
     said = [e["reason"] for e in events(folder) if e["event"] == "fault"] + output(folder).splitlines()
     full = [text.strip() for text in said if os.strerror(errno.ENOSPC) in text]
+    ways = "go on with" in output(folder) and "Traceback" not in output(folder)
+    good &= check(ways, f"d: the command says how to go on, in {len(output(folder).splitlines())} lines")
     return good & check(full, f"d: the reason is told {len(full)} times: {full[0][:150] if full else said[-3:]}")
 
 
-def interrupted(folder: Path, number: signal.Signals) -> bool:
+def interrupted(folder: Path, number: signal.Signals, trials: int = 8) -> bool:
     """SIGINT goes to all processes of the terminal, as Ctrl-C does; SIGTERM to the one that was started."""
-    search = begin(folder, 8, "--epochs", 4)
+    search = begin(folder, trials, "--epochs", 4)
     search.until(lambda: ended(folder) >= 2 and state_of(folder).count(RUNNING))
     began = search.seconds
     (os.killpg if number == signal.SIGINT else os.kill)(search.pid, number)
@@ -217,9 +234,9 @@ def interrupted(folder: Path, number: signal.Signals) -> bool:
     unended = state_of(folder).count(RUNNING)
     good &= check(not runs_open and not unended, f"e: {len(runs_open)} MLflow runs and {unended} trials left RUNNING")
     command = re.findall(r"go on with +python -m tune_fairlora\.search (.*)", output(folder))
-    status = Search(folder, *shlex.split(command[-1])).wait() if command else None
+    status = finish(folder, *shlex.split(command[-1])) if command else None
     good &= check(status == 0, f"e: the command that was printed ({command and command[-1]}): exit status {status}")
-    return good & check_all(folder, space(4), 8)
+    return good & check_all(folder, space(4), trials)
 
 
 def signals(folder: Path, seed: int) -> bool:
@@ -233,7 +250,7 @@ def out_of_time(folder: Path, seed: int) -> bool:
     status, seconds, began = search.wait(), search.seconds, len(state_of(folder).trials)
     text = f"f: exit status {status} after {seconds:.1f} s of {BUDGET} s, {began} of {trials} trials begun"
     good = check(seconds <= BUDGET + 5 and began < trials, text)
-    status = Search(folder, "--resume", NAME).wait()
+    status = finish(folder, "--resume", NAME)
     good &= check(status == 0, f"f: resumed: exit status {status}, {ended(folder)} ends in the log")
     return good & check_all(folder, space(2), trials)
 
@@ -247,6 +264,22 @@ def diverges(folder: Path, seed: int) -> bool:
     return good & check({t.status for t in trials} == {DIVERGED} and not again, f"g: {again} tried again; {found}")
 
 
+def driver_killed(folder: Path, seed: int) -> bool:
+    """The search is resumed at once: what the killed driver has left must not write beside it."""
+    search = begin(folder, 4, "--epochs", 8, "--scheduler", "none")
+    hit(search, folder, 0, random.Random(seed).randrange(1, 7), 0)
+    left = {process.pid for process in search.processes()} - {search.pid}
+    send({search.pid}, signal.SIGKILL)
+    search.process.wait()
+    status = finish(folder, "--resume", NAME)
+    alive = {pid for pid in left if Path(f"/proc/{pid}").exists()}
+    good = check(status == 0, f"h: exit status {status} of --resume right behind kill -9 of the driver alone")
+    good &= check(not alive, f"h: of its {len(left)} processes {len(alive)} are alive at the end")
+    lost = lost_epochs(folder)
+    good &= check(max(lost.values(), default=0) <= 1, f"h: epochs trained again by trial: {lost}")
+    return good & check_all(folder, space(8), 4)
+
+
 PARTS = {
     "a": [processes_killed],
     "b": [process_stopped],
@@ -255,6 +288,7 @@ PARTS = {
     "e": [signals],
     "f": [out_of_time],
     "g": [diverges],
+    "h": [driver_killed],
 }
 
 

@@ -95,6 +95,16 @@ class Table:
         a run failed."""
         return np.array([np.mean([self._last(i, s) for s in seeds], axis=0) for i in range(len(self))])
 
+    def recalls(self, seed: int, epoch: int) -> np.ndarray:
+        """``[configurations]``: the mean recall after ``epoch``, or after the last one before a run diverged."""
+        return np.array([self.curve(i, seed).metrics[:epoch][-1][RECALL] for i in range(len(self))])
+
+    def lost(self, seed: int) -> np.ndarray:
+        """Which configurations end with a mean recall under half of the median's distance from a guess: what collapses
+        is seldom exactly a guess."""
+        final = self.recalls(seed, self.budget)
+        return final < self.guess + 0.5 * (np.median(final) - self.guess)
+
     def _last(self, index: int, seed: int) -> np.ndarray:
         failed = self.status(index, seed) == FAILED
         values = [math.nan if failed else self.curve(index, seed).metrics[-1][name] for name in OBJECTIVES]

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from tests.processes import refusal
-from trainables import checkpoints, data
+from trainables import adapters, backbones, checkpoints, data
 from trainables.config import TrainConfig
+from trainables.fit import trained_state
 from trainables.ray_trainable import RayTrainable
 
 CONFIG = TrainConfig(method="fairlora", epochs=3, batch_size=64, flip=False, crop=1.0, lr=5e-3, rank=2)
@@ -105,6 +106,22 @@ def test_another_trials_checkpoint_is_refused(tmp_path, store):
     assert checkpoints.check_checkpoint(folder, CONFIG.config_id, 0)
     assert "another's" in refusal(checkpoints.check_checkpoint, folder, CONFIG.config_id, 1)
     assert not checkpoints.check_checkpoint(tmp_path / "trials/0008", CONFIG.config_id, 0)
+
+
+@pytest.mark.slow
+def test_a_hundred_lora_trials_on_vit_b_stay_below_2_gb(tmp_path):
+    """Even if three quarters of them stand on the front at the papers' largest rank, with eight more at work."""
+    config = TrainConfig(method="lora", rank=128, backbone="vit_b16", image_size=224)
+    model = adapters.adapt(backbones.fresh_model(config, [str(i) for i in range(40)], "random"), config)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    model(torch.zeros(1, 3, 224, 224)).sum().backward()
+    optimizer.step()
+    state = trained_state(model)
+    checkpoints.save_weights(tmp_path, state, {})
+    checkpoints.save_checkpoint(tmp_path, {"model": state, "optimizer": optimizer.state_dict()}, {"done": False})
+    weights, checkpoint = ((tmp_path / name).stat().st_size for name in ("model.safetensors", "checkpoint.pt"))
+    assert 75 * weights + 8 * checkpoint < 2e9
+    assert weights < 20e6 and checkpoint < 60e6  # of 344 MB that the whole model has
 
 
 FILL = """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,6 +148,47 @@ def test_an_interrupt_ends_trials_and_runs_properly(tmp_path, number, moment):
     assert len(runs) == 1 + len(table) and {r.info.status for r in runs} <= {"FINISHED", "KILLED"}
     assert [r.info.status for r in runs if r.data.tags["role"] == "search"] == ["KILLED"]
     assert "Pareto front" in out
+
+
+def runs_of(folder: Path) -> list:
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    return client.search_runs([client.get_experiment_by_name("tune-fairlora").experiment_id])
+
+
+def go_on(folder: Path, *options: str) -> pd.DataFrame:
+    done = search(folder, "--resume", "six", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return pd.read_parquet(folder / "runs/six/trials.parquet")
+
+
+@pytest.mark.slow
+def test_a_finished_search_can_be_given_more_trials(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    before = pd.read_parquet(tmp_path / "runs/six/trials.parquet")
+    table = go_on(tmp_path, "--trials", "8", "--tracking-uri", uri)
+    assert table["number"].tolist() == list(range(8)) and (table["status"] == "complete").all()
+    same = ["config_id", "val_accuracy", "val_delta_f1", "seconds", "mlflow_run_id"]
+    assert table.head(6)[same].equals(before[same])
+    again = go_on(tmp_path)  # nothing is left to do, and that it has 8 trials is remembered
+    assert again["number"].tolist() == list(range(8))
+    runs = runs_of(tmp_path)
+    assert len(runs) == 9 and {run.info.status for run in runs} == {"FINISHED"}
+    [parent] = [run for run in runs if run.data.tags["role"] == "search"]
+    assert parent.data.tags["changed.trials"] == "8"
+
+
+@pytest.mark.slow
+def test_a_time_budget_ends_a_search_in_time_and_it_goes_on_later(tmp_path):
+    start = time.monotonic()
+    done = search(tmp_path, *TINY, "--trials", "200", "--name", "six", "--time-budget", "60s")
+    assert done.returncode == 0 and time.monotonic() - start < 70, done.stdout + done.stderr
+    assert "--resume six" in done.stdout
+    table = pd.read_parquet(tmp_path / "runs/six/trials.parquet")
+    assert 0 < len(table) < 200 and set(table["status"]) <= {"complete", "interrupted"}
+    more = len(table) + 1
+    assert go_on(tmp_path, "--trials", str(more))["status"].tolist() == ["complete"] * more
+    assert {run.info.status for run in runs_of(tmp_path)} == {"FINISHED"}
 
 
 def leave_after(text: str, folder: Path) -> None:

@@ -1,0 +1,27 @@
+"""Small versions of the two fault benchmarks: kill -9 at random moments, broken and hung trials, Ctrl-C and SIGTERM."""
+
+import signal
+
+import pytest
+
+from tests.benchmarks import fault_test, kill_test
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+def test_a_search_that_is_killed_three_times_equals_one_that_never_was(tmp_path):
+    small = "--trials 6 --kills 3 --epochs 4 --window 4 --max-concurrent 1 --compare"
+    assert kill_test.main([*small.split(), "--folder", str(tmp_path)]) == 0
+
+
+def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint_or_fails(tmp_path):
+    assert fault_test.processes_killed(tmp_path, seed=1)
+
+
+def test_a_trial_whose_process_hangs_is_ended_and_the_search_goes_on(tmp_path):
+    assert fault_test.process_stopped(tmp_path, seed=1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_search_closes_everything_and_goes_on_with_what_it_printed(tmp_path, number):
+    assert fault_test.interrupted(tmp_path, number, trials=5)
