@@ -36,16 +36,12 @@ def ranks(points) -> np.ndarray:
 
     Returns: Int array [n]. Equal points share a rank. A row with any NaN has no rank, written -1, and the others have
         the ranks they would have without it.
-    Source: Deb et al. 2002, "A fast and elitist multiobjective genetic algorithm: NSGA-II", here by peeling fronts off
-        rows that are sorted once: O(n log n + n * ranks) for m <= 2.
+    Source: Deb et al. 2002, "A fast and elitist multiobjective genetic algorithm: NSGA-II". For m <= 2 in O(n log n),
+        Jensen 2003, "Reducing the run-time complexity of multiobjective EAs"; else by peeling fronts off sorted rows.
     """
     valid, rows, inverse = _distinct(points)
-    rank, left = np.zeros(len(rows), dtype=int), np.arange(len(rows))
-    while left.size:
-        left = left[~_front_of_sorted(rows[left])]
-        rank[left] += 1  # each peel puts everything it leaves behind one rank lower
     result = np.full(len(valid), -1)
-    result[valid] = rank[inverse]
+    result[valid] = (_ranks_of_sorted_pairs if rows.shape[1] <= 2 else _ranks_by_peeling)(rows)[inverse]
     return result
 
 
@@ -140,8 +136,30 @@ def _distinct(points) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(mask [n] of the rows without NaN, their distinct rows in lexicographic order, the index of each into those)."""
     points = _matrix(points, "points")
     valid = ~np.isnan(points).any(axis=1)
-    rows, inverse = np.unique(points[valid], axis=0, return_inverse=True)
-    return valid, rows, inverse.reshape(-1)
+    rows = points[valid]
+    order = np.lexsort(rows.T[::-1])  # np.unique would sort rows of bytes, five times as slowly
+    rows, inverse = rows[order], np.empty(len(rows), dtype=int)
+    new = np.append(True, (rows[1:] != rows[:-1]).any(axis=1))[: len(rows)]
+    inverse[order] = np.cumsum(new) - 1
+    return valid, rows[new], inverse
+
+
+def _ranks_of_sorted_pairs(rows: np.ndarray) -> np.ndarray:
+    """`ranks` of distinct rows in lexicographic order with m <= 2. A row comes after all that dominate it, and the best
+    last column of each front so far, which grows from front to front, says which of the fronts dominate it."""
+    best, rank = [], np.empty(len(rows), dtype=int)
+    for i, value in enumerate(rows[:, -1].tolist()):
+        rank[i] = k = bisect_right(best, value)
+        best[k : k + 1] = [value]
+    return rank
+
+
+def _ranks_by_peeling(rows: np.ndarray) -> np.ndarray:
+    rank, left = np.zeros(len(rows), dtype=int), np.arange(len(rows))
+    while left.size:
+        left = left[~_front_of_sorted(rows[left])]
+        rank[left] += 1  # each peel puts everything it leaves behind one rank lower
+    return rank
 
 
 def _front_of_sorted(rows: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ rank first, then a spread over the front); Deb et al. 2002 (NSGA-II) for the ran
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 from itertools import islice
 from math import inf, isfinite, nan
@@ -35,13 +35,24 @@ class Decision:
     text: str
 
 
-@dataclass
 class Rung:
     """The trials that reached one epoch of one budget, in the order of their arrival; it only grows."""
 
-    arrival: dict[int, int] = field(default_factory=dict)  # trial number -> row of the two lists
-    costs: list[np.ndarray] = field(default_factory=list)  # [m] each, to be minimised
-    recalls: list[float] = field(default_factory=list)
+    def __init__(self, objectives: int):
+        self.arrival: dict[int, int] = {}  # trial number -> its row
+        self._rows = np.empty((64, objectives + 1))  # to be minimised, and the recall; twice as many when it is full
+
+    def add(self, number: int, costs: np.ndarray, recall: float) -> None:
+        row = len(self.arrival)
+        if row == len(self._rows):
+            self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
+        self._rows[row, :-1], self._rows[row, -1] = costs, recall
+        self.arrival[number] = row
+
+    def until(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Costs ``[n, m]`` and recalls ``[n]`` of the trials up to ``number``, which is the last."""
+        rows = self._rows[: self.arrival[number] + 1]
+        return rows[:, :-1], rows[:, -1]
 
 
 class MultiObjectiveAsha:
@@ -107,8 +118,7 @@ class MultiObjectiveAsha:
         rung = self._record(number, epoch, budget, metrics)
         if rung is None:
             return None
-        arrived = rung.arrival[number] + 1
-        return self._decide(epoch, np.array(rung.costs[:arrived]), np.array(rung.recalls[:arrived]))
+        return self._decide(epoch, *rung.until(number))
 
     def replay(self, number: int, epoch: int, budget: int, metrics: dict[str, float]) -> None:
         """``report`` without the decision: all logged epochs in their order restore the state of a resumed search."""
@@ -125,10 +135,8 @@ class MultiObjectiveAsha:
         values, recall = [metrics.get(name, nan) for name in self.objectives], metrics.get(RECALL, nan)
         if not all(isfinite(value) for value in (*values, recall)):
             return None
-        rung = self.state.setdefault((budget, epoch), Rung())
-        rung.arrival[number] = len(rung.costs)
-        rung.costs.append(as_minimization([values], self.directions)[0])
-        rung.recalls.append(recall)
+        rung = self.state.setdefault((budget, epoch), Rung(len(self.objectives)))
+        rung.add(number, as_minimization([values], self.directions)[0], recall)
         return rung
 
     def _decide(self, epoch: int, costs: np.ndarray, recalls: np.ndarray) -> Decision:

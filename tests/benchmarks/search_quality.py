@@ -69,11 +69,7 @@ class Score:
 
 
 read = cache(Table.read)  # once a process
-
-
-@cache
-def score(path: Path, seed: int) -> Score:
-    return Score(read(path), seed)
+score = cache(lambda path, seed: Score(read(path), seed))
 
 
 def run(job: tuple, data: str, path: Path, workers: int, part: int) -> dict:
