@@ -5,6 +5,7 @@ the same number, and goes on from its own checkpoint.
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import ray
@@ -26,8 +27,9 @@ class TimeIsUp(KeyboardInterrupt):
 class Executor(tune.Callback):
     """Runs the trials of ``conductor``, ``slots`` at once, until there are no more."""
 
-    def __init__(self, conductor: Conductor, slots: int):
-        self.conductor, self.slots = conductor, slots
+    def __init__(self, conductor: Conductor, slots: int, check: Callable[[], None]):
+        """``check`` raises KeyboardInterrupt when the search is to end. It is called where no event is half-way."""
+        self.conductor, self.slots, self.check = conductor, slots, check
         self._hung: dict[int, str] = {}
 
     def __getstate__(self) -> dict:
@@ -78,6 +80,7 @@ class Executor(tune.Callback):
 
     def on_step_end(self, iteration, trials, **info) -> None:
         """Ray calls this about ten times a second, whatever the trials do."""
+        self.check()
         if self.conductor.clock.is_over():
             raise TimeIsUp
         silent = set(self.conductor.clock.silent()) - self._hung.keys()

@@ -83,9 +83,9 @@ class Run:
             # Ray Tune and Optuna take seconds to import, while MLflow is imported in its thread. A signal in the midst
             # of it could leave an import lock behind, on which that thread would wait for ever.
             importlib.import_module("tune_fairlora.executor")
-            signals.release()
+            signals.check()
             with Progress(self.record, self.plan.trials, slots, self.console) as progress:
-                over = self._work(gpus, slots, progress)
+                over = self._work(gpus, slots, progress, signals.check)
             status = 0 if self.record.count(COMPLETE) else 1
             outcome, why = (COMPLETE, "") if over and not status else (FAILED, "") if over else (STOPPED, "time budget")
         except KeyboardInterrupt:
@@ -98,7 +98,7 @@ class Run:
             self._end(outcome, why)
         return status
 
-    def _work(self, gpus: float, slots: int, progress: Progress) -> bool:
+    def _work(self, gpus: float, slots: int, progress: Progress, check: Callable[[], None]) -> bool:
         """Whether all trials are at their end."""
         from tune_fairlora.clock import Clock
         from tune_fairlora.conductor import Conductor
@@ -106,7 +106,7 @@ class Run:
 
         clock = Clock(self.plan.time_budget, self.plan.trial_timeout, startup.STARTED)
         conductor = Conductor(self.plan, self.record, progress, clock, gpus)
-        self.executor = Executor(conductor, slots)
+        self.executor = Executor(conductor, slots, check)
         conductor.take_up()
         try:
             self.executor.run()

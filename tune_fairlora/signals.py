@@ -14,7 +14,9 @@ from rich.console import Console
 class Signals:
     """While it is entered, SIGINT and SIGTERM raise KeyboardInterrupt in the main thread, and the first is remembered.
 
-    The exception itself cannot carry the signal: Ray's compiled code replaces it by a new one.
+    The exception itself cannot carry the signal: Ray's compiled code replaces it by a new one. Once there is a record,
+    a signal waits (``hold``) until the search is between two events (``check``): raised anywhere, it could part an
+    event in the log from what has to follow it. Who signals again does not want to wait: then it is raised at once.
     """
 
     def __init__(self):
@@ -29,24 +31,25 @@ class Signals:
         return {each: signal.signal(each, self._interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
 
     def _interrupt(self, number: int, frame) -> None:
-        self.exit_status = 128 + number
-        if self._held:
-            self._pending = True
-            return
+        if self._pending:
+            self._raise()
+        self.exit_status, self._pending = 128 + number, True
+        if not self._held:
+            self._raise()
+
+    def _raise(self) -> None:
         self.ignore()
         raise KeyboardInterrupt
 
     def hold(self) -> None:
-        """Let signals wait until ``release``. Called once Ray is up, which has put a handler of its own in place."""
+        """Let signals wait for ``check``. Called once Ray is up, which has put a handler of its own in place."""
         self._held = True
         self._install()
 
-    def release(self) -> None:
-        """Raise KeyboardInterrupt if a signal has come since ``hold``, and from here on when one comes."""
-        self._held = False
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a signal has come since ``hold``."""
         if self._pending:
-            self.ignore()
-            raise KeyboardInterrupt
+            self._raise()
 
     def ignore(self) -> None:
         """From here on a signal does nothing."""
