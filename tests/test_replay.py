@@ -87,7 +87,7 @@ class StopAt:
     def __init__(self, number, epoch):
         self.at = number, epoch
 
-    def report(self, number, epoch, budget, metrics):
+    def report(self, number, epoch, budget, metrics, method):
         return (number, epoch) != self.at
 
 

@@ -13,7 +13,7 @@ from tune_fairlora.progress import Progress
 from tune_fairlora.record import Record
 from tune_fairlora.render import Renderer
 from tune_fairlora.resume import to_go_on
-from tune_fairlora.scheduler import MultiObjectiveAsha
+from tune_fairlora.scheduler import MultiObjectiveAsha, family_of
 from tune_fairlora.searcher import StudySearcher
 from tune_fairlora.state import COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, Trial
 
@@ -58,9 +58,10 @@ class Conductor:
         """What the scheduler and the clock knew; the scheduler decides as it did then."""
         if event["event"] == "epoch":
             self.clock.learn(event["seconds"])
-            budget = self.record.trials[event["number"]].values["epochs"]
+            values = self.record.trials[event["number"]].values
             if self.scheduler is not None:
-                self.scheduler.replay(event["number"], event["epoch"], budget, event["metrics"])
+                family = family_of(values["method"])
+                self.scheduler.replay(event["number"], event["epoch"], values["epochs"], event["metrics"], family)
         elif event["event"] == "decision" and not event["keep"]:
             self._stopped.add(event["number"])
 
@@ -117,7 +118,7 @@ class Conductor:
         if self.scheduler is None:
             return
         epoch, budget = len(trial.epochs), trial.values["epochs"]
-        decision = self.scheduler.report(trial.number, epoch, budget, trial.metrics)
+        decision = self.scheduler.report(trial.number, epoch, budget, trial.metrics, family_of(trial.values["method"]))
         if decision is None:
             return
         keep, text = decision.keep, decision.text

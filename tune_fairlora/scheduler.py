@@ -1,8 +1,10 @@
 """Which trials are not worth their next epochs: asynchronous successive halving (ASHA) with several objectives.
 
-At a few epochs of its budget, the rungs, a trial is compared with all that reached the same rung of the same budget
-before it, and goes on if it is among the best 1/reduction_factor of them. Nobody waits: the first to arrive are judged
-leniently, and a trial that was kept is not judged again before its next rung.
+At a few epochs of its budget, the rungs, a trial is compared with all of its family that reached the same rung of the
+same budget before it, and goes on if it is among the best 1/reduction_factor of them. Families are compared at full
+length alone, by the front: adapters learn faster than whole models, and an early comparison would say no more than
+that. Nobody waits: the first to arrive are judged leniently, and a trial that was kept is not judged again before its
+next rung.
 
 Sources: Li et al. 2020, "A system for massively parallel hyperparameter tuning" (ASHA; here the stopping variant, with
 a share that is rounded up); Schmucker et al. 2021, "Multi-objective asynchronous successive halving" (non-dominated
@@ -18,10 +20,13 @@ from math import inf, isfinite, nan
 import numpy as np
 
 from analysis.pareto import MEASURES, as_minimization, hypervolume, ranks
-from trainables.config import ConfigError
+from trainables.config import METHODS, ConfigError
 from trainables.metrics import OBJECTIVES
 
 RECALL = "val_mean_recall"
+# After one epoch the learning rate has hardly warmed up, and full fine-tuning looks worse than it is; 4 is ASHA's own.
+# On recorded curves (tests/benchmarks/search_quality.py) both came closest to the whole grid's front.
+GRACE_PERIOD, REDUCTION_FACTOR = 2, 4
 # Spreads count in whole steps: sums and products of whole numbers below 2**53 are exact in any order, so that neither
 # the order of the objectives nor a rounding error can decide. 1.1 times the steps, cubed, is 1.3e15; 2**53 is 9.0e15.
 STEPS, REFERENCE = 100_000, 110_000
@@ -76,8 +81,8 @@ class MultiObjectiveAsha:
         objectives: tuple[str, ...],
         *,
         guess: float,
-        grace_period: int = 1,
-        reduction_factor: int = 3,
+        grace_period: int = GRACE_PERIOD,
+        reduction_factor: int = REDUCTION_FACTOR,
         spread: str = "hypervolume",
         floor: float = 0.5,
     ):
@@ -95,7 +100,7 @@ class MultiObjectiveAsha:
         self.objectives, self.directions = tuple(objectives), [OBJECTIVES[name] for name in objectives]
         self.guess, self.grace_period, self.reduction_factor = guess, grace_period, reduction_factor
         self.spread, self.floor = spread, floor
-        self.state: dict[tuple[int, int], Rung] = {}  # by (budget, epoch)
+        self.state: dict[tuple[str, int, int], Rung] = {}  # by (family, budget, epoch)
 
     def rungs(self, budget: int) -> tuple[int, ...]:
         """The epochs at which a trial of ``budget`` epochs is judged. The last is none: nothing is left to save."""
@@ -105,37 +110,40 @@ class MultiObjectiveAsha:
             epoch *= self.reduction_factor
         return tuple(epochs)
 
-    def report(self, number: int, epoch: int, budget: int, metrics: dict[str, float]) -> Decision | None:
+    def report(
+        self, number: int, epoch: int, budget: int, metrics: dict[str, float], family: str = ""
+    ) -> Decision | None:
         """Record what trial ``number`` measured after ``epoch`` of ``budget`` epochs, and decide on it.
 
         Args:
             metrics: In the user's directions. Read are the objectives and ``val_mean_recall``.
+            family: Whom the trial is compared with: those of the same name alone (``family_of``).
 
         Returns: None where ``epoch`` is no rung, and where a number that it takes is missing or not finite: that trial
             is not recorded, and its end will say what became of it. A trial that is retried from an older checkpoint
             may report a rung a second time: only the first counts, and its decision is given again.
         """
-        rung = self._record(number, epoch, budget, metrics)
+        rung = self._record(number, epoch, budget, metrics, family)
         if rung is None:
             return None
         return self._decide(epoch, *rung.until(number))
 
-    def replay(self, number: int, epoch: int, budget: int, metrics: dict[str, float]) -> None:
+    def replay(self, number: int, epoch: int, budget: int, metrics: dict[str, float], family: str = "") -> None:
         """``report`` without the decision: all logged epochs in their order restore the state of a resumed search."""
-        self._record(number, epoch, budget, metrics)
+        self._record(number, epoch, budget, metrics, family)
 
-    def _record(self, number: int, epoch: int, budget: int, metrics: dict[str, float]) -> Rung | None:
+    def _record(self, number: int, epoch: int, budget: int, metrics: dict[str, float], family: str) -> Rung | None:
         """The rung that trial ``number`` stands on now, or None. Only the exact epoch counts: a trial that comes by
         later has trained for longer than those it would be compared with."""
         if epoch not in self.rungs(budget):
             return None
-        rung = self.state.get((budget, epoch))
+        rung = self.state.get((family, budget, epoch))
         if rung is not None and number in rung.arrival:
             return rung
         values, recall = [metrics.get(name, nan) for name in self.objectives], metrics.get(RECALL, nan)
         if not all(isfinite(value) for value in (*values, recall)):
             return None
-        rung = self.state.setdefault((budget, epoch), Rung(len(self.objectives)))
+        rung = self.state.setdefault((family, budget, epoch), Rung(len(self.objectives)))
         rung.add(number, as_minimization([values], self.directions)[0], recall)
         return rung
 
@@ -153,6 +161,11 @@ class MultiObjectiveAsha:
         rank = place(costs[sound], best, SPREADS[self.spread])
         verb = "kept" if rank <= best else "stopped"
         return Decision(rank <= best, f"{verb} at epoch {epoch}: rank {rank} of {n}, keeps best {best}")
+
+
+def family_of(method: str) -> str:
+    """The methods that learn at one pace: those that train adapters, and those that train every weight."""
+    return "adapters" if METHODS[method].lora else "full"
 
 
 def recall_floor(recalls: np.ndarray, guess: float, floor: float) -> float:

@@ -16,6 +16,7 @@ import sys  # noqa: E402
 
 from trainables.config import FIELDS, METHODS, ConfigError  # noqa: E402
 from tune_fairlora import cli  # noqa: E402
+from tune_fairlora.scheduler import GRACE_PERIOD, REDUCTION_FACTOR  # noqa: E402
 
 SAMPLER_NAMES = ("tpe", "gp", "nsga2", "random", "grid")
 SCHEDULER_NAMES = ("moasha", "none")
@@ -81,14 +82,18 @@ def parser() -> cli.Parser:
         "--scheduler", choices=SCHEDULER_NAMES, default="moasha", help="stop poor trials early; default: %(default)s"
     )
     how.add_argument(
-        "--grace-period", type=cli.positive_int, default=1, metavar="N", help="epochs of the first rung; default: 1"
+        "--grace-period",
+        type=cli.positive_int,
+        default=GRACE_PERIOD,
+        metavar="N",
+        help="epochs before the first comparison; default: %(default)s",
     )
     how.add_argument(
         "--reduction-factor",
         type=cli.positive_int,
-        default=3,
+        default=REDUCTION_FACTOR,
         metavar="N",
-        help="a rung keeps a share of 1/N; default: 3",
+        help="the best 1/N go on; default: %(default)s",
     )
     how.add_argument(
         "--time-budget", type=cli.duration, metavar="TIME", help="end in time (30m, 2h, 90s); --resume goes on"

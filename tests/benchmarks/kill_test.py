@@ -162,9 +162,10 @@ def trained(folder: Path) -> list[tuple[str, int, int]]:
     return [tuple(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def in_flight(folder: Path) -> list[tuple[str, int, int]]:
-    """The epochs that were begun and not saved, once every process is dead: these must be trained again."""
-    begun, lost = {(config, seed): epoch for config, seed, epoch in trained(folder)}, []
+def in_flight(folder: Path, before: int) -> list[tuple[str, int, int]]:
+    """The epochs that were begun, behind ``before`` others, and not saved, once every process is dead: these must be
+    trained again."""
+    begun, lost = {(config, seed): epoch for config, seed, epoch in trained(folder)[before:]}, []
     for trial in [trial for trial in state_of(folder).trials.values() if trial.status == RUNNING]:
         key, checkpoint = (trial.config_id, trial.seed), load_checkpoint(trial_folder(runs(folder), trial.number))
         if begun.get(key, 0) > (checkpoint["result"]["epoch"] if checkpoint else 0):
@@ -195,9 +196,9 @@ def killed_search(folder: Path, new: list[str], kills: int, window: float, seed:
     """The last run's exit status, how many kills hit, and the epochs that were in flight at each of them."""
     rng, lost, hits, moment = random.Random(seed), [], 0, "none yet"
     while hits < kills and (moment or never_up(folder)):
-        search = next_run(folder, new)
+        before, search = len(trained(folder)), next_run(folder, new)
         if moment := wait_for_moment(search, folder, window, rng, hits % 4 == 3):
-            processes, hits, flying, state = search.kill(), hits + 1, in_flight(folder), state_of(folder)
+            processes, hits, flying, state = search.kill(), hits + 1, in_flight(folder, before), state_of(folder)
             lost, open_ = lost + flying, state.count(RUNNING)
             counts = f"{len(state.trials) - open_} trials ended, {open_} open, {len(flying)} epochs in flight"
             print(f"kill {hits:2}: after {moment}; {processes} processes; {counts}", flush=True)

@@ -127,7 +127,7 @@ class Searcher(Protocol):
 class Scheduler(Protocol):
     """Stops trials."""
 
-    def report(self, number: int, epoch: int, budget: int, metrics: dict[str, float]) -> bool:
+    def report(self, number: int, epoch: int, budget: int, metrics: dict[str, float], method: str = "") -> bool:
         """Whether the trial goes on; asked after each epoch but the last."""
         ...
 
@@ -148,7 +148,7 @@ class InOrder:
 class NeverStop:
     """The scheduler that does nothing."""
 
-    def report(self, number: int, epoch: int, budget: int, metrics: dict[str, float]) -> bool:
+    def report(self, number: int, epoch: int, budget: int, metrics: dict[str, float], method: str = "") -> bool:
         return True
 
 
@@ -215,7 +215,8 @@ def replay(
 def _status(table: Table, scheduler: Scheduler, seed: int, number: int, index: int, epoch: int) -> str:
     """What becomes of a trial after ``epoch``."""
     curve = table.curve(index, seed)
-    if epoch < table.budget and not scheduler.report(number, epoch, table.budget, curve.metrics[epoch - 1]):
+    method = table.points[index]["method"]
+    if epoch < table.budget and not scheduler.report(number, epoch, table.budget, curve.metrics[epoch - 1], method):
         return STOPPED
     return RUNNING if epoch < len(curve.metrics) else table.status(index, seed)
 

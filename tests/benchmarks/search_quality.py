@@ -38,9 +38,15 @@ REFERENCE = as_minimization([[0.0, 1.0]], DIRECTIONS)[0]
 GOAL = 0.95
 MEASURES = ("other seeds", "same seed", "same seed, near", "other seeds, near")
 FLOORS = (0.0, 0.25, 0.5, 0.75)
-OPTIONS = {"grace_period": (1, 2), "reduction_factor": (2, 3, 4), "spread": tuple(SPREADS), "floor": FLOORS}
-COLORS = ("#999999", "#000000", "#CC79A7", "#56B4E9", "#E69F00", "#E69F00", "#009E73", "#F0E442", *["#0072B2"] * 2)
-DASHES = {"OptunaSearch + ASHA": "--", "ours, no first points": "--", "ours, none stopped": ":"}
+PACES = {"families": (True, False), "grace_period": (1, 2), "reduction_factor": (2, 3, 4)}
+OPTIONS = PACES | {"spread": tuple(SPREADS), "floor": FLOORS}
+COLORS = ("#999999", "#000000", "#CC79A7", "#56B4E9", "#E69F00", "#E69F00", "#009E73", "#F0E442", *["#0072B2"] * 3)
+DASHES = {
+    "OptunaSearch + ASHA": "--",
+    "ours, no first points": "--",
+    "ours, none stopped": ":",
+    "ours, one family": "-.",
+}
 
 
 class Score:

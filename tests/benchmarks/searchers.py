@@ -25,7 +25,7 @@ from analysis.pareto import as_minimization, front
 from search_spaces.space import Space
 from tests.benchmarks.replay import DIRECTIONS, FAILED, OBJECTIVES, STOPPED, InOrder, NeverStop, Table
 from tune_fairlora.samplers import make_sampler
-from tune_fairlora.scheduler import MultiObjectiveAsha
+from tune_fairlora.scheduler import MultiObjectiveAsha, family_of
 
 STATES = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL}  # stopped and collapsed trials are PRUNED
 
@@ -177,7 +177,7 @@ class RayAsha:
 
         self.asha = ASHAScheduler(metric=metric, mode="max", max_t=budget, reduction_factor=reduction_factor)
 
-    def report(self, number: int, epoch: int, budget: int, metrics: dict[str, float]) -> bool:
+    def report(self, number: int, epoch: int, budget: int, metrics: dict[str, float], method: str = "") -> bool:
         trial, result = SimpleNamespace(trial_id=str(number)), {"training_iteration": epoch, **metrics}
         if epoch == 1:
             self.asha.on_trial_add(None, trial)
@@ -198,7 +198,7 @@ class SyneRule:
         while epoch <= budget:
             self.rungs[epoch], epoch = [], epoch * reduction_factor
 
-    def report(self, number: int, epoch: int, budget: int, metrics: dict[str, float]) -> bool:
+    def report(self, number: int, epoch: int, budget: int, metrics: dict[str, float], method: str = "") -> bool:
         if epoch not in self.rungs:
             return True
         self.rungs[epoch].append([metrics[name] for name in OBJECTIVES])
@@ -222,11 +222,12 @@ class SyneRule:
 class Ours:
     """The project's scheduler."""
 
-    def __init__(self, guess: float, **options):
+    def __init__(self, guess: float, families: bool = True, **options):
+        self.families = families
         self.asha = MultiObjectiveAsha(OBJECTIVES, guess=guess, **options)
 
-    def report(self, number: int, epoch: int, budget: int, metrics: dict[str, float]) -> bool:
-        decision = self.asha.report(number, epoch, budget, metrics)
+    def report(self, number: int, epoch: int, budget: int, metrics: dict[str, float], method: str = "") -> bool:
+        decision = self.asha.report(number, epoch, budget, metrics, family_of(method) if self.families else "")
         return decision is None or decision.keep
 
 
@@ -246,5 +247,6 @@ CONTENDERS: dict[str, Callable[[Table, int, Space], tuple]] = {
     "TPE + Syne's MOASHA": lambda t, s, _: (study(t, s), SyneRule(t.budget)),
     "ours, no first points": lambda t, s, _: (study(t, s), Ours(t.guess)),
     "ours, none stopped": lambda t, s, space: (study(t, s, space=space), NeverStop()),
+    "ours, one family": lambda t, s, space: (study(t, s, space=space), Ours(t.guess, families=False)),
     "ours": lambda t, s, space: (study(t, s, space=space), Ours(t.guess)),
 }

@@ -20,7 +20,7 @@ FEW = settings(max_examples=60, deadline=None)
 
 
 def asha(objectives=NAMES[:2], **options) -> MultiObjectiveAsha:
-    return MultiObjectiveAsha(objectives, **{"guess": GUESS, **options})
+    return MultiObjectiveAsha(objectives, **{"guess": GUESS, "grace_period": 1, "reduction_factor": 3, **options})
 
 
 def measured(costs, recall, names=NAMES) -> dict[str, float]:
