@@ -67,10 +67,10 @@ class Record(State):
             line = (json.dumps(entry, default=_plain) + "\n").encode()
             self.apply(entry)  # first: an event that cannot be folded in must not stand in the log for good
             self._write(line)
-            if event != "epoch":  # epochs come often, and one that is lost is trained again
-                os.fsync(self._log)
             if self.listener is not None:
                 self.listener(entry)
+            if event != "epoch":  # epochs come often, and one that is lost is trained again
+                os.fsync(self._log)
 
     def _write(self, line: bytes) -> None:
         """Append ``line``. What a full disk does not take waits for the next call, and is never left half-written."""

@@ -5,6 +5,7 @@ import json
 import shlex
 import shutil
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ CHANGES = (
     "store",
     "weights_file",
 )
+SHORT_CLOSE_SECONDS = 3.0  # for MLflow where a time budget is used up
 LOG = "log.txt"  # what Ray, MLflow and their processes print
 
 
@@ -129,7 +131,7 @@ class Run:
             lambda: render(record),
             lambda: render_front(record),
             lambda: record.add("close", status=outcome, reason=why),
-            self.tracker.close,
+            lambda: self.tracker.close(self._seconds_for_mlflow()),
             lambda: render(record),  # once more, with the run ids that MLflow's thread brings late
             lambda: self._report(outcome),
             record.close,
@@ -139,6 +141,13 @@ class Run:
                 step()
             except BaseException:
                 traceback.print_exc()
+
+    def _seconds_for_mlflow(self) -> float:
+        """What it does not get in time, it gets by ``--resync``."""
+        if self.plan.time_budget is None:
+            return CLOSE_SECONDS
+        left = startup.STARTED + self.plan.time_budget - time.monotonic()
+        return min(CLOSE_SECONDS, max(SHORT_CLOSE_SECONDS, left))
 
     def _report(self, outcome: str) -> None:
         """The front, where everything lies, how to look at it, and how to go on."""
