@@ -1,5 +1,6 @@
 """Shared by all tests: a cache of their own that lasts between runs, so that vit_nano is pretrained once."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,15 @@ def vit_tiny_weights() -> Path:
     if not VIT_TINY.is_file():
         pytest.skip("no shared/weights beside the project")
     return VIT_TINY
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 2 MB; skipped where this user may mount none."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

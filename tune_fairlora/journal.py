@@ -127,21 +127,25 @@ def remove(folder: Path) -> None:
     (folder / JOURNAL).unlink(missing_ok=True)
 
 
-def forget_failures(folder: Path, numbers: set[int]) -> None:
-    """Take back that trials failed, so that they can be tried again under their numbers: Optuna itself has no way
-    back."""
+def forget_outcomes(folder: Path, numbers: set[int], known: int) -> None:
+    """Take back how the trials in ``numbers`` ended, so that they can be tried again under their numbers (Optuna itself
+    has no way back), and how those from ``known`` on did, of which the log knows nothing."""
     path = folder / JOURNAL
-    if not numbers or not path.exists():
+    if not path.exists():
         return
     _cut_torn_line(path)
-    lines = [line for line in path.read_text().splitlines() if not _is_failure(line, numbers)]
-    replace_atomically(path, lambda temporary: temporary.write_text("".join(f"{line}\n" for line in lines)))
+    lines = path.read_text().splitlines()
+    kept = [line for line in lines if not _is_outcome(line, numbers, known)]
+    if len(kept) < len(lines):
+        replace_atomically(path, lambda temporary: temporary.write_text("".join(f"{line}\n" for line in kept)))
 
 
-def _is_failure(line: str, numbers: set[int]) -> bool:
-    entry = json.loads(line)
-    return (
-        entry["op_code"] == JournalOperation.SET_TRIAL_STATE_VALUES
-        and entry["trial_id"] in numbers
-        and entry["state"] == TrialState.FAIL
-    )
+def _is_outcome(line: str, numbers: set[int], known: int) -> bool:
+    try:
+        entry = json.loads(line)
+        if entry["op_code"] != JournalOperation.SET_TRIAL_STATE_VALUES:
+            return False
+        number, state = entry["trial_id"], TrialState(entry["state"])
+    except (ValueError, KeyError, TypeError):  # no journal of Optuna's, which whoever opens it will say
+        return False
+    return (number in numbers or number >= known) and state.is_finished()

@@ -88,7 +88,7 @@ class Plan:
             "cpus_per_trial": self.cpus,
             "gpus_per_trial": self.gpus,
             "max_concurrent": self.max_concurrent,
-            "tracking_uri": self.tracking_uri,
+            "tracking_uri": stores.without_password(self.tracking_uri),
             "experiment": self.experiment,
             "code_version": code_version(),
             "options": self.options,
@@ -183,7 +183,7 @@ def options(args: argparse.Namespace) -> dict:
             values[name] = str(Path(values[name]).resolve())
     if values["space"].endswith(".py"):
         values["space"] = str(Path(values["space"]).resolve())
-    return values | {"tracking_uri": stores.absolute_uri(args.tracking_uri)}
+    return values | {"tracking_uri": stores.without_password(stores.absolute_uri(args.tracking_uri))}
 
 
 def resolve_space(args: argparse.Namespace) -> Space:

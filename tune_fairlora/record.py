@@ -4,6 +4,7 @@ The log (``events.jsonl``, one JSON object a line) is the truth; ``trials.parque
 from it (``render.py``), the Optuna journal and MLflow follow it. JSON is written with Python's NaN and Infinity.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -59,33 +60,34 @@ class Record(State):
             pass
 
     def add(self, event: str, **content) -> None:
-        """Write one event and fold it into the state. One ``write`` a line: lines of two threads never mix."""
+        """Write one event and fold it into the state. One ``write`` a line: lines of two threads never mix.
+
+        Raises OSError where the disk does not take it: nothing may follow from an event that the log lacks. The line
+        is kept, and goes before the next one.
+        """
         with self.lock:
             if self._closed:  # MLflow's thread may come late; the file descriptor may be another file's by then
                 return
             entry = {"event": event, "time": time.time(), **content}
             line = (json.dumps(entry, default=_plain) + "\n").encode()
             self.apply(entry)  # first: an event that cannot be folded in must not stand in the log for good
-            self._write(line)
-            if self.listener is not None:
-                self.listener(entry)
+            try:
+                self._write(line)
+            finally:  # a line that did not fit comes into the log later, or is lost with all that follows
+                if self.listener is not None:
+                    self.listener(entry)
             if event != "epoch":  # epochs come often, and one that is lost is trained again
                 os.fsync(self._log)
 
     def _write(self, line: bytes) -> None:
-        """Append ``line``. What a full disk does not take waits for the next call, and is never left half-written."""
+        """Append what waits and ``line``, whole or not at all."""
         self._pending += line
         end = os.fstat(self._log).st_size
-        try:
-            written = os.write(self._log, self._pending)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            return
-        if written == len(self._pending):
-            self._pending = b""
-        else:
+        written = os.write(self._log, self._pending)
+        if written < len(self._pending):
             os.ftruncate(self._log, end)
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for the log", str(self.folder / LOG))
+        self._pending = b""
 
     def outcome(self, number: int) -> tuple[str, str]:
         """Status and reason of a trial that ended without an error: complete only at full fidelity with finite
@@ -111,7 +113,7 @@ class Record(State):
         with self.lock:
             if not self._closed:
                 self._closed = True
-                if self._pending:  # the disk may have room again
+                with contextlib.suppress(OSError):  # the disk may have room again
                     self._write(b"")
                 os.close(self._log)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from trainables import checkpoints, pretrained
 from trainables.config import ConfigError
 from trainables.store import Store
-from tune_fairlora import journal, plan
+from tune_fairlora import journal, plan, spool
 from tune_fairlora.record import FORMAT, LOG, Record
 from tune_fairlora.state import FAILED, INTERRUPTED, RUNNING, Trial
 
@@ -62,6 +62,7 @@ def _plan(record: Record, args: argparse.Namespace, given: dict, defaults: dict,
     _compare("weights", {"weights": settings["weights"]}, {"weights": weights})
     if made.trials < len(record.trials):
         raise ConfigError(f"--trials must be at least the {len(record.trials)} that were begun, but is {made.trials}")
+    spool.read_position(record.folder)
     if record.trials:
         if not (record.folder / journal.JOURNAL).is_file():
             raise ConfigError(f"{record.folder / journal.JOURNAL} is missing, without which the search cannot go on")

@@ -114,6 +114,8 @@ class Run:
             self.executor.run()
         except TimeIsUp:
             return False
+        if not conductor.complete() and self.plan.time_budget is None:
+            raise RuntimeError("Ray ended the search before its trials were used up")
         return conductor.complete()
 
     def _end(self, outcome: str, why: str) -> None:

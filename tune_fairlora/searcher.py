@@ -77,7 +77,7 @@ class StudySearcher(Searcher):
         points += [space.params(p) for p in space.grid_points()] if sampler == "grid" else space.starts()
         if self.next == 0:  # a journal without a launched trial holds nothing that is not drawn again alike
             journal.remove(folder)
-        journal.forget_failures(folder, set(self.again))
+        journal.forget_outcomes(folder, set(self.again), self.next)
         self.journal = journal.Journal(folder, space.objectives, [p for p in points for _ in range(seeds)])
         self.known = len(self.journal)  # trials drawn or enqueued
         self.journal.check(space, state.trials.values())

@@ -14,6 +14,7 @@ from trainables.config import ConfigError
 from trainables.store import replace_atomically
 from tune_fairlora.record import Record, read_events
 from tune_fairlora.state import State
+from tune_fairlora.stores import without_password
 
 FORMAT = 1
 FILE = "mlflow.json"
@@ -88,8 +89,9 @@ class Spool:
     def _open_position(self, events: int) -> Position:
         """Another store than before has none of the events. A crash of the machine may have cost the log its end."""
         known = read_position(self.record.folder)
-        if known is None or (known.uri, known.experiment) != (self.uri, self.experiment):
-            return Position(self.uri, self.experiment, since=events, sent=0)
+        public = without_password(self.uri)
+        if known is None or (known.uri, known.experiment) != (public, self.experiment):
+            return Position(public, self.experiment, since=events, sent=0)
         known.since, known.sent = min(known.since, events), min(known.sent, events)
         return known
 

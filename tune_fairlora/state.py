@@ -85,6 +85,14 @@ class State:
     def _on_resume(self, entry: dict) -> None:
         self.settings.update(entry["changes"])
         self.status, self.reason = RUNNING, ""
+        for trial in self.trials.values():
+            if trial.status == RUNNING:  # the process that had it was killed
+                self._leave(trial, entry["time"])
+
+    def _leave(self, trial: Trial, time: float) -> None:
+        """Nobody closed the trial's last launch: it lasted until it was last heard of."""
+        trial.seconds += trial.seen - trial.launched
+        trial.launched = trial.seen = time
 
     def _on_start(self, entry: dict) -> None:
         keys = ("number", "values", "config_id", "seed")
@@ -95,8 +103,8 @@ class State:
     def _on_launch(self, entry: dict) -> None:
         """Started again, after its process failed or after the search was interrupted, killed or not."""
         trial = self.trials[entry["number"]]
-        if trial.status == RUNNING:  # then nobody closed its last launch
-            trial.seconds += trial.seen - trial.launched
+        if trial.status == RUNNING:
+            self._leave(trial, entry["time"])
         self._set_status(trial, RUNNING, "")
         trial.launched = trial.seen = entry["time"]
         trial.ended = math.nan

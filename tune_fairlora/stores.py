@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import re
 import sqlite3
 import tempfile
 import urllib.error
@@ -14,6 +15,7 @@ from pathlib import Path
 from trainables.config import ConfigError
 
 SERVERS = ("http://", "https://")
+PASSWORD = re.compile(r"(://[^:/@]+):[^@]*@")
 SQLITE = "sqlite:///"
 PROBE_SECONDS = 10
 
@@ -52,6 +54,11 @@ def _check_sqlite(path: Path) -> None:
                 database.execute("PRAGMA schema_version")
         except sqlite3.DatabaseError as error:
             raise ConfigError(f"--tracking-uri must be a sqlite database, but {path} is not ({error})") from error
+
+
+def without_password(uri: str) -> str:
+    """What may be written down of ``uri``."""
+    return PASSWORD.sub(r"\1@", uri)
 
 
 def absolute_uri(uri: str) -> str:

@@ -31,7 +31,9 @@ from collections import Counter
 from pathlib import Path
 
 from search_spaces import resolve
-from tests.benchmarks.kill_test import (
+from tests.benchmarks.kill_test import never_up
+from tests.mirror import Server
+from tests.searches import (
     DATABASE,
     NAME,
     OUTPUT,
@@ -41,12 +43,10 @@ from tests.benchmarks.kill_test import (
     check_mirror,
     events,
     mirror,
-    never_up,
     send,
     state_of,
     trained,
 )
-from tests.mirror import Server
 from tune_fairlora.state import COMPLETE, DIVERGED, FAILED, RUNNING
 
 SILENCE = 20

@@ -137,18 +137,6 @@ except OSError as error:
 """
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 2 MB; skipped where this user may mount none."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("no right to mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_full_disk_is_told_as_such_and_the_checkpoint_before_stays(small_disk):
     done = subprocess.run([sys.executable, "-c", FILL, str(small_disk / "t")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

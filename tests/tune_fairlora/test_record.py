@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.processes import ROOT
 from tests.records import SETTINGS, begun, run
 from trainables.config import TrainConfig
 from trainables.metrics import METRICS
@@ -168,3 +171,57 @@ def test_weights_stay_until_every_seed_of_a_configuration_has_spoken(tmp_path):
     record.add("end", number=5, status="interrupted", reason="interrupted", tables={})
     assert record.undecided() == [4]
     record.close()
+
+
+def test_a_trials_seconds_leave_out_the_time_in_which_nobody_worked_on_it():
+    state, event = State(), {"number": 0, "values": {}, "config_id": "x", "seed": 0}
+    state.apply({"event": "search", "time": 0.0, "settings": SETTINGS})
+    state.apply({"event": "start", "time": 10.0, **event})
+    state.apply({"event": "epoch", "time": 14.0, "number": 0, "epoch": 1, "metrics": {}, "seconds": 3.0})  # then a kill
+    state.apply({"event": "resume", "time": 1000.0, "changes": {}})
+    state.apply({"event": "launch", "time": 1010.0, "number": 0})
+    state.apply({"event": "end", "time": 1015.0, "number": 0, "status": "interrupted", "reason": "", "tables": {}})
+    assert state.trials[0].seconds == 4 + 5
+    state.apply({"event": "launch", "time": 2000.0, "number": 0})
+    state.apply({"event": "end", "time": 2002.0, "number": 0, "status": "complete", "reason": "", "tables": {}})
+    assert state.trials[0].seconds == 11 and state.trials[0].started == 10
+
+
+FULL = """
+import sys
+from pathlib import Path
+from tests.records import begun, report, run, start
+from tune_fairlora.record import Record, read_events
+folder, fed = Path(sys.argv[1]), []
+record = begun(folder)
+record.listener = fed.append
+run(record, 0, [0.5, 0.6])
+filler = folder / "filler"
+with open(filler, "wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(1000))
+    except OSError:
+        pass
+whole, told = len(read_events(folder)), 0
+for number in range(1, 40):
+    try:
+        start(record, number)
+    except OSError as error:
+        told += error.errno == 28
+assert told and (folder / "events.jsonl").read_bytes().endswith(b"\\n")
+during = len(read_events(folder))
+filler.unlink()
+record.add("close", status="failed")
+record.close()
+state = Record(folder)
+print(whole, during, len(state.trials), len(fed), len(state.events) - 1, state.status)
+"""
+
+
+def test_on_a_full_disk_the_log_stays_whole_and_says_so(small_disk):
+    done = subprocess.run([sys.executable, "-c", FULL, str(small_disk)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    whole, during, trials, fed, events, status = done.stdout.split()
+    assert 5 <= int(whole) <= int(during) < 45 and (trials, status) == ("40", "failed")  # what waited came in the end
+    assert fed == events  # MLflow heard of each event once, whether the disk took it or not

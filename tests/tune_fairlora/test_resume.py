@@ -16,6 +16,7 @@ from tune_fairlora import plan, search
 from tune_fairlora.describe import DecodingBar
 from tune_fairlora.record import Record
 from tune_fairlora.searcher import StudySearcher
+from tune_fairlora.stores import without_password
 
 COMMAND = ["--space", "digits", "--trials", "4", "--epochs", "2", "--set", "rank=4"]
 
@@ -204,3 +205,15 @@ def test_a_search_that_is_at_work_is_refused(folder, capsys):
         other.kill()
         other.wait()
     assert dry_run(capsys, "--resume", "cut")[0] == 0  # the lock dies with its process
+
+
+def test_a_damaged_position_of_mlflow_is_refused(folder, capsys):
+    (folder / "mlflow.json").write_text("{")
+    assert "mlflow.json must be what the search wrote: delete it" in refused(capsys, "--resume", "cut")
+
+
+def test_passwords_are_not_written_down():
+    assert without_password("postgresql://me:secret@host:5432/db") == "postgresql://me@host:5432/db"
+    assert without_password("http://me:p:w@host/x") == "http://me@host/x"
+    for uri in ("sqlite:////a:b/c@d.db", "http://host:5000/x", "http://127.0.0.1:5000"):
+        assert without_password(uri) == uri

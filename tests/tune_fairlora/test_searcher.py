@@ -241,6 +241,19 @@ def test_a_failure_can_be_taken_back_and_tried_again_under_its_number(tmp_path):
     assert trials[number].values == [0.7, 0.1] and [t.number for t in trials] == [0, 1, 2, 3, 4]
 
 
+def test_a_journal_that_is_ahead_of_the_log_is_taken_back_to_it(tmp_path):
+    """A full disk may have taken the journal's lines and not the log's."""
+    whole = drive(make(tmp_path / "whole"), 10)
+    searcher = make(tmp_path / "ahead")
+    done, log = drive(searcher, 5), tmp_path / "ahead/events.jsonl"
+    before = log.read_bytes()
+    drive(searcher, 2)
+    searcher.state.close()
+    log.write_bytes(before)
+    assert done + drive(make(tmp_path / "ahead"), 5) == whole
+    assert [t.number for t in journal_of(tmp_path / "ahead")] == list(range(10))
+
+
 def test_a_foreign_or_cut_journal_is_refused_in_one_line(tmp_path):
     for name in ("a", "b"):
         searcher = make(tmp_path / name, seed=ord(name))
