@@ -34,6 +34,7 @@ def answers(port: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_optunas_dashboard_shows_the_trials_of_a_journal(tmp_path, port):
     record = begun(tmp_path)
     searcher = StudySearcher(SPACES["digits"], tmp_path, "tpe", 0, record, Host(record), 10)

@@ -84,7 +84,8 @@ def test_a_search_killed_while_mlflow_makes_its_database_can_be_resumed(tmp_path
     assert [path.name for path in (tmp_path / "new").glob("*db")] == ["mlflow.db"]
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [4, 25])
 def test_a_search_killed_at_any_moment_leaves_each_trial_once(tmp_path, store, kills):
     folder, delays = tmp_path / "s", random.Random(1)
     for _ in range(kills):
@@ -96,7 +97,8 @@ def test_a_search_killed_at_any_moment_leaves_each_trial_once(tmp_path, store, k
     check(store, folder)
 
 
-@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
 def test_a_server_that_comes_back_gets_everything_and_nothing_twice(tmp_path, server, capsys, killed):
     """Two searches find no server, or it is killed: one outlasts it, one ends before it is back and is resynced."""
     server.start() if killed else server.kill()
