@@ -4,6 +4,7 @@ Ray never retries a trial and its snapshots are never read: a trial that is to b
 the same number, and goes on from its own checkpoint.
 """
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from tune_fairlora.conductor import Conductor
 from tune_fairlora.state import FAILED
 
 RAY_FOLDER = "ray"
+CONFIG_ERROR = re.compile(r"([\w.]+\.)?ConfigError\b")
 
 
 class TimeIsUp(KeyboardInterrupt):
@@ -76,7 +78,9 @@ class Executor(tune.Callback):
     def on_trial_error(self, iteration, trials, trial: RayTrial, **info) -> None:
         number = trial.config["number"]
         hung = self._hung.pop(number, None)
-        self.conductor.failed(number, hung or error_line(trial), again=hung is None)
+        reason = hung or error_line(trial)
+        # A configuration that its data or model refuses will be refused again.
+        self.conductor.failed(number, reason, again=not hung and not CONFIG_ERROR.match(reason))
 
     def on_step_end(self, iteration, trials, **info) -> None:
         """Ray calls this about ten times a second, whatever the trials do."""

@@ -224,7 +224,10 @@ def test_a_server_that_speaks_something_else_is_refused(capsys):
         assert f"--tracking-uri {uri} does not answer" in fails(capsys, "--space", "digits", "--tracking-uri", uri)
 
 
-@pytest.mark.parametrize("option", [("--tracking-uri", "http://{}"), ("--address", "{}")])
+SILENT = [("--tracking-uri", "http://{}"), pytest.param(("--address", "{}"), marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("option", SILENT)
 def test_a_port_that_accepts_and_stays_silent_is_given_up_within_20_seconds(capsys, option):
     with socket.create_server(("127.0.0.1", 0)) as server:
         held = []

@@ -12,21 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.mirror import Server, check, empty_database, end, epoch, finish, opened, start, trial
+from tests.mirror import Server, check, end, epoch, finish, opened, start, trial
 from tests.processes import until
 from tune_fairlora.record import read_events
 from tune_fairlora.resync import resync
-
-
-@pytest.fixture(scope="module")
-def database(pytestconfig) -> Path:
-    return empty_database(pytestconfig.cache.mkdir("mlflow"))
-
-
-@pytest.fixture
-def store(database, tmp_path) -> str:
-    (tmp_path / "store").mkdir()
-    return f"sqlite:///{shutil.copy(database, tmp_path / 'store/mlflow.db')}"
 
 
 @pytest.fixture(scope="module")

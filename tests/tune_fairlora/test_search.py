@@ -240,6 +240,7 @@ def test_trials_that_fail_or_diverge_are_recorded_and_the_search_goes_on(tmp_pat
     for lr in (1e-3, 1e12):
         assert table.loc[(99, lr), "status"] == "failed"
         assert "`last_blocks <= 3` must hold" in table.loc[(99, lr), "reason"]
+        assert table.loc[(99, lr), "failures"] == 1  # not tried again: it would be refused again
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("tune-fairlora").experiment_id])
     assert sorted(r.info.status for r in runs) == ["FAILED"] * 3 + ["FINISHED"] * 2
@@ -269,6 +270,7 @@ def test_a_dry_run_says_what_would_happen_and_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_describe_counts_what_each_rank_trains():
     done = subprocess.run(command("--space", "folder_vit_tiny", "--describe"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

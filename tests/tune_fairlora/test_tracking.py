@@ -8,7 +8,6 @@ import pytest
 
 from tests.mirror import (
     check,
-    empty_database,
     end,
     epoch,
     everything,
@@ -25,17 +24,6 @@ from tune_fairlora.record import Record, read_events
 from tune_fairlora.resync import resync
 from tune_fairlora.stores import make_database
 from tune_fairlora.tracking import Tracker
-
-
-@pytest.fixture(scope="module")
-def database(pytestconfig) -> Path:
-    return empty_database(pytestconfig.cache.mkdir("mlflow"))
-
-
-@pytest.fixture
-def store(database, tmp_path) -> str:
-    (tmp_path / "store").mkdir()
-    return f"sqlite:///{shutil.copy(database, tmp_path / 'store/mlflow.db')}"
 
 
 def eventful(folder: Path, uri: str) -> Tracker:
