@@ -233,7 +233,7 @@ def interrupted(folder: Path, number: signal.Signals, trials: int = 8) -> bool:
     runs_open = [n for n, run in mirror(folder / DATABASE, state_of(folder)).items() if run["status"] == "RUNNING"]
     unended = state_of(folder).count(RUNNING)
     good &= check(not runs_open and not unended, f"e: {len(runs_open)} MLflow runs and {unended} trials left RUNNING")
-    command = re.findall(r"go on with +python -m tune_fairlora\.search (.*)", output(folder))
+    command = re.findall(r"go on with +\S+ -m tune_fairlora\.search (.*)", output(folder))
     status = finish(folder, *shlex.split(command[-1])) if command else None
     good &= check(status == 0, f"e: the command that was printed ({command and command[-1]}): exit status {status}")
     return good & check_all(folder, space(4), trials)
