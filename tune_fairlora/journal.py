@@ -5,6 +5,7 @@ the log lacks. Optuna's dashboard opens it as it is.
 """
 
 import json
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from search_spaces.space import Space
 from trainables.config import ConfigError
 from trainables.metrics import OBJECTIVES
 from trainables.store import replace_atomically
+from tune_fairlora.record import whole_lines
 from tune_fairlora.state import Trial
 
 JOURNAL = "optuna.journal"
@@ -118,9 +120,7 @@ class Journal:
 
 
 def _cut_torn_line(path: Path) -> None:
-    whole = path.read_bytes().rfind(b"\n") + 1
-    with open(path, "rb+") as file:
-        file.truncate(whole)
+    os.truncate(path, whole_lines(path))
 
 
 def remove(folder: Path) -> None:

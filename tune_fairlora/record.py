@@ -42,7 +42,7 @@ class Record(State):
         self._log = os.open(folder / LOG, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             self._lock_file()
-            os.ftruncate(self._log, _whole_lines(folder / LOG))
+            os.ftruncate(self._log, whole_lines(folder / LOG))
             self.events = read_events(folder)
             for entry in self.events:
                 self.apply(entry)
@@ -137,7 +137,7 @@ def read_events(folder: Path) -> list[dict]:
     return events
 
 
-def _whole_lines(path: Path) -> int:
+def whole_lines(path: Path) -> int:
     """Length in bytes up to the last line that is whole."""
     return path.read_bytes().rfind(b"\n") + 1
 
