@@ -82,18 +82,19 @@ def _fit_frame(ax: Axes, complete: pd.DataFrame, front: pd.DataFrame, x: str, y:
     """Set the limits and say how many trials lie outside of them."""
     if not len(front):
         return
-    left, right = frame(complete[x].to_numpy(), _with_bars(front, x))
-    low, high = frame(complete[y].to_numpy(), _with_bars(front, y))
+    left, right = limits(complete, x)
+    low, high = limits(complete, y)
     ax.set(xlim=(left, right), ylim=(low, high))
     outside = len(complete) - int((complete[x].between(left, right) & complete[y].between(low, high)).sum())
     if outside:
         ax.text(0.01, 0.02, f"outside the frame: {outside}", transform=ax.transAxes, fontsize=7, color="0.4")
 
 
-def _with_bars(front: pd.DataFrame, name: str) -> np.ndarray:
-    """The front's values of ``name`` and the ends of their bars, which one seed does not have."""
-    spread = front[f"{name}_sd"].fillna(0.0)
-    return np.concatenate([front[name], front[name] - spread, front[name] + spread])
+def limits(points: pd.DataFrame, name: str) -> tuple[float, float]:
+    """The frame of ``name`` around ``by_configuration``'s points, the front's with the ends of their bars."""
+    front = points[points["on_front"]]
+    spread = front[f"{name}_sd"].fillna(0.0)  # one seed has none
+    return frame(points[name].to_numpy(), np.concatenate([front[name], front[name] - spread, front[name] + spread]))
 
 
 def _corner(directions: list[str]) -> str:

@@ -6,9 +6,12 @@ objective and better in at least one, so equal points do not dominate each other
 a result: it dominates nothing and measures nothing. Infinities are ordinary numbers.
 """
 
+import math
 from bisect import bisect_right
 
 import numpy as np
+
+from trainables.metrics import OBJECTIVES
 
 SIGNS = {"minimize": 1.0, "maximize": -1.0}
 
@@ -109,6 +112,13 @@ def knee(points) -> int | None:
     scaled = (points[rows] - low) / np.where(high > low, high - low, 1.0)
     # Depth falls with the sum. Rounded, so that on a straight front the lowest row wins and not the rounding error.
     return int(rows[scaled.sum(axis=1).round(12).argmin()])
+
+
+def reference_point(objectives, n_classes: int) -> list[float]:
+    """The hypervolume's reference, in the user's directions: the worst rate, or the loss of a uniform guess (nats)."""
+    chance = math.log(n_classes)
+    losses = {"val_loss": chance, "val_loss_variance": chance**2}
+    return [losses.get(name, 0.0 if OBJECTIVES[name] == "maximize" else 1.0) for name in objectives]
 
 
 def _matrix(values, name: str, columns: int | None = None) -> np.ndarray:

@@ -1,12 +1,16 @@
 """``trials.parquet`` of a search as one checked DataFrame."""
 
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 REQUIRED = ("number", "config_id", "seed", "status", "method", "on_front")
+CONFIRMED = "confirmed.parquet"
+VARIABLE = "TUNE_FAIRLORA_SEARCH"  # of the environment: the folder that the notebooks look at
+RUNS = (Path("runs"), Path(__file__).resolve().parent.parent / "runs")  # from the current folder, from the project's
 
 
 @dataclass(frozen=True)
@@ -14,7 +18,8 @@ class Search:
     """A finished or running search: ``trials`` has a row a trial, ``epochs`` a row an epoch of a trial.
 
     ``objectives`` and ``directions`` ("maximize" or "minimize") stand in the search's order. Trial n is one of
-    ``seeds`` repetitions of configuration n // ``seeds``. All metrics are of the validation split.
+    ``seeds`` repetitions of configuration n // ``seeds``. All metrics are of the validation split, but for those of
+    ``confirmed``: a row a trial measured on the test split, empty where none was. ``settings`` are ``search.json``'s.
     """
 
     name: str
@@ -23,6 +28,12 @@ class Search:
     trials: pd.DataFrame
     epochs: pd.DataFrame
     seeds: int = 1
+    settings: dict = field(default_factory=dict)
+    confirmed: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def classes(self) -> list[str]:
+        return self.settings.get("classes", [])
 
 
 def read(folder: str | Path) -> Search:
@@ -36,7 +47,24 @@ def read(folder: str | Path) -> Search:
     missing = [column for column in (*REQUIRED, *settings["objectives"]) if column not in trials]
     if missing:
         raise ValueError(f"{folder / 'trials.parquet'} must have the column {missing[0]}, but has not")
-    epochs = pd.read_parquet(folder / "epochs.parquet")
     return Search(
-        settings["name"], settings["objectives"], settings["directions"], trials, epochs, settings.get("seeds", 1)
+        name=settings["name"],
+        objectives=settings["objectives"],
+        directions=settings["directions"],
+        trials=trials,
+        epochs=pd.read_parquet(folder / "epochs.parquet"),
+        seeds=settings.get("seeds", 1),
+        settings=settings,
+        confirmed=pd.read_parquet(folder / CONFIRMED) if (folder / CONFIRMED).is_file() else pd.DataFrame(),
     )
+
+
+def newest() -> Path:
+    """The search to look at: the folder that ``TUNE_FAIRLORA_SEARCH`` names, else the newest in ``runs/`` of the
+    current folder or of the project. Raises ValueError where there is none."""
+    if os.environ.get(VARIABLE):
+        return Path(os.environ[VARIABLE])
+    found = [path for runs in RUNS for path in runs.glob("*/trials.parquet")]
+    if not found:
+        raise ValueError(f"there is no search in runs/: set {VARIABLE} to the folder of one")
+    return max(found, key=lambda path: path.stat().st_mtime).parent

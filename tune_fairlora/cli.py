@@ -70,6 +70,10 @@ def seed(text: str) -> int:
     return _number(text, int, lambda v: 0 <= v < 2**31, "0 … 2147483647, whole")
 
 
+def port(text: str) -> int:
+    return _number(text, int, lambda v: 1 <= v <= 65535, "1 … 65535, whole")
+
+
 def _number(text: str, kind, holds, rule: str):
     try:
         value = kind(text)

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,8 +12,12 @@ import pyarrow.parquet as pq
 from trainables.config import FIELDS
 from trainables.metrics import METRICS
 from trainables.store import replace_atomically
+from tune_fairlora import exhibits
 from tune_fairlora.record import Record
 from tune_fairlora.state import Trial
+
+if TYPE_CHECKING:
+    from analysis.trials import Search
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +27,30 @@ EPOCH_METRICS = ("train_loss", "train_cross_entropy", "train_penalty", *(f"val_{
 
 def render(record: Record) -> None:
     """Write both tables into the search's folder; a reader sees the old file or the new one, never half of it."""
+    trials = _trials(record)
+    _write(record.folder / "trials.parquet", trials)
+    epochs = [_epoch_row(record.trials[n], entry) for n in trials["number"].to_pylist() for entry in _epochs(record, n)]
+    _write(record.folder / "epochs.parquet", pa.Table.from_pylist(epochs, schema=_epoch_schema()))
+
+
+def snapshot(record: Record) -> "Search":
+    """The search as its files would show it now, but for the epochs, which are left out."""
+    from analysis.trials import Search  # pandas takes a moment: not at every start
+
+    settings, seeds = record.settings, record.seeds
+    trials, epochs = _trials(record).to_pandas(), _epoch_schema().empty_table().to_pandas()
+    return Search(settings["name"], list(record.objectives), record.directions, trials, epochs, seeds, dict(settings))
+
+
+def _trials(record: Record) -> pa.Table:
     with record.lock:  # for a moment only: trials that go on while their rows are made show a later state
         members, trials = set(record.front()), sorted(record.trials.items())
     rows = [_trial_row(trial, number in members, record) for number, trial in trials]
-    _write(record.folder / "trials.parquet", rows, _trial_schema(record))
-    rows = [_epoch_row(trial, entry) for _, trial in trials for entry in list(trial.epochs)]
-    _write(record.folder / "epochs.parquet", rows, _epoch_schema())
+    return pa.Table.from_pylist(rows, schema=_trial_schema(record))
+
+
+def _epochs(record: Record, number: int) -> list[dict]:
+    return list(record.trials[number].epochs)
 
 
 class Renderer:
@@ -61,15 +84,16 @@ class Renderer:
 
 
 def render_front(record: Record) -> None:
-    """Draw the front of the rendered tables into ``front.png``."""
-    from analysis import figures, trials  # matplotlib takes a second: not at every start
+    """Show the front in ``front.png``, ``front.svg`` and the interactive page ``front.html``."""
+    search, folder = snapshot(record), record.folder
+    for name, text in exhibits.pages(search).items():
+        replace_atomically(folder / name, lambda path, text=text: path.write_text(text))
+    figure = exhibits.picture(search)
+    for kind in ("png", "svg"):
+        replace_atomically(folder / f"front.{kind}", lambda path, k=kind: figure.savefig(path, format=k, dpi=150))
 
-    figure = figures.front_figure(trials.read(record.folder))
-    replace_atomically(record.folder / "front.png", lambda path: figure.savefig(path, format="png", dpi=150))
 
-
-def _write(path: Path, rows: list[dict], schema: pa.Schema) -> None:
-    table = pa.Table.from_pylist(rows, schema=schema)
+def _write(path: Path, table: pa.Table) -> None:
     replace_atomically(path, lambda temporary: pq.write_table(table, temporary))
 
 

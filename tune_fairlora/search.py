@@ -15,7 +15,7 @@ import argparse  # noqa: E402
 import sys  # noqa: E402
 
 from trainables.config import FIELDS, METHODS, ConfigError  # noqa: E402
-from tune_fairlora import cli  # noqa: E402
+from tune_fairlora import cli, stores  # noqa: E402
 from tune_fairlora.scheduler import GRACE_PERIOD, REDUCTION_FACTOR  # noqa: E402
 
 SAMPLER_NAMES = ("tpe", "gp", "nsga2", "random", "grid")
@@ -128,9 +128,7 @@ def parser() -> cli.Parser:
         "--storage", default="runs", metavar="DIR", help="default: ./%(default)s; on a cluster, a shared folder"
     )
     to.add_argument("--name", metavar="NAME", help="of the folder in DIR; default: the space, date and time")
-    to.add_argument(
-        "--tracking-uri", default="sqlite:///mlflow.db", metavar="URI", help="MLflow's; default: %(default)s"
-    )
+    to.add_argument("--tracking-uri", default=stores.DEFAULT, metavar="URI", help="MLflow's; default: %(default)s")
     to.add_argument("--experiment", default="tune-fairlora", metavar="NAME", help="MLflow's; default: %(default)s")
     look = p.add_argument_group("look first")
     look.add_argument("--list", action="store_true", help="the search spaces, one line each")

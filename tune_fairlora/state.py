@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from analysis.pareto import as_minimization, front, hypervolume
+from analysis.pareto import as_minimization, front, hypervolume, reference_point
 from trainables.metrics import OBJECTIVES
 from tune_fairlora import constraints
 
@@ -208,10 +208,3 @@ class State:
         """The share of objective space that the front dominates, from ``self.reference``; larger is better."""
         reference = as_minimization(np.array([self.reference]), self.directions)[0]
         return hypervolume(self._costs(self._front), reference)
-
-
-def reference_point(objectives: tuple[str, ...], n_classes: int) -> list[float]:
-    """The hypervolume's reference, in the user's directions: the worst rate, or the loss of a uniform guess (nats)."""
-    chance = math.log(n_classes)
-    losses = {"val_loss": chance, "val_loss_variance": chance**2}
-    return [losses.get(name, 0.0 if OBJECTIVES[name] == "maximize" else 1.0) for name in objectives]

@@ -17,6 +17,7 @@ from trainables.config import ConfigError
 SERVERS = ("http://", "https://")
 PASSWORD = re.compile(r"(://[^:/@]+):[^@]*@")
 SQLITE = "sqlite:///"
+DEFAULT = f"{SQLITE}mlflow.db"  # in the current folder
 PROBE_SECONDS = 10
 
 
@@ -54,6 +55,13 @@ def _check_sqlite(path: Path) -> None:
                 database.execute("PRAGMA schema_version")
         except sqlite3.DatabaseError as error:
             raise ConfigError(f"--tracking-uri must be a sqlite database, but {path} is not ({error})") from error
+
+
+def require_database(uri: str) -> None:
+    """Raise ConfigError if ``uri`` is a sqlite file that is not there: opening it would make an empty one."""
+    path = Path(uri.removeprefix(SQLITE))
+    if uri.startswith(SQLITE) and not path.is_file():
+        raise ConfigError(f"--tracking-uri must be where a search was recorded, but {path} does not exist")
 
 
 def without_password(uri: str) -> str:

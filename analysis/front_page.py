@@ -1,0 +1,113 @@
+"""The front as one page that needs nothing else: no network, no library. Used by MLflow, the report and the notebooks.
+
+The page is ``front_page.css`` and ``front_page.js`` around the numbers; both files lie beside this one. Texts come from
+users' folders, so none is ever put together as markup: the numbers travel as JSON without ``<``, and the script makes
+text nodes of them; the table below the picture, which needs no script, is escaped here.
+"""
+
+import json
+import math
+from html import escape
+from itertools import count
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.figures import STYLES, axis_label, by_configuration, limits
+from analysis.trials import Search
+from trainables.config import FIELDS
+
+SHAPES = {"o": "circle", "D": "diamond", "s": "square", "^": "triangle"}
+NOT_SHOWN = ("method", "seed")  # the one stands before the hyperparameters, the other is no property of a configuration
+DIGITS = 5  # significant ones, of every number on the page
+
+_ids = count()
+
+
+def page(search: Search) -> str:
+    """A whole HTML document with the front of ``search``."""
+    title = escape(f"Pareto front of {search.name}")
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
+    return f"<!doctype html>\n<html lang='en'><head>{head}</head><body>{fragment(search)}</body></html>\n"
+
+
+def fragment(search: Search) -> str:
+    """The front as a part of a page (a ``div`` with its own style and script); any number of them share a page."""
+    here, name = Path(__file__).parent, f"front-{next(_ids)}"
+    style, script = ((here / f"front_page.{kind}").read_text() for kind in ("css", "js"))
+    drawn = content(search)
+    data = json.dumps(drawn, ensure_ascii=False, allow_nan=False)
+    for character in "<>&\u2028\u2029":  # no text can end the script element, nor begin a comment in it
+        data = data.replace(character, f"\\u{ord(character):04x}")
+    call = f'drawFront(document.getElementById("{name}"), {data});'
+    return (
+        f'<div class="front" id="{name}"><style>{style}</style>{_members_table(drawn)}</div>\n'
+        f"<script>{{\n{script}\n{call}\n}}</script>"
+    )
+
+
+def content(search: Search) -> dict:
+    """What the page draws: ``axes`` (the objectives), ``methods`` with their style, and ``points``, those of the front
+    last. A point is a configuration that is complete with every seed; its values are means over its seeds, ``spread``
+    their standard deviations (None with one seed)."""
+    points = by_configuration(search)
+    points = points[points[search.objectives].map(math.isfinite).all(axis=1)].sort_values("on_front", kind="stable")
+    axes = [
+        {
+            "name": name,
+            "label": axis_label(name, direction),
+            "up": direction == "maximize",
+            "frame": list(limits(points, name)) if len(points) else [],
+        }
+        for name, direction in zip(search.objectives, search.directions)
+    ]
+    present = [name for name in STYLES if (points["method"] == name).any()]
+    trials = {row["number"]: row for row in search.trials.astype(object).to_dict("records")}
+    names = searched(search)
+    return {
+        "name": search.name,
+        "axes": axes,
+        "methods": {m: {"color": STYLES[m][0], "shape": SHAPES[STYLES[m][1]]} for m in present},
+        "points": [_point(row, trials[row["number"]], search, names) for row in points.to_dict("records")],
+        "seeds": search.seeds,
+    }
+
+
+def _point(row: dict, trial: dict, search: Search, names: list[str]) -> dict:
+    return {
+        "number": int(row["number"]),
+        "method": row["method"],
+        "front": bool(row["on_front"]),
+        "values": [_short(row[name]) for name in search.objectives],
+        "spread": [_short(row[f"{name}_sd"]) for name in search.objectives],
+        "settings": {name: _short(trial[name]) for name in names if not pd.isna(trial[name])},
+    }
+
+
+def searched(search: Search) -> list[str]:
+    """The hyperparameters that differ between trials, in TrainConfig's order."""
+    known = [name for name in FIELDS if name in search.trials and name not in NOT_SHOWN]
+    return [name for name in known if search.trials[name].nunique() > 1]
+
+
+def _short(value):
+    """A number in few digits, None for NaN (which JSON lacks), anything else as it is."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+
+
+def _members_table(drawn: dict) -> str:
+    """The front's members for those who print or run no scripts; the best in the first objective first."""
+    rows = [point for point in drawn["points"] if point["front"]]
+    rows.sort(key=lambda point: point["values"][0], reverse=drawn["axes"][0]["up"])
+    names = list(dict.fromkeys(name for point in rows for name in point["settings"]))
+    heads = ["trial", "method", *(axis["name"] for axis in drawn["axes"]), *names]
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in _cells(p, names)) + "</tr>" for p in rows)
+    return f'<table class="members"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _cells(point: dict, names: list[str]) -> list[str]:
+    values = [f"{v:.4f}" if s is None else f"{v:.4f} ± {s:.4f}" for v, s in zip(point["values"], point["spread"])]
+    return [str(point["number"]), point["method"], *values, *(str(point["settings"].get(n, "–")) for n in names)]
