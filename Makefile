@@ -12,13 +12,13 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow --timeout=1800
 
 ui: $(READY)
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/python -m mlflow server --workers 1 --backend-store-uri sqlite:///mlflow.db
+	$(BIN)/python -m tune_fairlora.ui
 
 # uv reads the package index alone; pip would also take a stray local wheel of torch that fits no torchvision.
 $(READY): requirements.lock setup.cfg pyproject.toml

@@ -1,6 +1,8 @@
 """Shared by all tests: a cache of their own that lasts between runs, so that vit_nano is pretrained once."""
 
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,22 @@ def small_disk(tmp_path):
         pytest.skip("no right to mount a small disk")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory) -> Path:
+    """The folder in which the README's first search ran, for real: `runs/demo`, `mlflow.db`."""
+    folder = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-m", "tune_fairlora.search", "--space", "digits", "--name", "demo"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Chromium's program; the test is skipped where there is none (Debian's package: chromium)."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("no chromium on this machine")
+    return program

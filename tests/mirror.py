@@ -40,8 +40,9 @@ def empty_database(cache: Path) -> Path:
 
     path = cache / f"{mlflow.__version__}.db"
     if not path.exists():
-        mlflow.MlflowClient(f"sqlite:///{path}.new").create_experiment("other")
-        os.replace(f"{path}.new", path)
+        new = f"{path}.{os.getpid()}.new"  # several processes of tests may make one at a time
+        mlflow.MlflowClient(f"sqlite:///{new}").create_experiment("other")
+        os.replace(new, path)
     return path
 
 

@@ -41,12 +41,11 @@ def test_the_same_seed_twice_gives_identical_trials(tmp_path):
     pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
-def test_the_demo_finds_a_front_with_all_four_methods_tried(tmp_path):
-    run([sys.executable, *MODULE, "--space", "digits", "--name", "demo"], tmp_path)
-    trials = table(tmp_path, "demo")
+def test_the_demo_finds_a_front_with_all_four_methods_tried(demo):
+    trials = table(demo, "demo")
     assert len(trials) == 24 and set(trials["method"]) == {"lora", "fairlora", "fft", "fairfft"}
     assert trials["on_front"].sum() >= 3
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = mlflow.MlflowClient(f"sqlite:///{demo / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("tune-fairlora").experiment_id])
     children = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
     assert len(runs) == 25 and len(children) == 24 and {r.info.status for r in runs} == {"FINISHED"}

@@ -22,6 +22,7 @@ from tune_fairlora.render import render, render_front
 from tune_fairlora.signals import Signals, chatter_to
 from tune_fairlora.spool import CLOSE_SECONDS
 from tune_fairlora.state import COMPLETE, FAILED, INTERRUPTED, STOPPED
+from tune_fairlora.stores import DEFAULT, absolute_uri
 from tune_fairlora.tracking import Tracker
 
 # Settings that may change when a search is resumed, into the record's own.
@@ -160,8 +161,10 @@ class Run:
         if self.tracker.errors:
             _say(self.console, f"MLflow refused {self.tracker.errors} message(s), see {LOG}; the record is complete")
         _say(self.console, f"hypervolume {record.hypervolume():.4f} (reference {record.reference})")
-        _say(self.console, f"record      {folder} (trials.parquet, epochs.parquet, front.png, events.jsonl)")
-        _say(self.console, f"MLflow      {ui_command(self.plan.tracking_uri)}")
+        _say(
+            self.console, f"record      {folder} (trials.parquet, epochs.parquet, front.html, events.jsonl)"
+        )
+        _say(self.console, f"MLflow      {self.tracker.address() or ui_command(self.plan.tracking_uri)}")
         if self.tracker.waiting:
             _say(self.console, f"            does not answer: {self.tracker.waiting} events wait in {folder}; later:")
             _say(self.console, f"            {search_command('--resync', folder)}")
@@ -180,10 +183,9 @@ def _say(console: Console, text: str) -> None:
 
 
 def ui_command(uri: str) -> str:
-    """What opens MLflow's pages on ``uri``: the address of a server, else the command that starts one, for a shell."""
-    if uri.startswith(("http://", "https://")):
-        return uri
-    return shlex.join([sys.executable, "-m", "mlflow", "server", "--workers", "1", "--backend-store-uri", uri])
+    """What opens MLflow's pages on the store ``uri``, for a shell."""
+    where = [] if uri == absolute_uri(DEFAULT) else ["--tracking-uri", uri]
+    return shlex.join([sys.executable, "-m", "tune_fairlora.ui", *where])
 
 
 def _make_folder(folder: Path) -> Path:

@@ -13,6 +13,7 @@ from tune_fairlora.mlflow_store import SEARCH, MlflowStore
 from tune_fairlora.render import render, snapshot
 from tune_fairlora.spool import Spool
 from tune_fairlora.state import COLLAPSED, COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, STOPPED
+from tune_fairlora.stores import SERVERS, without_password
 
 RUN_STATUS = dict.fromkeys((COMPLETE, COLLAPSED, STOPPED), "FINISHED") | dict.fromkeys((FAILED, DIVERGED), "FAILED")
 RUN_STATUS |= {INTERRUPTED: "KILLED", RUNNING: "RUNNING"}
@@ -124,6 +125,13 @@ class Tracker(Spool):
         yield lambda: self._store.terminate(self._run(SEARCH), RUN_STATUS[entry["status"]], entry["time"])
         yield self._show_front
         yield lambda: self._store.remove_twins(self.state.settings["id"], self._runs)
+
+    def address(self) -> str:
+        """Where a server shows the front, once everything is sent; "" where no server is at hand."""
+        if self.waiting or not self.uri.startswith(SERVERS):
+            return ""
+        key, _ = views.keys(self.state.settings["id"])
+        return f"{without_password(self.uri).rstrip('/')}/{views.address(self._store.experiment_id, key)}"
 
     def _run(self, number: int) -> str:
         """The id of a trial's run, or the search's; found, or made, where it is not known."""
