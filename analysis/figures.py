@@ -5,18 +5,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis import configurations, labels
 from analysis.trials import Search
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and by shape besides.
 STYLES = {"lora": ("#0072B2", "o"), "fairlora": ("#D55E00", "D"), "fft": ("#009E73", "s"), "fairfft": ("#CC79A7", "^")}
 LEAST_SPAN = 0.02  # of an axis: two points that differ in nothing must not look worlds apart
-ARROWS = {"maximize": "more is better", "minimize": "less is better"}
-
-
-def axis_label(objective: str, direction: str) -> str:
-    """ "validation accuracy (more is better)"."""
-    name = objective.removeprefix("val_").replace("delta_f1", "ΔF1").replace("_", " ")
-    return f"validation {name} ({ARROWS[direction]})"
 
 
 def front_steps(front: pd.DataFrame, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
@@ -58,8 +52,8 @@ def draw_front(ax: Axes, search: Search) -> None:
         label = ", ".join(map(str, sorted(rows["number"])))
         ax.annotate(label, point, (5, 5), textcoords="offset points", fontsize=8)
     ax.ticklabel_format(useOffset=False)
-    ax.set_xlabel(axis_label(x, search.directions[0]))
-    ax.set_ylabel(axis_label(y, search.directions[1]))
+    ax.set_xlabel(labels.axis(x))
+    ax.set_ylabel(labels.axis(y))
     _fit_frame(ax, complete, front, x, y)
     if len(complete):
         ax.legend(frameon=False, fontsize=8)
@@ -69,13 +63,8 @@ def draw_front(ax: Axes, search: Search) -> None:
 def by_configuration(search: Search) -> pd.DataFrame:
     """One row a configuration that is complete with every seed: number (its first trial's), method, on_front, the mean
     of each objective over its seeds, and their standard deviation in ``<objective>_sd`` (NaN with one seed)."""
-    numbers = search.trials["number"] // search.seeds
-    whole = search.trials["status"].eq("complete").groupby(numbers).transform("sum") == search.seeds
-    groups = search.trials[whole].groupby(numbers[whole])
-    rows = groups[["number", "method", "on_front"]].first()
-    for name in search.objectives:
-        rows[name], rows[f"{name}_sd"] = groups[name].mean(), groups[name].std()
-    return rows.reset_index(drop=True)
+    values = [column for name in search.objectives for column in (name, f"{name}_sd")]
+    return configurations.complete(search)[["number", "method", "on_front", *values]]
 
 
 def _fit_frame(ax: Axes, complete: pd.DataFrame, front: pd.DataFrame, x: str, y: str) -> None:
@@ -109,5 +98,6 @@ def front_figure(search: Search) -> Figure:
     draw_front(ax, search)
     points = by_configuration(search)
     what = "trials" if search.seeds == 1 else f"configurations ({search.seeds} seeds each)"
-    ax.set_title(f"{search.name}: {int(points['on_front'].sum())} of {len(points)} {what} on the front", fontsize=10)
+    title = f"{search.name}: {int(points['on_front'].sum())} of {len(points)} {what} on the front"
+    ax.set_title(title, fontsize=10, parse_math=False)  # a folder's name may hold a $
     return figure

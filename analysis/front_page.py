@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.figures import STYLES, axis_label, by_configuration, limits
+from analysis import labels
+from analysis.figures import STYLES, by_configuration, limits
 from analysis.trials import Search
 from trainables.config import FIELDS
 
@@ -55,7 +56,7 @@ def content(search: Search) -> dict:
     axes = [
         {
             "name": name,
-            "label": axis_label(name, direction),
+            "label": labels.axis(name),
             "up": direction == "maximize",
             "frame": list(limits(points, name)) if len(points) else [],
         }

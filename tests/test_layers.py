@@ -19,7 +19,7 @@ ALLOWED = {
 ONLY_IN = {
     "ray": {"trainables/ray_trainable.py", *(f"tune_fairlora/{n}.py" for n in ("cluster", "executor", "runner"))}
     | {"tune_fairlora/searcher.py"},
-    "mlflow": {"tune_fairlora/mlflow_store.py"},
+    "mlflow": {"tune_fairlora/mlflow_store.py", "tune_fairlora/mlflow_models.py"},
     "optuna": {f"search_spaces/{n}.py" for n in ("space", "digits", "folder", "fairlora", "utkface")}
     | {f"tune_fairlora/{n}.py" for n in ("searcher", "journal", "samplers", "describe")},
     "torch": {f"tune_fairlora/{n}.py" for n in ("checks", "describe", "confirm")},  # besides the core

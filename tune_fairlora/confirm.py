@@ -10,14 +10,13 @@ startup.hide_user_folder()  # before any import of ours: the user's analysis.py 
 startup.quiet_libraries()
 
 import argparse  # noqa: E402
-import json  # noqa: E402
 import sys  # noqa: E402
 from collections import deque  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from trainables.config import ConfigError, TrainConfig  # noqa: E402
-from tune_fairlora import cli  # noqa: E402
+from tune_fairlora import cli, finished  # noqa: E402
 
 TABLE = "confirmed.parquet"
 SHOWN = ("accuracy", "delta_f1", "min_group_accuracy")
@@ -42,14 +41,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> int:
-    settings, table, values = _read(args.search)
+    done = finished.read(args.search, "it is confirmed")
+    finished.require_images(done.settings)
+    finished.require_weights(done.settings)
     _require_device(args.device)
-    chosen = _chosen(table, args.trials)
+    chosen = _chosen(done.search.trials, args.trials)
     if args.refit is None:
         _require_weights(args.search, chosen["number"])
     status = 0
-    for number, config, before in _configurations(values, chosen):
-        status |= _confirm(args, settings, number, config, before)
+    for number, before in _validation(chosen):
+        status |= _confirm(args, done, number, before)
     print(f"kept in {args.search / TABLE}; validation numbers chose these trials, test numbers must not choose again")
     return status
 
@@ -59,42 +60,6 @@ def _require_device(name: str) -> None:
 
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda needs a GPU that torch can use, but there is none: leave it out")
-
-
-def _read(folder: Path):
-    """Settings, table and configurations by number of a search that is over, whose images and weights are unchanged."""
-    from analysis import trials
-    from tune_fairlora.record import read_events
-    from tune_fairlora.state import RUNNING, State
-
-    try:
-        table = trials.read(folder).trials
-        settings = json.loads((folder / "search.json").read_text())
-        state = State()
-        for event in read_events(folder):
-            state.apply(event)
-        inputs = [settings[key] for key in ("store", "data_fingerprint", "weights_file", "weights")]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--search {folder} must be the folder of a search, but: {error}") from error
-    if state.status == RUNNING:
-        raise ConfigError(f"--search {folder} must be over before it is confirmed, but is still open")
-    _require_unchanged(*inputs)
-    return settings, table, {number: trial.values for number, trial in state.trials.items()}
-
-
-def _require_unchanged(store: str, fingerprint: str, weights_file: str, weights: str) -> None:
-    """Other images could hold what was trained on in their test split; other weights are another model."""
-    from trainables import pretrained
-    from trainables.store import Store
-
-    if not Path(store).is_file():
-        raise ConfigError(f"the search's images are gone from {store}: prepare them there again")
-    if Store(store).manifest.fingerprint != fingerprint:
-        raise ConfigError(f"the images in {store} must be those of the search, but are others now")
-    if weights_file not in ("", pretrained.RANDOM) and not Path(weights_file).is_file():
-        raise ConfigError(f"the search's weights are gone from {weights_file}: put them there again")
-    if weights_file and pretrained.fingerprint(weights_file) != weights:
-        raise ConfigError(f"the weights in {weights_file} must be those of the search, but are others now")
 
 
 def _chosen(table, numbers: str | None):
@@ -119,66 +84,44 @@ def _whole(text: str) -> int:
 
 
 def _require_weights(folder: Path, numbers) -> None:
-    missing = [number for number in numbers if not _weights_of(folder, number).is_file()]
+    missing = [number for number in numbers if not finished.weights_of(folder, number).is_file()]
     if missing:
         raise ConfigError(f"trial {missing[0]} has no saved weights (the front's trials have): add --refit train")
 
 
-def _weights_of(folder: Path, number: int) -> Path:
-    from trainables.checkpoints import WEIGHTS, trial_folder
-
-    return trial_folder(folder, number) / WEIGHTS
-
-
-def _configurations(values: dict[int, dict], chosen) -> Iterator[tuple[int, TrainConfig, dict]]:
-    """Number, configuration and validation metrics of each chosen trial."""
+def _validation(chosen) -> Iterator[tuple[int, dict]]:
+    """Number and validation metrics of each chosen trial."""
     for row in chosen.to_dict("records"):
-        yield row["number"], TrainConfig(**values[row["number"]]), {k: row[f"val_{k}"] for k in SHOWN}
+        yield row["number"], {k: row[f"val_{k}"] for k in SHOWN}
 
 
-def _confirm(args: argparse.Namespace, settings: dict, number: int, config: TrainConfig, before: dict) -> int:
+def _confirm(args: argparse.Namespace, done: finished.Finished, number: int, before: dict) -> int:
     from trainables.fit import Diverged
 
+    config = done.config(number)
     try:
-        evaluation, trained_on = _measure(args, settings, number, config)
+        evaluation, trained_on = _measure(args, done, number, config)
     except Diverged as error:
         print(f"{number:4d} {config.method:9} diverged: {error}")
         return 1
-    _keep(args.search, number, config, trained_on, evaluation, settings["groups"])
+    _keep(args.search, number, config, trained_on, evaluation, done.settings["groups"])
     shown = "  ".join(f"{name} {before[name]:.4f} → {evaluation.metrics[name]:.4f}" for name in SHOWN)
     print(f"{number:4d} {config.method:9} {trained_on:8} validation → test: {shown}", flush=True)
     return 0
 
 
-def _measure(args: argparse.Namespace, settings: dict, number: int, config: TrainConfig):
+def _measure(args: argparse.Namespace, done: finished.Finished, number: int, config: TrainConfig):
     """The evaluation on the test split, and what the model was trained on."""
-    from trainables import adapters, backbones, data, fit
+    from trainables import data, fit
 
-    seen = data.open_confirmation(settings["store"], trainval=args.refit == "trainval")
-    weights = settings["weights_file"] or None
+    seen = data.open_confirmation(done.settings["store"], trainval=args.refit == "trainval")
     if not len(seen.val):
         raise ConfigError("the data set has no test split, so there is nothing to confirm on")
     if args.refit:
-        epochs = fit.fit(config, seen, weights, args.device)
+        epochs = fit.fit(config, seen, done.settings["weights_file"] or None, args.device)
         return deque(epochs, maxlen=1).pop().evaluation, args.refit
-    model = adapters.adapt(backbones.fresh_model(config, seen.manifest.classes, weights), config).to(args.device)
-    _load(model, _weights_of(args.search, number))
+    model = finished.model_of(done, number, "add --refit train", args.device)
     return fit.evaluate_split(model, seen, seen.val, config, args.device), "train"
-
-
-def _load(model, path: Path) -> None:
-    """Put the trained weights of ``path`` into ``model``: all that it trains, and nothing else."""
-    from safetensors.torch import load_file
-
-    from trainables.fit import trained_state
-
-    try:
-        state = load_file(path)
-    except Exception as error:  # safetensors' own kind
-        raise ConfigError(f"{path} must be whole, but: {error}; add --refit train") from error
-    if state.keys() != trained_state(model).keys():
-        raise ConfigError(f"{path} must hold the weights that its trial trained, but holds others; add --refit train")
-    model.load_state_dict(state, strict=False)
 
 
 def _keep(folder: Path, number: int, config: TrainConfig, trained_on: str, evaluation, groups: list[str]) -> None:

@@ -4,10 +4,11 @@ imports mlflow."""
 import json
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.config import ConfigError
-from tune_fairlora.stores import SQLITE, check_store, make_database
+from tune_fairlora.stores import SQLITE, check_store, make_database, require_database
 
 SEARCH = -1  # stands for the search's run among the trials' numbers
 OURS_TO_WAIT = (401, 403, 408, 429)  # refusals that say something of the server or its gate, not of the message
@@ -15,6 +16,7 @@ TEXT = 5000  # characters; MLflow takes 6000 in a parameter, 8000 in a tag
 DIGEST = 36  # characters of a data set's hash that MLflow keeps
 TABLES = "mlflow.loggedArtifacts"  # the tag by which MLflow's page shows a json file as a table
 NOTE = "mlflow.note.content"
+RECORD = "record"  # the artifacts' folder with the tables of a search
 
 
 class MlflowStore:
@@ -27,6 +29,7 @@ class MlflowStore:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a request and two lines for every run
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         from mlflow import MlflowClient
 
         path = Path(uri.removeprefix(SQLITE))
@@ -124,6 +127,9 @@ class MlflowStore:
     def log_text(self, run_id: str, text: str, name: str) -> None:
         self.client.log_text(run_id, text, name)
 
+    def log_file(self, run_id: str, path: Path, folder: str) -> None:
+        self.client.log_artifact(run_id, str(path), folder)
+
     def log_figure(self, run_id: str, figure, name: str) -> None:
         self.client.log_figure(run_id, figure, name, save_kwargs={"dpi": 110})
 
@@ -154,12 +160,23 @@ def as_text(value) -> str:
     return str(value)[:TEXT].encode(errors="replace").decode()
 
 
-def newest_search(uri: str, name: str | None = None) -> tuple[str, str, str]:
-    """Experiment id, search id and name of the newest search in the store ``uri``, or of the newest called ``name``.
+@dataclass(frozen=True)
+class Found:
+    """A search in a store."""
+
+    experiment_id: str
+    run_id: str
+    search_id: str
+    name: str
+
+
+def newest_search(uri: str, name: str | None = None) -> Found:
+    """The newest search in the store ``uri``, or the newest called ``name``.
 
     Raises ConfigError where the store does not answer or has no such search.
     """
     check_store(uri)
+    require_database(uri)
     client = MlflowStore(uri, "").client
     experiments = [each.experiment_id for each in client.search_experiments()]
     token = None
@@ -168,7 +185,19 @@ def newest_search(uri: str, name: str | None = None) -> tuple[str, str, str]:
         page = client.search_runs(experiments, "tags.role = 'search'", order_by=order, page_token=token)
         for run in page:
             if name in (None, run.info.run_name):
-                return run.info.experiment_id, run.data.tags["search_id"], run.info.run_name
+                info = run.info
+                return Found(info.experiment_id, info.run_id, run.data.tags["search_id"], info.run_name)
         token = page.token or ""
     what = f"search {name}" if name else "search yet"
     raise ConfigError(f"{uri} has no {what}: start one with `python -m tune_fairlora.search --space digits`")
+
+
+def download_record(uri: str, found: Found, names: tuple[str, ...], target: Path) -> dict[str, Path]:
+    """Put the tables of a search into the folder ``target``; where each lies then. Raises ConfigError where the store
+    does not have them."""
+    client = MlflowStore(uri, "").client
+    has = {Path(item.path).name for item in client.list_artifacts(found.run_id, RECORD)}
+    missing = [name for name in names if name not in has]
+    if missing:
+        raise ConfigError(f"search {found.name} in {uri} must have the artifact {RECORD}/{missing[0]}, but has not")
+    return {name: Path(client.download_artifacts(found.run_id, f"{RECORD}/{name}", str(target))) for name in names}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ARROW_TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
+TABLES = ("search.json", "trials.parquet", "epochs.parquet")  # what ``analysis`` reads of a search's folder
 EPOCH_METRICS = ("train_loss", "train_cross_entropy", "train_penalty", *(f"val_{name}" for name in METRICS))
 
 

@@ -161,9 +161,7 @@ class Run:
         if self.tracker.errors:
             _say(self.console, f"MLflow refused {self.tracker.errors} message(s), see {LOG}; the record is complete")
         _say(self.console, f"hypervolume {record.hypervolume():.4f} (reference {record.reference})")
-        _say(
-            self.console, f"record      {folder} (trials.parquet, epochs.parquet, front.html, events.jsonl)"
-        )
+        _say(self.console, f"record      {folder} (trials.parquet, epochs.parquet, front.html, events.jsonl)")
         _say(self.console, f"MLflow      {self.tracker.address() or ui_command(self.plan.tracking_uri)}")
         if self.tracker.waiting:
             _say(self.console, f"            does not answer: {self.tracker.waiting} events wait in {folder}; later:")

@@ -4,13 +4,15 @@ MLflow mirrors the record's events, sent by a thread of its own (``spool.py``), 
 holds up the search; the record in the search's folder is complete without it.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from trainables.config import METHODS, ConfigError
 from tune_fairlora import exhibits, mlflow_store, views
-from tune_fairlora.mlflow_store import SEARCH, MlflowStore
-from tune_fairlora.render import render, snapshot
+from tune_fairlora.mlflow_store import RECORD, SEARCH, MlflowStore
+from tune_fairlora.render import TABLES, render, snapshot
 from tune_fairlora.spool import Spool
 from tune_fairlora.state import COLLAPSED, COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, STOPPED
 from tune_fairlora.stores import SERVERS, without_password
@@ -20,6 +22,8 @@ RUN_STATUS |= {INTERRUPTED: "KILLED", RUNNING: "RUNNING"}
 PARAMS = ("space", "objectives", "constraints", "sampler", "scheduler", "seed", "seeds", "trials", "methods")
 PARAMS += ("max_failures", "data", "data_fingerprint", "weights")
 REFRESH_SECONDS = 30.0  # between two renewals of page and note while the search is at work
+
+log = logging.getLogger(__name__)
 
 Message = Callable[[], object]
 
@@ -125,6 +129,12 @@ class Tracker(Spool):
         yield lambda: self._store.terminate(self._run(SEARCH), RUN_STATUS[entry["status"]], entry["time"])
         yield self._show_front
         yield lambda: self._store.remove_twins(self.state.settings["id"], self._runs)
+        for number in self.state.front():
+            if METHODS[
+                self.state.trials[number].values["method"]
+            ].lora:  # a whole model is logged when it is registered
+                yield partial(self._log_model, number)
+        yield self._mark_models
 
     def address(self) -> str:
         """Where a server shows the front, once everything is sent; "" where no server is at hand."""
@@ -194,10 +204,29 @@ class Tracker(Spool):
         table = exhibits.front_table(search)
         if table["data"]:
             self._store.log_tables(run_id, {"front.json": table})
+        for name in TABLES:
+            self._store.log_file(run_id, self.record.folder / name, RECORD)
         note = views.search_note(self.state, self._store.experiment_id, self._runs, run_id, picture=True)
         self._store.note(run_id, note)
         self._show_views()
         self._stale, self._refreshed = False, time.monotonic()
+
+    def _log_model(self, number: int) -> None:
+        """The adapter of a trial of the front as a model of MLflow's, once. torch takes seconds to import."""
+        from tune_fairlora import finished, mlflow_models
+
+        if not finished.weights_of(self.record.folder, number).is_file():
+            return
+        try:
+            done = finished.read(self.record.folder, "its models are logged")
+            mlflow_models.log_trial(self._store, done, number, self._run(number))
+        except ConfigError as error:
+            log.warning("trial %d is not logged as a model: %s", number, error)
+
+    def _mark_models(self) -> None:
+        from tune_fairlora import mlflow_models
+
+        mlflow_models.mark(self._store, self.state.settings["id"], self.state.front())
 
     def _show_views(self) -> None:
         """The experiment's prepared views and note; what did not change is not sent."""

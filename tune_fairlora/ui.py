@@ -22,9 +22,13 @@ import urllib.request  # noqa: E402
 import webbrowser  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from contextlib import contextmanager  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
 
 from trainables.config import ConfigError  # noqa: E402
 from tune_fairlora import cli, stores, views  # noqa: E402
+
+if TYPE_CHECKING:
+    from tune_fairlora.mlflow_store import Found
 
 START_SECONDS = 120  # a first start on a busy machine takes 30
 LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -54,17 +58,16 @@ def _command(args: argparse.Namespace) -> int:
 
     uri = stores.absolute_uri(args.tracking_uri)
     if uri.startswith(stores.SERVERS):
-        print(_address(uri, *newest_search(uri, args.search)))
+        print(_address(uri, newest_search(uri, args.search)))
         return 0
-    stores.require_database(uri)
     _require_free(args.host, args.port)
     found = newest_search(uri, args.search)
     with _server(uri, args.host, args.port) as server:
-        return _show(server, _address(f"http://{args.host}:{args.port}", *found), args)
+        return _show(server, _address(f"http://{args.host}:{args.port}", found), args)
 
 
-def _address(server: str, experiment_id: str, search_id: str, name: str) -> str:
-    return f"{server.rstrip('/')}/{views.address(experiment_id, views.keys(search_id)[0])}"
+def _address(server: str, found: "Found") -> str:
+    return f"{server.rstrip('/')}/{views.address(found.experiment_id, views.keys(found.search_id)[0])}"
 
 
 def _require_free(host: str, port: int) -> None:

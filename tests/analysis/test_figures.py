@@ -91,3 +91,11 @@ def test_with_several_seeds_a_point_is_a_mean_with_its_spread(search):
     assert rows["val_accuracy"].tolist() == pytest.approx([0.85, 0.475])
     assert rows["val_accuracy_sd"].tolist() == pytest.approx([0.1 / 2**0.5, 0.75 / 2**0.5])
     assert figures.front_figure(read).axes[0].get_title() == "s: 1 of 2 configurations (2 seeds each) on the front"
+
+
+def test_a_search_whose_name_looks_like_mathematics_is_drawn(search, tmp_path):
+    settings = json.loads((search / "search.json").read_text()) | {"name": "$x_{$ <b>"}
+    (search / "search.json").write_text(json.dumps(settings))
+    figure = figures.front_figure(trials.read(search))
+    figure.savefig(tmp_path / "front.png")
+    assert figure.axes[0].get_title() == "$x_{$ <b>: 2 of 4 trials on the front"

@@ -1,0 +1,73 @@
+"""A row a configuration: its metrics as means and standard deviations over seeds; and the one chosen for a method."""
+
+import pandas as pd
+
+from analysis import labels
+from analysis.trials import Search
+from trainables.config import FIELDS, METHODS
+
+CHOSEN_BY = "val_accuracy"  # FairLoRA chooses its models so too
+
+
+def complete(search: Search) -> pd.DataFrame:
+    """The configurations that are complete with every seed, in the order of their first trials' numbers.
+
+    Columns: ``number`` (its first trial's), ``config_id``, ``method``, the hyperparameters, ``on_front``, ``feasible``
+    (True where the search had no constraint), each ``val_`` metric as the mean over the seeds (NaN where any seed has
+    none), and its standard deviation, with ddof 1, as ``<metric>_sd`` (NaN with one seed).
+    """
+    trials = search.trials
+    numbers = trials["number"] // search.seeds
+    whole = trials["status"].eq("complete").groupby(numbers).transform("sum") == search.seeds
+    groups = trials[whole].groupby(numbers[whole])
+    rows = groups[[name for name in _described(trials) if name in trials]].first()
+    rows["feasible"] = ~groups["feasible"].first().eq(False) if "feasible" in trials else True
+    metrics = [name for name in trials if name.startswith("val_")]
+    means = groups[metrics].mean().where(groups[metrics].count() == search.seeds)
+    spread = groups[metrics].std().add_suffix("_sd")
+    return pd.concat([rows, means, spread], axis="columns").reset_index(drop=True)
+
+
+def _described(trials: pd.DataFrame) -> list[str]:
+    return ["number", "config_id", "on_front", *(name for name in FIELDS if name != "seed")]
+
+
+def best(rows: pd.DataFrame, by: str) -> pd.Series:
+    """The row that is best in ``by``; of equals, the one that began first."""
+    order = (rows[by] * -labels.sign(by)).rename("cost").to_frame().assign(number=rows["number"])
+    return rows.loc[order.sort_values(["cost", "number"]).index[0]]
+
+
+def chosen(search: Search, by: str = CHOSEN_BY) -> pd.DataFrame:
+    """One row of ``complete`` for each method that has any, in the order of ``METHODS``: see ``rule``."""
+    rows = eligible(search, by)
+    found = [best(rows[rows["method"] == method], by) for method in METHODS if (rows["method"] == method).any()]
+    return pd.DataFrame(found, columns=rows.columns).reset_index(drop=True)
+
+
+def eligible(search: Search, by: str = CHOSEN_BY) -> pd.DataFrame:
+    """The rows of ``complete`` that a choice may fall on: within the constraints, with a value of ``by``."""
+    rows = complete(search)
+    return rows[rows["feasible"] & rows[by].notna()]
+
+
+def rule(search: Search, by: str = CHOSEN_BY) -> str:
+    """How ``chosen`` chooses, in words."""
+    best = "highest" if labels.sign(by) > 0 else "lowest"
+    mean = "" if search.seeds == 1 else "mean "
+    within = ", within the constraints" if search.settings.get("constraints") else ""
+    return f"of each method the complete configuration with the {best} {mean}validation {labels.name(by)}{within}"
+
+
+def seeds_in_words(search: Search) -> str:
+    """What "±" means, or why there is none."""
+    if search.seeds == 1:
+        return "one seed, so no standard deviation"
+    return f"mean ± standard deviation over {search.seeds} seeds"
+
+
+def title(row: pd.Series) -> str:
+    """A configuration's name: "FairLoRA r8 λ0.1"."""
+    rank = f" r{row['rank']:.0f}" if pd.notna(row.get("rank")) else ""
+    lam = f" λ{row['lam']:.3g}" if pd.notna(row.get("lam")) else ""
+    return f"{labels.METHOD_NAMES[row['method']]}{rank}{lam}"

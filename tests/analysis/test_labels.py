@@ -1,0 +1,27 @@
+"""Every metric has a name, a direction and a unit that fit its row in METRICS."""
+
+import pytest
+
+from analysis import labels
+from trainables.metrics import COUNTS, METRICS
+
+
+@pytest.mark.parametrize("metric", [name for name in METRICS if name not in COUNTS])
+def test_labels_say_split_direction_and_unit(metric):
+    word = {"maximize": "more is better", "minimize": "less is better"}[METRICS[metric].direction]
+    assert labels.axis(f"val_{metric}").startswith("validation ") and word in labels.axis(f"val_{metric}")
+    assert labels.axis(f"test_{metric}").startswith("test ")
+    unit = "nats²" if "nats squared" in METRICS[metric].formula else "nats" if "nats" in METRICS[metric].formula else ""
+    assert (f"({unit}" in labels.heading(metric)) == bool(unit)
+    assert labels.heading(metric).endswith("↑" if METRICS[metric].direction == "maximize" else "↓")
+
+
+def test_names_are_those_of_the_papers():
+    names = {"val_delta_f1": "ΔF1", "test_eod_max": "EOD max", "val_delta_group_accuracy": "Δgroup accuracy"}
+    assert {metric: labels.name(metric) for metric in names} == names
+    assert labels.axis("val_loss_variance") == "validation loss variance (nats², less is better)"
+
+
+def test_what_is_no_metric_has_no_direction():
+    with pytest.raises(KeyError):
+        labels.direction("val_beauty")

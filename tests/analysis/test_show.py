@@ -1,0 +1,45 @@
+"""Figures as pictures that hold no text, no script and no date."""
+
+import base64
+import re
+
+import matplotlib.figure
+
+from analysis import show
+from analysis.formats import Table
+from tests.analysis.made import HOSTILE
+
+
+def drawn():
+    figure = matplotlib.figure.Figure()
+    ax = figure.add_subplot()
+    ax.set_title(HOSTILE[0])
+    ax.text(0.5, 0.5, f"--><script>alert(1)</script>{HOSTILE[1]}", parse_math=False)
+    return figure
+
+
+def test_text_becomes_outlines_and_comments_that_end_where_they_should():
+    text = show.svg(drawn())
+    assert "<script" not in text and "<text" not in text
+    assert "-->" not in re.sub(r"<!--(?:(?!--).)*-->", "", text, flags=re.S)
+    assert text == show.svg(drawn()) and "dc:date" not in text
+
+
+def test_an_image_carries_all_of_it_and_its_title_as_text():
+    image = show.image(drawn())
+    assert image.count("<") == 1 and 'alt="&lt;script&gt;alert(1)&lt;/script&gt;"' in image
+    data = re.search(r"base64,([^\"]+)", image)[1]
+    assert base64.b64decode(data).decode() == show.svg(drawn())
+
+
+def test_a_refusal_is_told_and_escaped():
+    def refuse():
+        raise ValueError(HOSTILE[0])
+
+    text = show.show(refuse)._repr_html_()
+    assert "Not shown: &lt;script&gt;" in text and "<script" not in text
+
+
+def test_tables_and_figures_come_in_their_order():
+    shown = show.show(lambda: (Table("t", ("a",), (("b",),)), drawn())).text
+    assert shown.index("<table") < shown.index("<img")

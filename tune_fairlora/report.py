@@ -1,0 +1,96 @@
+"""One HTML file with all that a search found: the front, tables, figures, settings. For people who have no MLflow.
+
+python -m tune_fairlora.report --search NAME
+"""
+
+from tune_fairlora import startup
+
+startup.hide_user_folder()  # before any import of ours: the user's analysis.py must not hide our analysis
+startup.quiet_libraries()
+
+import argparse  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from trainables.config import ConfigError, lookup  # noqa: E402
+from trainables.metrics import OBJECTIVES  # noqa: E402
+from tune_fairlora import cli  # noqa: E402
+
+FILE = "report.html"
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(
+        prog="python -m tune_fairlora.report",
+        description="Write one HTML file with all that a search found; it opens anywhere, without a network.",
+        allow_abbrev=False,
+    )
+    p.add_argument(
+        "--search", required=True, metavar="NAME|DIR", help="a search in runs/, or its folder; may be running"
+    )
+    p.add_argument("--out", type=Path, metavar="FILE", help=f"default: {FILE} in the search's folder")
+    p.add_argument(
+        "--by",
+        default="val_accuracy",
+        metavar="METRIC",
+        help="what a configuration is chosen by where methods are compared; default: %(default)s",
+    )
+    p.add_argument("--storage", default="runs", metavar="DIR", help="where searches lie; default: ./%(default)s")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit status: 0 done, 2 the user's mistake, 130 interrupted."""
+    return cli.run(lambda: _command(parser().parse_args(argv)), "interrupted; no report was written")
+
+
+def _command(args: argparse.Namespace) -> int:
+    lookup(OBJECTIVES, args.by, "metric of --by")
+    folder = find(args.search, args.storage)
+    out = args.out or folder / FILE
+    if out.is_dir() or not out.parent.is_dir():
+        raise ConfigError(f"--out must be a file in a folder that exists, but got {out}")
+    write(out, html(folder, args.by))
+    print(out)
+    return 0
+
+
+def find(name: str, storage: str) -> Path:
+    """The folder of the search ``name``: a path, or a name in ``storage``. Raises ConfigError where there is none."""
+    for folder in (Path(storage) / name, Path(name)):
+        if (folder / "events.jsonl").is_file():
+            return folder
+    known = sorted(path.parent.name for path in Path(storage).glob("*/events.jsonl"))
+    raise ConfigError(f"--search must name a search in {storage} or its folder, but got {name}; "
+                      f"there are: {', '.join(known) or 'none'}")  # fmt: skip
+
+
+def html(folder: Path, by: str) -> str:
+    """The report of the search in ``folder``. Raises ConfigError where tables or log are damaged or not there yet."""
+    from analysis import trials
+    from tune_fairlora import report_page, report_parts
+    from tune_fairlora.record import read_events
+
+    try:
+        search = trials.read(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"the tables of {folder} must be whole, but: {error}") from error
+    try:
+        made = report_parts.material(search, read_events(folder), by)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"the log of {folder} must be whole, but an event of it is not ({error!r})") from error
+    return report_page.page(f"Search {search.name}", report_parts.lead(made), report_parts.sections(made))
+
+
+def write(path: Path, text: str) -> None:
+    """Replace ``path`` at once. Raises ConfigError where it cannot be written."""
+    from trainables.store import replace_atomically
+
+    try:
+        replace_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"the report cannot be written to {path} ({error.strerror})") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
