@@ -15,7 +15,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 slow: $(READY)
-	$(BIN)/python -m pytest -m slow --timeout=1800
+	$(BIN)/python -m pytest -m slow --timeout=1800 -n 2 --dist loadgroup
 
 ui: $(READY)
 	$(BIN)/python -m tune_fairlora.ui

@@ -9,6 +9,7 @@ import pytest
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 SIGNDIGITS = SHARED / "data" / "signdigits"
+STARTS_RAY = {"test_end_to_end.py", "test_faults.py", "test_search.py", "test_prepare.py", "test_browser.py"}
 VIT_TINY = SHARED / "weights" / "vit_tiny_patch16_224_in1k.safetensors"
 
 
@@ -16,6 +17,14 @@ def pytest_configure(config):
     import os
 
     os.environ["TUNE_FAIRLORA_CACHE"] = str(config.cache.mkdir("tune-fairlora"))
+
+
+def pytest_collection_modifyitems(items):
+    """Two Ray clusters at a time are too much for two cores: the tests that start one, or that look at what one left,
+    follow each other in one process (`-n 2 --dist loadgroup`)."""
+    for item in items:
+        if item.path.name in STARTS_RAY or "demo" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(scope="session")

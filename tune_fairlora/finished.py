@@ -40,7 +40,7 @@ def read(folder: Path, before: str) -> Finished:
     if missing:
         raise ConfigError(f"--search {folder} must be the folder of a search, but its settings lack {missing[0]}")
     if state.status == RUNNING:
-        raise ConfigError(f"--search {folder} must be over before {before}, but is still open")
+        raise ConfigError(f"--search {folder} must be over before {before}, but is still open: search --resume ends it")
     return Finished(folder, settings, search, state)
 
 

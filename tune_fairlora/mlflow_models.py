@@ -4,18 +4,21 @@ A logged model is an export (``export.py``) with an ``MLmodel`` file, so that ``
 """
 
 import math
+import re
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
+from time import time as now
 
+from trainables.config import ConfigError
 from tune_fairlora.finished import Finished
 from tune_fairlora.mlflow_store import MlflowStore, as_text
 
 EXPORT, CODE, LOADER = "export", "code", "served_model"
 NEEDS = ("torch", "timm", "safetensors", "numpy", "pandas", "pillow")
 READY = "READY"
+FORBIDDEN = re.compile(r"[/:.%\"']")  # in a logged model's name
 
 
 def log_trial(store: MlflowStore, done: Finished, number: int, run_id: str) -> str:
@@ -32,7 +35,20 @@ def log_trial(store: MlflowStore, done: Finished, number: int, run_id: str) -> s
         export.write(made, done, number)
         tags = {"search_id": done.settings["id"], "search": done.settings["name"], "trial": number, "pareto": "true"}
         metrics = {k: v for k, v in trial.metrics.items() if k.startswith("val_")}
-        return log(store, run_id, trial.label, made, tags, trial.values, metrics)
+        return log(store, run_id, FORBIDDEN.sub("_", trial.label), made, tags, trial.values, metrics)
+
+
+def register_trial(uri: str, experiment: str, done: Finished, number: int, name: str, alias: str | None) -> str:
+    """Log the trial's model if that was not done, and make it a version of the registered model ``name``, which is
+    made if there is none; the version. Raises ConfigError where MLflow does not take it."""
+    from mlflow.exceptions import MlflowException
+
+    run_id = done.state.trials[number].run_id
+    try:
+        store = MlflowStore(uri, experiment)
+        return register(store, log_trial(store, done, number, run_id), run_id, name, alias)
+    except MlflowException as error:
+        raise ConfigError(f"MLflow at {uri} does not take the model: {error}") from error
 
 
 def mark(store: MlflowStore, search_id: str, front: list[int]) -> None:
@@ -65,18 +81,25 @@ def _models(store: MlflowStore, wanted: str) -> list:
 
 def log(store: MlflowStore, run_id: str, name: str, folder: Path, tags: dict, params: dict, metrics: dict) -> str:
     """Log the export in ``folder`` (which becomes a part of a new folder) as a model of the run; its id."""
-    from mlflow.entities import Metric
-
     texts = [{key: as_text(value) for key, value in each.items()} for each in (tags, params)]
     model = store.client.create_logged_model(store.experiment_id, name, run_id, *texts, model_type="classifier")
     package = _package(folder, model.model_id, run_id)
     store.client.log_model_artifacts(model.model_id, str(package))
-    now = int(time.time() * 1000)
-    finite = {k: v for k, v in metrics.items() if math.isfinite(v)}
-    points = [Metric(k, v, now, 0, model_id=model.model_id, run_id=run_id) for k, v in finite.items()]
-    store.client.log_batch(run_id, metrics=points)
+    store.client.log_batch(run_id, metrics=_points(store, run_id, model.model_id, metrics))
     store.client.finalize_logged_model(model.model_id, READY)
     return model.model_id
+
+
+def _points(store: MlflowStore, run_id: str, model_id: str, metrics: dict[str, float]) -> list:
+    """The metrics as points of the model. MLflow puts them on the run's curves as well, where these points are there
+    already: equal in step and time, they are stored once."""
+    from mlflow.entities import Metric
+
+    finite = {k: v for k, v in metrics.items() if math.isfinite(v)}
+    known = {name: store.client.get_metric_history(run_id, name) for name in list(finite)[:1]}
+    last = max((point for points in known.values() for point in points), key=lambda point: point.step, default=None)
+    step, time = (last.step, last.timestamp) if last else (0, int(1000 * now()))
+    return [Metric(k, v, time, step, model_id=model_id, run_id=run_id) for k, v in finite.items()]
 
 
 def _package(export: Path, model_id: str, run_id: str) -> Path:

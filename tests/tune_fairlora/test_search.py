@@ -10,11 +10,16 @@ import time
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 
 from analysis import trials
+from trainables import loader
+from tune_fairlora import export
 from tune_fairlora.record import read_events
 
 TINY = ["--space", "digits", "--epochs", "2", "--set", "batch_size=128", "--scheduler", "none"]
@@ -92,7 +97,42 @@ def test_mlflow_has_one_parent_and_a_finished_child_a_trial(finished):
         assert [m.step for m in client.get_metric_history(row.mlflow_run_id, "val_delta_f1")] == [1, 2]
     parent = parents[0].info.run_id
     assert len(client.get_metric_history(parent, "hypervolume")) == 6
-    assert {a.path for a in client.list_artifacts(parent)} == {"front.json", "front.png"}
+    shown = {"front.html", "front.json", "front.png", "front.svg", "record"}
+    assert {a.path for a in client.list_artifacts(parent)} == shown
+    assert [each.dataset.name for each in parents[0].inputs.dataset_inputs] == ["digits"]
+    child = {a.path for a in client.list_artifacts(table["mlflow_run_id"].iloc[0])}
+    assert child == {"by_class.json", "by_group.json", "confusion.png"}
+
+
+def test_the_adapters_of_the_front_are_models_once_and_one_can_be_registered(finished, capsys, monkeypatch):
+    """Exported, logged, registered, and loaded by MLflow alone: the same probabilities."""
+    folder, _ = finished
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    client = mlflow.MlflowClient(uri)
+    monkeypatch.chdir(folder)
+    experiment = client.get_experiment_by_name("tune-fairlora").experiment_id
+    front = trials.read(folder / "runs/six").trials.query("on_front")
+    assert _models(client, experiment) == set(front.loc[front["method"].str.contains("lora"), "number"])
+    number = str(front["number"].iloc[-1])
+    for version in ("first", "again"):
+        argv = ["--search", "six", "--trial", number, "--register", "digits", "--alias", "best", "--out", version]
+        assert export.main(argv) == 0
+    assert "models:/digits@best" in capsys.readouterr().out
+    assert [v.version for v in client.search_model_versions("name = 'digits'")] == [1]
+    assert _models(client, experiment) >= {int(number)}
+    mlflow.set_tracking_uri(uri)
+    images = np.random.default_rng(0).integers(0, 255, (3, 30, 20, 3), dtype=np.uint8)
+    served = mlflow.pyfunc.load_model("models:/digits@best").predict(images)
+    model = loader.load(folder / "first")
+    batch = torch.stack([loader.preprocess(Image.fromarray(image), folder / "first") for image in images])
+    np.testing.assert_allclose(served.to_numpy(), model(batch).softmax(1).detach().numpy(), atol=1e-6)
+    assert list(served.columns) == trials.read(folder / "runs/six").classes
+
+
+def _models(client: mlflow.MlflowClient, experiment: str) -> set[int]:
+    found = [int(m.tags["trial"]) for m in client.search_logged_models([experiment]) if str(m.status) == "READY"]
+    assert len(found) == len(set(found))
+    return set(found)
 
 
 def test_only_the_weights_of_the_front_are_kept(finished):
@@ -107,7 +147,7 @@ def test_the_terminal_shows_a_line_a_trial_the_front_and_the_way_to_mlflow(finis
     folder, out = finished
     assert sum(line.lstrip()[:2] in {f"{i}/" for i in range(1, 7)} for line in out.splitlines()) == 6
     assert "Pareto front, validation split" in out and str(folder / "runs/six") in out
-    assert f"-m mlflow server --workers 1 --backend-store-uri sqlite:///{folder}/mlflow.db" in out
+    assert "-m tune_fairlora.ui\n" in out
     chatter = [line for line in out.splitlines() if "ray" in line.lower() and "/" not in line]
     assert chatter[0] == "starting Ray …" and chatter[1].startswith("Ray is up: ") and len(chatter) == 2
 

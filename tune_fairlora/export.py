@@ -1,0 +1,175 @@
+"""Takes one trial of a finished search home: a folder that runs without this project.
+
+python -m tune_fairlora.export --search NAME --trial 17            the adapter in peft's format, or all weights (FFT)
+python -m tune_fairlora.export --search NAME --pick knee --merge   the knee of the front, its adapter folded in
+python -m tune_fairlora.export --search NAME --trial 17 --register signs --alias champion     into MLflow's registry too
+"""
+
+from tune_fairlora import startup
+
+startup.hide_user_folder()  # before any import of ours: the user's analysis.py must not hide our analysis
+startup.quiet_libraries()
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import re  # noqa: E402
+import shutil  # noqa: E402
+import sys  # noqa: E402
+import uuid  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from safetensors import SafetensorError  # noqa: E402
+
+from trainables.config import ConfigError  # noqa: E402
+from tune_fairlora import card, cli, finished, mlflow_models, point, stores  # noqa: E402
+from tune_fairlora.spool import read_position  # noqa: E402
+from tune_fairlora.state import COMPLETE  # noqa: E402
+
+METRICS, CARD = "metrics.json", "README.md"
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(
+        prog="python -m tune_fairlora.export",
+        description="Write one trial's model into a folder: weights, loader, class names, metrics, model card.",
+        allow_abbrev=False,
+    )
+    p.add_argument("--search", required=True, metavar="NAME", help="a finished search: its name in runs/, or a folder")
+    which = p.add_mutually_exclusive_group(required=True)
+    which.add_argument("--trial", type=cli.count, metavar="N", help="the trial's number")
+    which.add_argument(
+        "--pick", metavar="RULE", help='knee, accuracy, fairness, or like "val_accuracy>=0.9 then val_delta_f1"'
+    )
+    p.add_argument("--out", type=Path, metavar="DIR", help="a new folder; default: exports/NNNN in the search's folder")
+    p.add_argument("--register", metavar="MODEL", help="also a new version of this model in MLflow's registry")
+    p.add_argument("--alias", metavar="ALIAS", help="of the version, like champion; needs --register")
+    p.add_argument("--merge", action="store_true", help="fold the adapter into the weights: no peft, no other file")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit status: 0 done, 2 the user's mistake, 130 interrupted."""
+    return cli.run(lambda: _command(parser().parse_args(argv)), "interrupted; nothing was written")
+
+
+def _command(args: argparse.Namespace) -> int:
+    from tune_fairlora.resume import find
+
+    _require_names(args.register, args.alias)
+    done = finished.read(find(args.search, "runs"), "a trial is exported")
+    number, why = args.trial, ""
+    if args.pick is not None:
+        number, why = _picked(done, args.pick)
+        print(why)
+    _require_trial(done, number)
+    finished.require_weights(done.settings)
+    out = args.out or done.folder / "exports" / f"{number:04d}{'-merged' * args.merge}"
+    _require_new(out)
+    where = registry(done, number) if args.register else ()
+    difference = whole(out, lambda folder: write(folder, done, number, why, args.merge))
+    size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
+    print(f"trial {number} is in {out} ({size:.1f} MB); loaded again, its logits differ by {difference:.1e} at most")
+    if args.register:
+        version = mlflow_models.register_trial(*where, done, number, args.register, args.alias)
+        reference = f"@{args.alias}" if args.alias else f"/{version}"
+        print(f"registered in {where[0]}: models:/{args.register}{reference}")
+    return 0
+
+
+def registry(done: finished.Finished, number: int) -> tuple[str, str]:
+    """Address and experiment of the MLflow that the search went to. Raises ConfigError where that does not answer or
+    never got the trial."""
+    position = read_position(done.folder)
+    if position is None or not done.state.trials[number].run_id:
+        resync = f"python -m tune_fairlora.search --resync {done.folder}"
+        raise ConfigError(f"--register needs the search in MLflow: send it with `{resync}`")
+    stores.check_store(position.uri)
+    stores.require_database(position.uri)
+    return position.uri, position.experiment
+
+
+def _require_names(model: str | None, alias: str | None) -> None:
+    if alias and not model:
+        raise ConfigError("--alias names a version of a registered model: give --register MODEL too")
+    for option, text in (("--register", model), ("--alias", alias)):
+        if text is not None and not re.fullmatch(r"[\w .-]*\w[\w .-]*", text):
+            raise ConfigError(f"{option} takes letters, digits, spaces, dots, - and _, but got {text!r}")
+
+
+def _picked(done: finished.Finished, rule: str) -> tuple[int, str]:
+    from analysis.pick import pick
+
+    choice = pick(done.search, rule)
+    return choice.number, f"{rule.strip()}: {choice.why}"
+
+
+def _require_trial(done: finished.Finished, number: int) -> None:
+    trial = done.state.trials.get(number)
+    if trial is None:
+        raise ConfigError(f"--trial must be one of the search's {len(done.state.trials)}, but {number} does not exist")
+    if trial.status != COMPLETE:
+        raise ConfigError(f"--trial must be a complete trial, but trial {number} is {trial.status}")
+    if not finished.weights_of(done.folder, number).is_file():
+        kept = [n for n in sorted(done.state.trials) if finished.weights_of(done.folder, n).is_file()]
+        known = f"take one of {', '.join(map(str, kept[:20]))}" if kept else "no other trial has any either"
+        raise ConfigError(
+            f"trial {number} has no saved weights, as a search keeps those of its front alone: {known}, "
+            "or train its configuration again in a search of its own (--enqueue)"
+        )
+
+
+def _require_new(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigError(f"--out must be a new or an empty folder, but {out} is not: choose another")
+    nearest = next(path for path in out.resolve().parents if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ConfigError(f"--out must lie in a folder that can be written, but {nearest} is not")
+
+
+def whole(out: Path, write: Callable[[Path], float]) -> float:
+    """What ``write`` returns, called with a temporary folder that then becomes ``out``: all of it is there or nothing.
+
+    Raises ConfigError where the disk is full or ``out`` was made meanwhile.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.mkdir()
+        result = write(temporary)
+        os.replace(temporary, out)
+    except ConfigError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:  # a full disk, or an export that could not be loaded again
+        raise ConfigError(f"--out {out} could not be written: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return result
+
+
+def write(folder: Path, done: finished.Finished, number: int, why: str = "", merge: bool = False) -> float:
+    """Write a trial's model with its card and metrics into ``folder``, which exists and is empty; the largest
+    difference between the logits of the trial's model and of the one that is loaded from there. ``why`` says why it was
+    chosen."""
+    from trainables import export
+
+    config, settings = done.config(number), done.settings
+    model = finished.model_of(done, number, "choose another trial")
+    trial = done.state.trials[number]
+    origin = {
+        "groups": settings["groups"],
+        "search": {key: settings.get(key, "") for key in ("id", "name", "space", "code_version")},
+        "trial": {"number": number, "seed": trial.seed, "config_id": trial.config_id},
+    }
+    weights, how = settings["weights_file"] or None, point.preprocessing(settings, config)
+    difference = export.write(folder, model, config, settings["classes"], weights, how, origin, merge)
+    results = point.results(done, number, why)
+    (folder / METRICS).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    (folder / CARD).write_text(card.text(facts, results, settings), encoding="utf-8")
+    return difference
+
+
+if __name__ == "__main__":
+    sys.exit(main())
