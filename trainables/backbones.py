@@ -79,14 +79,14 @@ def create(name: str, image_size: int) -> nn.Module:
         if image_size != row.image_size:
             raise ConfigError(f"`image_size = 16` must hold for vit_nano, but got image_size={image_size}")
         return nano.vit_nano()
-    model = timm.create_model(row.arch, num_classes=0, img_size=image_size, **_windows(name, row, image_size))
+    model = timm.create_model(row.arch, num_classes=0, img_size=image_size, **windows(name, row, image_size))
     patch = model.patch_embed.patch_size[0]
     if image_size % patch:  # timm would leave the pixels at the right and lower edge unseen
         raise ConfigError(f"`image_size` must be a multiple of {name}'s patch of {patch}, but got {image_size}")
     return model
 
 
-def _windows(name: str, row: Backbone, image_size: int) -> dict:
+def windows(name: str, row: Backbone, image_size: int) -> dict:
     """A Swin's windows grow with the image, as when its authors fine-tuned it at larger sizes, and its position bias,
     a function of relative coordinates, is told the windows that it was trained with. Four stages halve the grid of
     4 px patches, so that a multiple of 32 px has whole windows in each."""
@@ -172,7 +172,7 @@ def _open_branches(model: nn.Module) -> nn.Module:
 def _download(name: str, image_size: int) -> nn.Module:
     """The transformer with the weights of timm's hub, through timm's own loading code."""
     row = BACKBONES[name]
-    tagged, windows = f"{row.arch}.{row.tag}", _windows(name, row, image_size)
+    tagged, windows = f"{row.arch}.{row.tag}", windows(name, row, image_size)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would bury the one line below
     try:
         return timm.create_model(tagged, pretrained=True, num_classes=0, img_size=image_size, **windows)

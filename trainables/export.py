@@ -80,7 +80,7 @@ def write(
 def architecture(config: TrainConfig, plain: nn.Module) -> dict:
     """timm's name and options of the backbone at this image size, and the width of a zero-shot head (else 0)."""
     row, size = BACKBONES[config.backbone], config.image_size
-    name, options = row.arch, {"img_size": size, **backbones._windows(config.backbone, row, size)}
+    name, options = row.arch, {"img_size": size, **backbones.windows(config.backbone, row, size)}
     if config.backbone == "vit_nano":  # in timm's words, a very small ViT-Ti
         name, options = "vit_tiny_patch16_224", NANO
     embed = plain.head.weight.shape[1] if config.head == "zeroshot" else 0
