@@ -172,10 +172,10 @@ def _open_branches(model: nn.Module) -> nn.Module:
 def _download(name: str, image_size: int) -> nn.Module:
     """The transformer with the weights of timm's hub, through timm's own loading code."""
     row = BACKBONES[name]
-    tagged, windows = f"{row.arch}.{row.tag}", windows(name, row, image_size)
+    tagged, options = f"{row.arch}.{row.tag}", windows(name, row, image_size)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would bury the one line below
     try:
-        return timm.create_model(tagged, pretrained=True, num_classes=0, img_size=image_size, **windows)
+        return timm.create_model(tagged, pretrained=True, num_classes=0, img_size=image_size, **options)
     except Exception as error:  # whatever the hub's client raises, what the user can do is the same
         raise ConfigError(
             f"the weights of {name} could not be downloaded ({type(error).__name__}): get model.safetensors of "
