@@ -111,4 +111,8 @@ def _members_table(drawn: dict) -> str:
 
 def _cells(point: dict, names: list[str]) -> list[str]:
     values = [f"{v:.4f}" if s is None else f"{v:.4f} ± {s:.4f}" for v, s in zip(point["values"], point["spread"])]
-    return [str(point["number"]), point["method"], *values, *(str(point["settings"].get(n, "–")) for n in names)]
+    settings = [point["settings"].get(name, "–") for name in names]
+    shown = [
+        f"{value:g}" if isinstance(value, float) else str(value) for value in settings
+    ]  # pandas' 8.0 is a rank of 8
+    return [str(point["number"]), point["method"], *values, *shown]

@@ -87,13 +87,13 @@ class Server:
             self.process = None
 
 
-def opened(folder: Path, uri: str, retry: float = 0.1) -> tuple[Record, Tracker]:
-    """A search, begun or opened again."""
+def opened(folder: Path, uri: str, retry: float = 0.1, **changes) -> tuple[Record, Tracker]:
+    """A search, begun (with ``changes`` to its settings) or opened again."""
     folder.mkdir(exist_ok=True)
     record = Record(folder)
     tracker = Tracker(uri, "ours", record, retry)
     if not record.settings:
-        settings = SETTINGS | {"id": uuid.uuid4().hex, "name": folder.name}
+        settings = SETTINGS | {"id": uuid.uuid4().hex, "name": folder.name} | changes
         (folder / "search.json").write_text(json.dumps(settings))
         record.add("search", settings=settings)
     return record, tracker
@@ -110,22 +110,22 @@ def epoch(record: Record, number: int, epoch: int, accuracy: float, delta: float
     record.add("epoch", number=number, epoch=epoch, metrics=metrics, seconds=0.1, device="cpu")
 
 
-def end(record: Record, number: int, status: str = "", reason: str = "") -> None:
+def end(record: Record, number: int, status: str = "", reason: str = "", tables: dict | None = None) -> None:
     if not status:
         status, reason = record.outcome(number)
-    record.add("end", number=number, status=status, reason=reason, tables={})
+    record.add("end", number=number, status=status, reason=reason, tables=tables or {})
 
 
-def trial(record: Record, number: int, accuracy: float, delta: float = 0.2) -> None:
+def trial(record: Record, number: int, accuracy: float, delta: float = 0.2, tables: dict | None = None) -> None:
     start(record, number, rank=4 + number)
     epoch(record, number, 1, 0.5, delta)
     epoch(record, number, 2, accuracy, delta)
-    end(record, number)
+    end(record, number, tables=tables)
 
 
 def finish(record: Record, tracker: Tracker, status: str = "complete") -> int:
     record.add("close", status=status, reason="")
-    waiting = tracker.close(60)
+    waiting = tracker.close(240)
     record.close()
     return waiting
 

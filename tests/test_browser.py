@@ -181,7 +181,9 @@ def test_the_views_of_a_search_of_300_trials_stay_usable(tmp_path, page, screens
             record, number, 0.7 + 0.01 * number if on_front else 0.3, 0.1 + (0.01 if on_front else 0.002) * number
         )
     front = record.front()
-    assert mirror.finish(record, tracker) == 0 and front == list(range(19, -1, -1))
+    record.add("close", status="complete", reason="")
+    assert front == list(range(19, -1, -1)) and tracker.close(None) == 0 and not tracker.errors
+    record.close()
     with ui(tmp_path) as address:
         began = time.monotonic()
         page.goto(address)
@@ -189,3 +191,38 @@ def test_the_views_of_a_search_of_300_trials_stay_usable(tmp_path, page, screens
         print(f"{time.monotonic() - began:.1f} s until the scatter of 300 trials is drawn")
         page.screenshot(path=screens / "many.png")
     assert colors.count(rgb(views.FRONT_COLOR)) == len(front)
+
+
+HOSTILE = ["<script>alert(1)</script>", "=cmd()", "<img src=x onerror=alert(2)>", "$a_b|c`d`"]
+
+
+def test_no_name_of_a_users_runs_on_any_page(tmp_path, page, screens):
+    """Classes, groups and the search itself are called what an attacker, or a careless person, would call them."""
+    uri, name = f"sqlite:///{tmp_path / 'mlflow.db'}", "[x](javascript:alert(3)) <img src=x onerror=alert(4)>"
+    settings = {"classes": HOSTILE, "groups": HOSTILE[:2], "name": name, "data": HOSTILE[0]}
+    record, tracker = mirror.opened(tmp_path / "run", uri, **settings)
+    tables = {
+        "by_class": {"count": [3, 3, 3, 0], "f1": [1.0, 0.5, 0.5, None]},
+        "by_group": {"count": [5, 4], "accuracy": [1.0, 0.5]},
+        "confusion": [[3, 0, 0, 0], [0, 2, 1, 0], [0, 1, 2, 0], [0, 0, 0, 0]],
+    }
+    for number in range(2):
+        mirror.trial(record, number, 0.8 + number / 10, 0.2 + number / 10, tables=tables)
+    assert mirror.finish(record, tracker) == 0 and not tracker.errors
+    with ui(tmp_path) as address:
+        page.goto(address)
+        fills(page, 2)
+        run = follow(page, "the search")
+        run.get_by_text("Show more").click()
+        expect(run.locator("img[src*='front.png']")).to_be_visible()
+        run.screenshot(path=screens / "hostile.png")
+        inside = follow(page, "interactive page").frame_locator("iframe")
+        expect(inside.locator(".dot.member")).to_have_count(2)
+        expect(inside.locator("h2")).to_contain_text(name)
+        server, experiment = address.split("/#/")[0], re.search(r"experiments/(\d+)", address)[1]
+        page.goto(f"{server}/#/experiments/{experiment}/runs/{record.trials[0].run_id}/artifacts/by_class.json")
+        for each in HOSTILE:
+            expect(page.get_by_text(each, exact=True).first).to_be_visible()
+        page.get_by_text("confusion.png").click()
+        expect(page.locator("img[alt='confusion.png']")).to_be_visible()
+        page.wait_for_timeout(1000)  # whatever would run has had its time; `page` fails on a dialog

@@ -190,7 +190,7 @@ def search_note(state: State, experiment_id: str, runs: dict[int, str], parent: 
         heads = ["trial", *map(_short, state.objectives), *_params(state)]
         rows = [_row(state, n, experiment_id, runs) for n in members[:NOTE_ROWS]]
         grid = [heads, ["---"] * len(heads), *rows]
-        lines.append("\n".join("| " + " | ".join(row) + " |" for row in grid))
+        lines.append("\n".join("| " + " &nbsp; | ".join(row) + " |" for row in grid))
     if len(members) > NOTE_ROWS:
         lines.append(f"… and {len(members) - NOTE_ROWS} more in the table")
     return "\n\n".join(lines)
@@ -214,5 +214,6 @@ def _number(value) -> str:
 
 
 def escaped(text: str) -> str:
-    """``text`` in Markdown that shows it as it is: no markup, no HTML, no cell's end."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|<>~&$-])", r"\\\1", re.sub(r"\s+", " ", text))
+    """``text`` in MLflow's Markdown (showdown's) that shows it as it is: no markup, no HTML, no cell's end."""
+    text = re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", re.sub(r"\s+", " ", text))
+    return re.sub("[<>&$]", lambda found: f"&#{ord(found[0])};", text)  # of these it leaves the backslash

@@ -87,7 +87,7 @@ def test_the_searchs_note_shows_the_picture_and_links_the_fronts_runs(state):
     assert "![Pareto front](get-artifact?path=front.png&run_uuid=parent)" in note
     rows = [line for line in note.splitlines() if line.startswith("| [")]
     assert len(rows) == 2 and "#/experiments/7/runs/run0" in rows[0] and "#/experiments/7/runs/run1" in rows[1]
-    assert "0.9000 | 0.3000" in rows[0] and "2 of 3 complete trials" in note and "validation" in note
+    assert "0.9000 &nbsp; | 0.3000" in rows[0] and "2 of 3 complete trials" in note and "validation" in note
 
 
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", "a|b](http://x)", "=cmd()", "![x](y)", "two\nlines"])
@@ -95,7 +95,7 @@ def test_a_name_stays_a_text_in_the_notes(tmp_path, name):
     record = made(tmp_path, name=name)
     for note in (views.search_note(record, "7", {}, "p", True), views.experiment_note(record, "7", "p")):
         first = note.splitlines()[0]
-        assert "<script" not in note.replace("\\<", "") and "](http://x)" not in note and "![x" not in note
+        assert "<" not in note and "](http://x)" not in note and "![x" not in note
         assert name.split("\n")[-1][-2:-1] in first
 
 
