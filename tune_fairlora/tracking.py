@@ -117,11 +117,9 @@ class Tracker(Spool):
         changed, self._members = members ^ self._members, members
         self._stale = self._stale or bool(changed)
         for number in sorted(changed):
-            on_front = number in members
-            tags = {"pareto": "true" if on_front else "false"}
-            yield partial(
-                self._tag, number, tags | {"mlflow.runColor": views.color(self.state.trials[number], on_front)}
-            )
+            color = views.color(self.state.trials[number], number in members)
+            tags = {"pareto": "true" if number in members else "false", "mlflow.runColor": color}
+            yield partial(self._tag, number, tags)
 
     def _send_close(self, entry: dict) -> Iterator[Message]:
         """The run ends before its pictures are sent: they may need a store of their own, which may be down."""
@@ -130,9 +128,8 @@ class Tracker(Spool):
         yield self._show_front
         yield lambda: self._store.remove_twins(self.state.settings["id"], self._runs)
         for number in self.state.front():
-            if METHODS[
-                self.state.trials[number].values["method"]
-            ].lora:  # a whole model is logged when it is registered
+            method = METHODS[self.state.trials[number].values["method"]]
+            if method.lora:  # a whole model, which is large, is logged when it is registered
                 yield partial(self._log_model, number)
         yield self._mark_models
 
