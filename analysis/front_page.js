@@ -27,7 +27,9 @@ function drawFront(root, data) {
   function ticks([low, high]) {
     const rough = (high - low) / 6, power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].find(factor => factor * power >= rough) * power, found = [];
-    for (let k = Math.ceil(low / step); k * step <= high; k++) found.push(+(k * step).toPrecision(12));
+    for (let n = 0, first = Math.ceil(low / step); n < 20 && (first + n) * step <= high; n++) {
+      found.push(+((first + n) * step).toPrecision(12));
+    }
     return found;
   }
   function shape(kind, x, y, r) {

@@ -20,7 +20,7 @@ from trainables.config import FIELDS
 
 SHAPES = {"o": "circle", "D": "diamond", "s": "square", "^": "triangle"}
 NOT_SHOWN = ("method", "seed")  # the one stands before the hyperparameters, the other is no property of a configuration
-DIGITS = 5  # significant ones, of every number on the page
+DIGITS = 5  # significant ones, of the hyperparameters
 
 _ids = count()
 
@@ -34,17 +34,21 @@ def page(search: Search) -> str:
 
 def fragment(search: Search) -> str:
     """The front as a part of a page (a ``div`` with its own style and script); any number of them share a page."""
+    markup, script = parts(search)
+    return f"{markup}\n<script>{script}</script>"
+
+
+def parts(search: Search) -> tuple[str, str]:
+    """The fragment's markup, and the script that comes behind it, for a page that says which scripts may run."""
     here, name = Path(__file__).parent, f"front-{next(_ids)}"
-    style, script = ((here / f"front_page.{kind}").read_text() for kind in ("css", "js"))
+    style, script = ((here / f"front_page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     drawn = content(search)
     data = json.dumps(drawn, ensure_ascii=False, allow_nan=False)
     for character in "<>&\u2028\u2029":  # no text can end the script element, nor begin a comment in it
         data = data.replace(character, f"\\u{ord(character):04x}")
     call = f'drawFront(document.getElementById("{name}"), {data});'
-    return (
-        f'<div class="front" id="{name}"><style>{style}</style>{_members_table(drawn)}</div>\n'
-        f"<script>{{\n{script}\n{call}\n}}</script>"
-    )
+    markup = f'<div class="front" id="{name}"><style>{style}</style>{_members_table(drawn)}</div>'
+    return markup, f"{{\n{script}\n{call}\n}}"
 
 
 def content(search: Search) -> dict:
@@ -79,23 +83,26 @@ def _point(row: dict, trial: dict, search: Search, names: list[str]) -> dict:
         "number": int(row["number"]),
         "method": row["method"],
         "front": bool(row["on_front"]),
-        "values": [_short(row[name]) for name in search.objectives],
-        "spread": [_short(row[f"{name}_sd"]) for name in search.objectives],
+        "values": [_known(row[name]) for name in search.objectives],
+        "spread": [_known(row[f"{name}_sd"]) for name in search.objectives],
         "settings": {name: _short(trial[name]) for name in names if not pd.isna(trial[name])},
     }
 
 
 def searched(search: Search) -> list[str]:
-    """The hyperparameters that differ between trials, in TrainConfig's order."""
+    """The hyperparameters that differ between trials, or that only some have, in TrainConfig's order."""
     known = [name for name in FIELDS if name in search.trials and name not in NOT_SHOWN]
-    return [name for name in known if search.trials[name].nunique() > 1]
+    return [name for name in known if search.trials[name].nunique(dropna=False) > 1]
 
 
 def _short(value):
-    """A number in few digits, None for NaN (which JSON lacks), anything else as it is."""
-    if not isinstance(value, float):
-        return value
-    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    """A hyperparameter in few digits; what is no number as it is."""
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def _known(value: float) -> float | None:
+    """None for NaN, which JSON lacks."""
+    return float(value) if math.isfinite(value) else None
 
 
 def _members_table(drawn: dict) -> str:

@@ -44,6 +44,9 @@ def confirmed(search: Search, metrics=METRICS) -> Table:
     names = [f"test_{name}" for name in metrics]
     rows = _confirmed_rows(search, names)
     note = f"Chosen on the validation split; test numbers must not choose again. {_units(search)}"
+    if search.seeds > 1:
+        counts = ", ".join(f"trial {row['number']}: {row['seeds']}" for row in rows.to_dict("records"))
+        note += f" Seeds that were measured: {counts}."
     named = [[*one, {"train": "train", "trainval": "train and val"}[on]] for one, on in zip(_named(rows), rows["on"])]
     return _table("Methods compared, test split", rows, named, names, note, ("trained on",))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.pareto import SIGNS, as_minimization, knee
+from analysis.pareto import SIGNS, as_minimization, front, knee
 from analysis.trials import Search
 from trainables.config import ConfigError, lookup
 from trainables.metrics import OBJECTIVES
@@ -63,7 +63,10 @@ def _knee(search: Search, table: pd.DataFrame) -> tuple[int, str]:
     row = knee(points)
     if row is None:
         raise ConfigError(f"the front of {search.name} has no finite point, so no knee")
-    number = int(table.index[row])
+    number, members = int(table.index[row]), np.unique(points[front(points)], axis=0)
+    if len(members) <= 2:
+        return number, f"the front has {len(members)} point(s), so no knee; trial {number} is one: " + \
+                       _values(search, table, number)  # fmt: skip
     return number, f"trial {number} is the knee of the front, the deepest point below the plane through its " \
                    f"extremes: {_values(search, table, number)}"  # fmt: skip
 

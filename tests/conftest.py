@@ -10,6 +10,7 @@ import pytest
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 SIGNDIGITS = SHARED / "data" / "signdigits"
 STARTS_RAY = {"test_end_to_end.py", "test_faults.py", "test_search.py", "test_prepare.py", "test_browser.py"}
+STARTS_RAY |= {"test_bad_input.py", "test_resume.py", "test_weights.py", "test_outages.py"}
 VIT_TINY = SHARED / "weights" / "vit_tiny_patch16_224_in1k.safetensors"
 
 
@@ -20,11 +21,11 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Two Ray clusters at a time are too much for two cores: the tests that start one, or that look at what one left,
-    follow each other in one process (`-n 2 --dist loadgroup`)."""
+    """Which tests share a process (`-n 2 --dist loadgroup`): those of a file; and as two Ray clusters at a time are too
+    much for two cores, all that start one, or look at what one left."""
     for item in items:
-        if item.path.name in STARTS_RAY or "demo" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+        with_ray = item.path.name in STARTS_RAY or "demo" in item.fixturenames
+        item.add_marker(pytest.mark.xdist_group("ray" if with_ray else item.path.name))
 
 
 @pytest.fixture(scope="session")

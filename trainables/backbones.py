@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import safetensors.torch
 import timm
 import torch
 from torch import nn
@@ -17,7 +16,7 @@ from trainables import clip, nano, pretrained, zeroshot
 from trainables.config import ConfigError, TrainConfig, lookup
 from trainables.pretrained import RANDOM
 from trainables.seeds import seed_for
-from trainables.store import cache_folder, replace_atomically
+from trainables.store import cache_folder, replace_atomically, save_safetensors
 
 RGB = tuple[float, float, float]
 HALF = (0.5, 0.5, 0.5)
@@ -117,7 +116,7 @@ def weights_file(name: str, weights: str | Path | None) -> str | Path | None:
     path = nano_file()
     if not path.exists():
         state = {k: v.contiguous() for k, v in nano.pretrain().items()}
-        replace_atomically(path, lambda temporary: safetensors.torch.save_file(state, temporary))
+        replace_atomically(path, lambda temporary: save_safetensors(state, temporary))
     return path
 
 

@@ -6,12 +6,11 @@ import os
 import shutil
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from trainables.config import ConfigError
-from trainables.store import remove_torn, replace_atomically
+from trainables.store import remove_torn, replace_atomically, save_safetensors
 
 CHECKPOINT, WEIGHTS = "checkpoint.pt", "model.safetensors"
 
@@ -64,7 +63,7 @@ def save_weights(folder: Path, state: dict[str, Tensor], values: dict) -> None:
     """Keep the trained weights alone (adapters and head for the LoRA methods), with the configuration beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"config": json.dumps(values)}
-    replace_atomically(folder / WEIGHTS, lambda path: safetensors.torch.save_file(state, path, metadata))
+    replace_atomically(folder / WEIGHTS, lambda path: save_safetensors(state, path, metadata))
 
 
 def drop_checkpoint(folder: Path, number: int) -> None:

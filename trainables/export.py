@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trainables import backbones, loader
@@ -19,7 +18,7 @@ from trainables.backbones import BACKBONES, Backbone, fresh_model
 from trainables.config import METHODS, TrainConfig
 from trainables.fit import trained_state
 from trainables.pretrained import RANDOM
-from trainables.store import file_hash
+from trainables.store import file_hash, save_safetensors
 
 LOADER = "load.py"
 NO_TARGETS = "dummy-target-modules"  # peft's word for an adapter that is nothing but its modules_to_save
@@ -52,7 +51,7 @@ def write(
     whole = merge or not METHODS[config.method].lora
     source = _source(config, weights)
     if whole:
-        save_file(merged(plain.state_dict(), trained, config), folder / loader.WHOLE)
+        save_safetensors(merged(plain.state_dict(), trained, config), folder / loader.WHOLE)
     else:
         if source["kind"] == "included":
             source["sha256"] = _write_base(folder / loader.BASE, plain)
@@ -152,7 +151,7 @@ def _write_adapter(folder: Path, plain: nn.Module, trained: dict, config: TrainC
     text = json.dumps(content, indent=2, sort_keys=True, default=sorted)
     (folder / loader.ADAPTER_CONFIG).write_text(text + "\n")
     state = {loader.PREFIX + name: value.contiguous() for name, value in named.items()}
-    save_file(state, folder / loader.ADAPTER, {"format": "pt"})
+    save_safetensors(state, folder / loader.ADAPTER, {"format": "pt"})
 
 
 def _source(config: TrainConfig, weights: str | None) -> dict:
@@ -167,7 +166,7 @@ def _source(config: TrainConfig, weights: str | None) -> dict:
 
 def _write_base(path: Path, plain: nn.Module) -> str:
     """The pretrained weights without a head; the file's sha256."""
-    save_file({k: v for k, v in plain.state_dict().items() if not k.startswith(("head.", "fc_norm."))}, path)
+    save_safetensors({k: v for k, v in plain.state_dict().items() if not k.startswith(("head.", "fc_norm."))}, path)
     return file_hash(path)
 
 

@@ -18,8 +18,8 @@ VARIABLE = "TUNE_FAIRLORA_BASE_WEIGHTS"
 
 
 class Classifier:
-    """``predict`` takes images as uint8 ``[n, height, width, 3]``, or paths of image files (a list, or the first column
-    of a DataFrame); returns a DataFrame with a row an image and a column of probabilities for each class."""
+    """``predict`` takes images as uint8 ``[n, height, width, 3]``, or paths of image files (one, a list, or the first
+    column of a DataFrame); returns a DataFrame with a row an image and a column of probabilities for each class."""
 
     def __init__(self, folder: Path):
         self.folder, self.loader = folder, _module(folder / "load.py")
@@ -30,6 +30,8 @@ class Classifier:
     def predict(self, images, params: dict | None = None) -> pd.DataFrame:
         if isinstance(images, pd.DataFrame):
             images = images.iloc[:, 0].tolist()
+        if isinstance(images, (str, os.PathLike)):
+            images = [images]
         batch = torch.stack([self._prepared(image) for image in images])
         return pd.DataFrame(self.model(batch).softmax(dim=1).numpy(), columns=self.classes)
 

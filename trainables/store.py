@@ -54,6 +54,17 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def save_safetensors(state: dict, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """``safetensors.torch.save_file``, but readable for whom the umask lets read, as every other file: the library
+    makes its files for their owner alone."""
+    import safetensors.torch
+
+    safetensors.torch.save_file(state, path, metadata)
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 def file_hash(path: str | os.PathLike) -> str:
     """sha256 of a file's content, read in chunks."""
     with open(path, "rb") as file:

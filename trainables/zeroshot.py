@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from trainables import clip, pretrained
 from trainables.config import ConfigError
-from trainables.store import cache_folder, replace_atomically
+from trainables.store import cache_folder, replace_atomically, save_safetensors
 
 CLASSES_A_BATCH = 10  # 800 sentences at once
 TOWERS = ("visual.proj", "token_embedding.weight", "logit_scale")  # one tensor of each part that the head is made of
@@ -66,7 +66,7 @@ def parts(name: str, row, classes: tuple[str, ...], weights: str | None) -> dict
     path = cache_file(row, classes, weights)
     if not path.exists():
         made = {k: v.contiguous() for k, v in _encode(name, row, classes, weights).items()}
-        replace_atomically(path, lambda temporary: safetensors.torch.save_file(made, temporary))
+        replace_atomically(path, lambda temporary: save_safetensors(made, temporary))
     return safetensors.torch.load_file(path)
 
 

@@ -4,7 +4,7 @@ import time
 from collections import deque
 from statistics import median
 
-CLOSING_SECONDS = 10.0  # for the record, MLflow and Ray to be closed in
+CLOSING_SECONDS = 15.0  # for the record, MLflow and Ray to be closed in
 CLOSING_SHARE = 0.1  # of a budget, at most
 SILENT_EPOCHS = 20  # as long as these many of the longest epochs, a trial may be silent
 SILENT_SECONDS = 600.0  # and never less than this

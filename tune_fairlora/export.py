@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> int:
-    from tune_fairlora.resume import find
+    from tune_fairlora.folders import find
 
     _require_names(args.register, args.alias)
     done = finished.read(find(args.search, "runs"), "a trial is exported")
@@ -121,6 +121,8 @@ def _require_trial(done: finished.Finished, number: int) -> None:
 
 
 def _require_new(out: Path) -> None:
+    if out.resolve() == Path.cwd():
+        raise ConfigError("--out must be a new folder, but is the current one: choose another")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"--out must be a new or an empty folder, but {out} is not: choose another")
     nearest = next(path for path in out.resolve().parents if path.exists())

@@ -1,4 +1,4 @@
-"""Fetches the tables of a search from MLflow, for the analysis of searches that ran elsewhere.
+"""Fetches the record of a search from MLflow, for report and notebooks of searches that ran elsewhere.
 
 python -m tune_fairlora.fetch --tracking-uri http://server:5000                 the newest search, into runs/NAME
 python -m tune_fairlora.fetch --tracking-uri URI --search NAME --out DIR
@@ -14,15 +14,19 @@ import os  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
 
 from trainables.config import ConfigError  # noqa: E402
 from tune_fairlora import cli, stores  # noqa: E402
+
+if TYPE_CHECKING:
+    from tune_fairlora.mlflow_store import Found
 
 
 def parser() -> cli.Parser:
     p = cli.Parser(
         prog="python -m tune_fairlora.fetch",
-        description="Put a search's search.json, trials.parquet and epochs.parquet from MLflow into a new folder.",
+        description="Put a search's record (tables, settings, log) from MLflow into a new folder.",
         allow_abbrev=False,
     )
     p.add_argument("--search", metavar="NAME", help="the search; default: the newest")
@@ -37,25 +41,38 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> int:
-    from tune_fairlora.mlflow_store import download_record, newest_search
-    from tune_fairlora.render import TABLES
+    from tune_fairlora.mlflow_store import newest_search
+    from tune_fairlora.record import LOG
 
     uri = stores.absolute_uri(args.tracking_uri)
     found = newest_search(uri, args.search)
     out = args.out or Path("runs") / Path(found.name).name
     if out.exists():
         raise ConfigError(f"--out must be a new folder, but {out} is there: choose another")
+    try:
+        _fetch(uri, found, out)
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be written ({error.strerror or error}): choose another") from error
+    over = (out / LOG).exists()
+    print(f"the record of {found.name} is in {out}" + ("" if over else "; its log, for a report, comes at its end"))
+    return 0
+
+
+def _fetch(uri: str, found: "Found", out: Path) -> None:
+    """All of it or nothing."""
+    from tune_fairlora.mlflow_store import download_record
+    from tune_fairlora.record import LOG
+    from tune_fairlora.render import TABLES
+
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".fetch-") as folder:
         loaded, whole = Path(folder) / "loaded", Path(folder) / "whole"
         loaded.mkdir()
         whole.mkdir()
-        for name, path in download_record(uri, found, TABLES, loaded).items():
+        for name, path in download_record(uri, found, TABLES, loaded, (LOG,)).items():
             os.replace(path, whole / name)
         _check(whole)
         os.rename(whole, out)
-    print(f"the tables of {found.name} are in {out}")
-    return 0
 
 
 def _check(folder: Path) -> None:
@@ -64,7 +81,7 @@ def _check(folder: Path) -> None:
 
     try:
         trials.read(folder)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise ConfigError(f"the tables in MLflow must be those of a search, but: {error}") from error
 
 

@@ -13,11 +13,13 @@ from time import time as now
 
 from trainables.config import ConfigError
 from tune_fairlora.finished import Finished
-from tune_fairlora.mlflow_store import MlflowStore, as_text
+from tune_fairlora.mlflow_store import MlflowStore, answering, as_text
+from tune_fairlora.stores import without_password
 
 EXPORT, CODE, LOADER = "export", "code", "served_model"
 NEEDS = ("torch", "timm", "safetensors", "numpy", "pandas", "pillow")
 READY = "READY"
+ABANDONED = 3600  # seconds after which a model that was begun will not be finished
 FORBIDDEN = re.compile(r"[/:.%\"']")  # in a logged model's name
 
 
@@ -41,14 +43,12 @@ def log_trial(store: MlflowStore, done: Finished, number: int, run_id: str) -> s
 def register_trial(uri: str, experiment: str, done: Finished, number: int, name: str, alias: str | None) -> str:
     """Log the trial's model if that was not done, and make it a version of the registered model ``name``, which is
     made if there is none; the version. Raises ConfigError where MLflow does not take it."""
-    from mlflow.exceptions import MlflowException
-
-    run_id = done.state.trials[number].run_id
-    try:
+    with answering(uri):
         store = MlflowStore(uri, experiment)
+        run_id = store.find(done.settings["id"], number)
+        if run_id is None:
+            raise ConfigError(f"MLflow at {without_password(uri)} has no run of trial {number}: --resync sends it")
         return register(store, log_trial(store, done, number, run_id), run_id, name, alias)
-    except MlflowException as error:
-        raise ConfigError(f"MLflow at {uri} does not take the model: {error}") from error
 
 
 def mark(store: MlflowStore, search_id: str, front: list[int]) -> None:
@@ -65,7 +65,7 @@ def find(store: MlflowStore, search_id: str, number: int) -> str | None:
     for model in _models(store, f"tags.search_id = '{search_id}' AND tags.trial = '{number}'"):
         if str(model.status) == READY:
             found = model.model_id
-        else:
+        elif now() - model.creation_timestamp / 1000 > ABANDONED:  # else another process may be at it
             store.client.delete_logged_model(model.model_id)
     return found
 
@@ -81,12 +81,15 @@ def _models(store: MlflowStore, wanted: str) -> list:
 
 def log(store: MlflowStore, run_id: str, name: str, folder: Path, tags: dict, params: dict, metrics: dict) -> str:
     """Log the export in ``folder`` (which becomes a part of a new folder) as a model of the run; its id."""
+    from mlflow.entities import LoggedModelOutput
+
     texts = [{key: as_text(value) for key, value in each.items()} for each in (tags, params)]
     model = store.client.create_logged_model(store.experiment_id, name, run_id, *texts, model_type="classifier")
     package = _package(folder, model.model_id, run_id)
     store.client.log_model_artifacts(model.model_id, str(package))
     store.client.log_batch(run_id, metrics=_points(store, run_id, model.model_id, metrics))
     store.client.finalize_logged_model(model.model_id, READY)
+    store.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])  # so that the run's page lists it
     return model.model_id
 
 

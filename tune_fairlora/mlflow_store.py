@@ -4,11 +4,13 @@ imports mlflow."""
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.config import ConfigError
-from tune_fairlora.stores import SQLITE, check_store, make_database, require_database
+from tune_fairlora.stores import SQLITE, check_store, make_database, require_database, without_password
 
 SEARCH = -1  # stands for the search's run among the trials' numbers
 OURS_TO_WAIT = (401, 403, 408, 429)  # refusals that say something of the server or its gate, not of the message
@@ -177,27 +179,56 @@ def newest_search(uri: str, name: str | None = None) -> Found:
     """
     check_store(uri)
     require_database(uri)
-    client = MlflowStore(uri, "").client
+    with answering(uri):
+        return _newest(MlflowStore(uri, "").client, uri, name)
+
+
+@contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """What MLflow, its server or its database refuses becomes one line, a ConfigError."""
+    import requests
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, requests.RequestException, SQLAlchemyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"MLflow at {without_password(uri)} refuses: {reason}") from error
+
+
+def _newest(client, uri: str, name: str | None) -> Found:
     experiments = [each.experiment_id for each in client.search_experiments()]
-    token = None
+    token, names = None, []
     while token != "":
         order = ["attributes.start_time DESC"]
         page = client.search_runs(experiments, "tags.role = 'search'", order_by=order, page_token=token)
         for run in page:
-            if name in (None, run.info.run_name):
-                info = run.info
+            info = run.info
+            if "search_id" not in run.data.tags:  # somebody else's idea of a search
+                continue
+            names.append(info.run_name)
+            if name in (None, info.run_name):
                 return Found(info.experiment_id, info.run_id, run.data.tags["search_id"], info.run_name)
         token = page.token or ""
-    what = f"search {name}" if name else "search yet"
-    raise ConfigError(f"{uri} has no {what}: start one with `python -m tune_fairlora.search --space digits`")
+    if names:
+        raise ConfigError(f"{uri} has no search {name}; it has {', '.join(names[:20])}")
+    raise ConfigError(f"{uri} has no search yet: start one with `python -m tune_fairlora.search --space digits`")
 
 
-def download_record(uri: str, found: Found, names: tuple[str, ...], target: Path) -> dict[str, Path]:
-    """Put the tables of a search into the folder ``target``; where each lies then. Raises ConfigError where the store
-    does not have them."""
-    client = MlflowStore(uri, "").client
+def download_record(
+    uri: str, found: Found, names: tuple[str, ...], target: Path, others: tuple[str, ...] = ()
+) -> dict[str, Path]:
+    """Put the files ``names`` of a search's record into the folder ``target``, and ``others`` where they exist; where
+    each lies then. Raises ConfigError where the store does not have them."""
+    with answering(uri):
+        return _downloaded(MlflowStore(uri, "").client, uri, found, names, target, others)
+
+
+def _downloaded(client, uri: str, found: Found, names, target: Path, others) -> dict[str, Path]:
     has = {Path(item.path).name for item in client.list_artifacts(found.run_id, RECORD)}
     missing = [name for name in names if name not in has]
     if missing:
         raise ConfigError(f"search {found.name} in {uri} must have the artifact {RECORD}/{missing[0]}, but has not")
-    return {name: Path(client.download_artifacts(found.run_id, f"{RECORD}/{name}", str(target))) for name in names}
+    wanted = (*names, *(name for name in others if name in has))
+    return {name: Path(client.download_artifacts(found.run_id, f"{RECORD}/{name}", str(target))) for name in wanted}

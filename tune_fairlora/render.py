@@ -88,7 +88,7 @@ def render_front(record: Record) -> None:
     """Show the front in ``front.png``, ``front.svg`` and the interactive page ``front.html``."""
     search, folder = snapshot(record), record.folder
     for name, text in exhibits.pages(search).items():
-        replace_atomically(folder / name, lambda path, text=text: path.write_text(text))
+        replace_atomically(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
     figure = exhibits.picture(search)
     for kind in ("png", "svg"):
         replace_atomically(folder / f"front.{kind}", lambda path, k=kind: figure.savefig(path, format=k, dpi=150))

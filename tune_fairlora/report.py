@@ -45,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> int:
+    from tune_fairlora.folders import find
+
     lookup(OBJECTIVES, args.by, "metric of --by")
     folder = find(args.search, args.storage)
     out = args.out or folder / FILE
@@ -53,16 +55,6 @@ def _command(args: argparse.Namespace) -> int:
     write(out, html(folder, args.by))
     print(out)
     return 0
-
-
-def find(name: str, storage: str) -> Path:
-    """The folder of the search ``name``: a path, or a name in ``storage``. Raises ConfigError where there is none."""
-    for folder in (Path(storage) / name, Path(name)):
-        if (folder / "events.jsonl").is_file():
-            return folder
-    known = sorted(path.parent.name for path in Path(storage).glob("*/events.jsonl"))
-    raise ConfigError(f"--search must name a search in {storage} or its folder, but got {name}; "
-                      f"there are: {', '.join(known) or 'none'}")  # fmt: skip
 
 
 def html(folder: Path, by: str) -> str:
@@ -79,15 +71,17 @@ def html(folder: Path, by: str) -> str:
         made = report_parts.material(search, read_events(folder), by)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"the log of {folder} must be whole, but an event of it is not ({error!r})") from error
-    return report_page.page(f"Search {search.name}", report_parts.lead(made), report_parts.sections(made))
+    scripts = [made.drawing[1]] if len(made.front) else []
+    return report_page.page(f"Search {search.name}", report_parts.lead(made), report_parts.sections(made), scripts)
 
 
 def write(path: Path, text: str) -> None:
     """Replace ``path`` at once. Raises ConfigError where it cannot be written."""
     from trainables.store import replace_atomically
 
+    content = text.encode(errors="replace")  # paths may hold halves of characters
     try:
-        replace_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        replace_atomically(path, lambda temporary: temporary.write_bytes(content))
     except OSError as error:
         raise ConfigError(f"the report cannot be written to {path} ({error.strerror})") from error
 

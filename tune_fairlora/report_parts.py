@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 
 import numpy as np
@@ -41,6 +42,11 @@ class Material:
     state: State
     order: pd.DataFrame
     by: str = configurations.CHOSEN_BY
+
+    @cached_property
+    def drawing(self) -> tuple[str, str]:
+        """Markup and script of the interactive front."""
+        return front_page.parts(self.search)
 
     @property
     def front(self) -> pd.DataFrame:
@@ -114,7 +120,7 @@ def _drawn(make: Callable, *arguments, caption: str = "") -> str:
 def _front(made: Material) -> str:
     search = made.search
     if not len(made.front):
-        return report_page.paragraph("No trial is complete, so there is no front yet.", "missing")
+        return report_page.paragraph(_no_front(search), "missing")
     confusions = {n: made.tables_of(n)["confusion"] for n in made.front["number"] if "confusion" in made.tables_of(n)}
     caption = (
         "Crosses: where each of these models would land on other images like these (bootstrap over the validation "
@@ -122,7 +128,15 @@ def _front(made: Material) -> str:
         "Objectives that need more than a confusion table have none, and other seeds vary more."
     )
     drawn = _drawn(intervals.figure, search, confusions, caption=caption)
-    return front_page.fragment(search) + report_page.table(front_table(made, confusions)) + drawn
+    markup, script = made.drawing
+    page = f"{markup}\n<script>{script}</script>\n"
+    return page + report_page.table(front_table(made, confusions)) + drawn
+
+
+def _no_front(search: Search) -> str:
+    if (search.trials["status"] == COMPLETE).any() and search.settings.get("constraints"):
+        return f"No complete trial keeps {', '.join(search.settings['constraints'])}, so there is no front."
+    return "No trial is complete, so there is no front yet."
 
 
 def front_table(made: Material, confusions: dict[int, list]) -> Table:

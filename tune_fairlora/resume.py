@@ -7,6 +7,7 @@ from trainables import checkpoints, pretrained
 from trainables.config import ConfigError
 from trainables.store import Store
 from tune_fairlora import journal, plan, spool
+from tune_fairlora.folders import find
 from tune_fairlora.record import FORMAT, LOG, Record
 from tune_fairlora.state import FAILED, INTERRUPTED, RUNNING, Trial
 
@@ -16,17 +17,6 @@ CHANGEABLE = (
     *("cpus_per_trial", "gpus_per_trial", "max_concurrent", "address", "tracking_uri", "experiment", "data", "weights"),
 )
 NOT_KEPT = ("time_budget", "address")  # they were that run's own
-
-
-def find(name: str, storage: str) -> Path:
-    """The folder of the search ``name``: a path, or a name in ``storage``. Raises ConfigError where there is none."""
-    for folder in (Path(storage) / name, Path(name)):
-        if (folder / LOG).is_file():
-            return folder.resolve()
-    if (Path(storage) / name).is_dir() or Path(name).is_dir():
-        raise ConfigError(f"{name} must be the folder of a search, but has no {LOG}")
-    known = sorted(path.parent.name for path in Path(storage).glob(f"*/{LOG}"))
-    raise ConfigError(f"{name} must be a search in {storage} or its folder; there are: {', '.join(known) or 'none'}")
 
 
 def make_plan(args: argparse.Namespace, given: dict, defaults: dict, progress) -> plan.Plan:

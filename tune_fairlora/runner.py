@@ -163,17 +163,20 @@ class Run:
         _say(self.console, f"hypervolume {record.hypervolume():.4f} (reference {record.reference})")
         _say(self.console, f"record      {folder} (trials.parquet, epochs.parquet, front.html, events.jsonl)")
         _say(self.console, f"MLflow      {self.tracker.address() or ui_command(self.plan.tracking_uri)}")
+        if record.count(COMPLETE):
+            _say(self.console, f"next        {search_command('--search', folder, 'report')} (or confirm, export)")
         if self.tracker.waiting:
-            _say(self.console, f"            does not answer: {self.tracker.waiting} events wait in {folder}; later:")
+            why = "does not answer" if self.tracker.silent else "has not got everything in time"
+            _say(self.console, f"            {why}: {self.tracker.waiting} events wait in {folder}; later:")
             _say(self.console, f"            {search_command('--resync', folder)}")
         if outcome != COMPLETE:
             _say(self.console, f"go on with  {search_command('--resume', folder)}")
 
 
-def search_command(option: str, folder: Path) -> str:
+def search_command(option: str, folder: Path, command: str = "search") -> str:
     """What to type to go on with the search in ``folder``, from the current folder."""
     name = [folder.name] if folder.parent == Path("runs").resolve() else [str(folder)]
-    return shlex.join([sys.executable, "-m", "tune_fairlora.search", option, *name])
+    return shlex.join([sys.executable, "-m", f"tune_fairlora.{command}", option, *name])
 
 
 def _say(console: Console, text: str) -> None:

@@ -12,7 +12,6 @@ startup.hide_user_folder()  # before any import of ours: the user's analysis.py 
 startup.quiet_libraries()
 
 import argparse  # noqa: E402
-import sys  # noqa: E402
 
 from trainables.config import FIELDS, METHODS, ConfigError  # noqa: E402
 from tune_fairlora import cli, stores  # noqa: E402
@@ -154,9 +153,9 @@ def _command(argv: list[str] | None) -> int:
     if args.list:
         return _list()
     if args.resync:
-        from tune_fairlora import resume, resync
+        from tune_fairlora import folders, resync
 
-        return resync.resync(resume.find(args.resync, args.storage), cli.given(parser(), argv).get("tracking_uri"))
+        return resync.resync(folders.find(args.resync, args.storage), cli.given(parser(), argv).get("tracking_uri"))
     if not args.space and not args.resume:
         raise ConfigError("--space is needed: a name of --list, or a Python file (or --resume NAME)")
     if args.describe:
@@ -187,4 +186,4 @@ def _list() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    startup.leave(main())

@@ -71,6 +71,7 @@ class Spool:
         self._wake = threading.Condition()
         self._saving = threading.Lock()
         self._closing = self._stopped = self._silent = False
+        self._hurried = False  # what costs most is left out at a close that has little time
         self._last_failures = 0  # since the search is at its end
         with record.lock:  # no event may come between what is read here and what is fed
             events = read_events(record.folder)
@@ -127,10 +128,15 @@ class Spool:
             self._queue.append(entry)
             self._wake.notify_all()
 
+    @property
+    def silent(self) -> bool:
+        """Whether nobody answers."""
+        return self._silent
+
     def close(self, seconds: float | None = CLOSE_SECONDS) -> int:
         """Wait until everything is sent, nobody answers or the time is over (None: never); how many events wait."""
         with self._wake:
-            self._closing = True
+            self._closing, self._hurried = True, seconds is not None and seconds < CLOSE_SECONDS
             self._wake.notify_all()
         try:
             self._thread.join(seconds)

@@ -2,8 +2,10 @@
 
 import os
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import NoReturn
 
 STARTED = time.monotonic()  # of the process, as good as; a time budget counts from here
 
@@ -16,6 +18,16 @@ def hide_user_folder() -> None:
     here = Path.cwd().resolve()
     if here != Path(__file__).resolve().parent.parent:
         sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != here]
+
+
+def leave(status: int) -> NoReturn:
+    """End the process. Where MLflow's thread was not waited for any longer, it may be inside torch or a database's
+    library, and Python's own end would abort the process: all that matters is written by now."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if any(thread.name == "mlflow" and thread.is_alive() for thread in threading.enumerate()):
+        os._exit(status)
+    sys.exit(status)
 
 
 def quiet_libraries() -> None:

@@ -61,7 +61,10 @@ def require_database(uri: str) -> None:
     """Raise ConfigError if ``uri`` is a sqlite file that is not there: opening it would make an empty one."""
     path = Path(uri.removeprefix(SQLITE))
     if uri.startswith(SQLITE) and not path.is_file():
-        raise ConfigError(f"--tracking-uri must be where a search was recorded, but {path} does not exist")
+        raise ConfigError(
+            f"--tracking-uri must be where a search was recorded, but {path} does not exist: "
+            "start one here first, with `python -m tune_fairlora.search --space digits`"
+        )
 
 
 def without_password(uri: str) -> str:

@@ -4,15 +4,12 @@ MLflow mirrors the record's events, sent by a thread of its own (``spool.py``), 
 holds up the search; the record in the search's folder is complete without it.
 """
 
-import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
-from trainables.config import METHODS, ConfigError
 from tune_fairlora import exhibits, mlflow_store, views
-from tune_fairlora.mlflow_store import RECORD, SEARCH, MlflowStore
-from tune_fairlora.render import TABLES, render, snapshot
+from tune_fairlora.mlflow_store import SEARCH, MlflowStore
+from tune_fairlora.showing import Message, Showing
 from tune_fairlora.spool import Spool
 from tune_fairlora.state import COLLAPSED, COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, STOPPED
 from tune_fairlora.stores import SERVERS, without_password
@@ -21,14 +18,9 @@ RUN_STATUS = dict.fromkeys((COMPLETE, COLLAPSED, STOPPED), "FINISHED") | dict.fr
 RUN_STATUS |= {INTERRUPTED: "KILLED", RUNNING: "RUNNING"}
 PARAMS = ("space", "objectives", "constraints", "sampler", "scheduler", "seed", "seeds", "trials", "methods")
 PARAMS += ("max_failures", "data", "data_fingerprint", "weights")
-REFRESH_SECONDS = 30.0  # between two renewals of page and note while the search is at work
-
-log = logging.getLogger(__name__)
-
-Message = Callable[[], object]
 
 
-class Tracker(Spool):
+class Tracker(Showing, Spool):
     """Mirrors ``record`` into MLflow: what each event becomes. Every message but a run's creation can be repeated.
 
     A run that may be there already is looked for by its tags ``search_id`` and ``trial``: after a failed attempt, and
@@ -46,7 +38,7 @@ class Tracker(Spool):
         self._runs = {e.get("number", SEARCH): e["run_id"] for e in events if e["event"].startswith("tracked")}
         self._members = set(self.state.front() if self.state.settings else ())
         self._unmade: int | None = None
-        self._stale, self._refreshed = False, time.monotonic()  # whether the front's page and note are behind
+        self._begin_showing()
 
     def _begin(self, entry: dict, new: bool) -> None:
         first = {"search": SEARCH, "start": entry.get("number")}
@@ -109,8 +101,7 @@ class Tracker(Spool):
             yield partial(self._log_metrics, SEARCH, exhibits.curves(state), finished, entry["time"])
             if trial.tables:
                 yield partial(self._show_trial, number)
-        if self._stale and time.monotonic() - self._refreshed > REFRESH_SECONDS:
-            yield self._show_front
+        yield from self._refresh()
 
     def _mark_front(self, members: set[int]) -> Iterator[Message]:
         """Tag and colour only the runs whose membership changed."""
@@ -125,13 +116,12 @@ class Tracker(Spool):
         """The run ends before its pictures are sent: they may need a store of their own, which may be down."""
         yield partial(self._tag, SEARCH, {"status": entry["status"]} | _reason(entry))
         yield lambda: self._store.terminate(self._run(SEARCH), RUN_STATUS[entry["status"]], entry["time"])
-        yield self._show_front
+        yield from self._show_front(over=True)
+        yield self._log_log
         yield lambda: self._store.remove_twins(self.state.settings["id"], self._runs)
-        for number in self.state.front():
-            method = METHODS[self.state.trials[number].values["method"]]
-            if method.lora:  # a whole model, which is large, is logged when it is registered
-                yield partial(self._log_model, number)
-        yield self._mark_models
+        if not self._hurried:  # `export --register` logs what is left out here
+            yield from self._log_models()
+            yield self._mark_models
 
     def address(self) -> str:
         """Where a server shows the front, once everything is sent; "" where no server is at hand."""
@@ -175,64 +165,6 @@ class Tracker(Spool):
 
     def _log_metrics(self, number: int, metrics: dict[str, float], step: int, time: float) -> None:
         self._store.log_metrics(self._run(number), metrics, step, time)
-
-    def _log_data(self) -> None:
-        settings = self.state.settings
-        profile = {name: len(settings.get(name, ())) for name in ("classes", "groups")}
-        path = settings.get("store", "")
-        self._store.log_data(self._run(SEARCH), settings["data"], settings["data_fingerprint"], path, profile)
-
-    def _show_trial(self, number: int) -> None:
-        """Tables by class and group, and the confusion matrix, of the trial's last epoch."""
-        trial, run_id = self.state.trials[number], self._run(number)
-        self._store.log_tables(run_id, exhibits.trial_tables(trial, self.state.settings))
-        if "confusion" in trial.tables:
-            self._store.log_figure(run_id, exhibits.confusion(trial, self.state.settings), "confusion.png")
-
-    def _show_front(self) -> None:
-        """The front on the search's run: table that pages, pictures, interactive page, note; and the views."""
-        render(self.record)  # by now the ids of the runs are known
-        search, run_id = snapshot(self.record), self._run(SEARCH)
-        for name, text in exhibits.pages(search).items():
-            self._store.log_text(run_id, text, name)
-        figure = exhibits.picture(search)
-        for name in ("front.png", "front.svg"):
-            self._store.log_figure(run_id, figure, name)
-        table = exhibits.front_table(search)
-        if table["data"]:
-            self._store.log_tables(run_id, {"front.json": table})
-        for name in TABLES:
-            self._store.log_file(run_id, self.record.folder / name, RECORD)
-        note = views.search_note(self.state, self._store.experiment_id, self._runs, run_id, picture=True)
-        self._store.note(run_id, note)
-        self._show_views()
-        self._stale, self._refreshed = False, time.monotonic()
-
-    def _log_model(self, number: int) -> None:
-        """The adapter of a trial of the front as a model of MLflow's, once. torch takes seconds to import."""
-        from tune_fairlora import finished, mlflow_models
-
-        if not finished.weights_of(self.record.folder, number).is_file():
-            return
-        try:
-            done = finished.read(self.record.folder, "its models are logged")
-            mlflow_models.log_trial(self._store, done, number, self._run(number))
-        except ConfigError as error:
-            log.warning("trial %d is not logged as a model: %s", number, error)
-
-    def _mark_models(self) -> None:
-        from tune_fairlora import mlflow_models
-
-        mlflow_models.mark(self._store, self.state.settings["id"], self.state.front())
-
-    def _show_views(self) -> None:
-        """The experiment's prepared views and note; what did not change is not sent."""
-        known = self._store.experiment_tags()
-        note = views.experiment_note(
-            self.state, self._store.experiment_id, self._run(SEARCH), known.get(mlflow_store.NOTE, "")
-        )
-        wanted = views.prepared(self.state) | {mlflow_store.NOTE: note}
-        self._store.tag_experiment({key: text for key, text in wanted.items() if known.get(key) != text})
 
 
 def _reason(entry: dict) -> dict:

@@ -60,14 +60,20 @@ def _command(args: argparse.Namespace) -> int:
     if uri.startswith(stores.SERVERS):
         print(_address(uri, newest_search(uri, args.search)))
         return 0
-    _require_free(args.host, args.port)
     found = newest_search(uri, args.search)
+    _require_free(args.host, args.port)
+    print("starting MLflow …", file=sys.stderr, flush=True)
     with _server(uri, args.host, args.port) as server:
-        return _show(server, _address(f"http://{args.host}:{args.port}", found), args)
+        return _show(server, _address(f"http://{_host(args)}:{args.port}", found), args)
 
 
 def _address(server: str, found: "Found") -> str:
-    return f"{server.rstrip('/')}/{views.address(found.experiment_id, views.keys(found.search_id)[0])}"
+    key, _ = views.keys(found.search_id)
+    return f"{stores.without_password(server).rstrip('/')}/{views.address(found.experiment_id, key)}"
+
+
+def _host(args: argparse.Namespace) -> str:
+    return f"[{args.host}]" if ":" in args.host else args.host  # IPv6
 
 
 def _require_free(host: str, port: int) -> None:
@@ -85,6 +91,8 @@ def _server(uri: str, host: str, port: int) -> Iterator[subprocess.Popen]:
     """MLflow's server in few processes, all of them ended at the end, whatever ends us."""
     options = ["--workers", "1", "--host", host, "--port", str(port), "--backend-store-uri", uri]
     with tempfile.TemporaryFile() as log:
+        # Before the server exists: a signal in between would leave it behind.
+        handlers = {n: signal.signal(n, lambda n, _: sys.exit(128 + n)) for n in (signal.SIGTERM, signal.SIGHUP)}
         server = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", *options],
             env=os.environ | LEAN,
@@ -93,12 +101,12 @@ def _server(uri: str, host: str, port: int) -> Iterator[subprocess.Popen]:
             start_new_session=True,  # so that Ctrl-C reaches us alone, and all of it can be ended as one
         )
         server.log = log
-        handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
             yield server
         finally:
-            signal.signal(signal.SIGTERM, handler)
             _end(server)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def _end(server: subprocess.Popen) -> None:
@@ -113,7 +121,7 @@ def _end(server: subprocess.Popen) -> None:
 def _show(server: subprocess.Popen, address: str, args: argparse.Namespace) -> int:
     """Print and open the address once the server answers, and stay until it ends or somebody presses Ctrl-C."""
     try:
-        if not _answers(server, args.host, args.port):
+        if not _answers(server, _host(args), args.port):
             print(f"error: MLflow's server did not start: {_last_line(server)}", file=sys.stderr)
             return 1
         print(f"{address}\nCtrl-C ends the server", flush=True)

@@ -17,6 +17,7 @@ SHOWN_PARAMS = ("rank", "lam", "lr")
 LOADED = 100  # runs that MLflow's page loads at first; those of the front come first, so that none is missing
 PAGE = "/artifacts/front.html"
 NOTE_ROWS, NOTE_SEARCHES = 30, 12  # of a search's table, and lines of the experiment's note
+NOTE_LENGTH = 6500  # characters of that table: MLflow cuts a note at 8000
 OWN_LINE = "viewStateShareKey=front-"  # in each line of that note that is ours
 
 
@@ -187,12 +188,15 @@ def search_note(state: State, experiment_id: str, runs: dict[int, str], parent: 
     if picture:
         lines.append(f"![Pareto front](get-artifact?path=front.png&run_uuid={parent})")
     if members:
-        heads = ["trial", *map(_short, state.objectives), *_params(state)]
-        rows = [_row(state, n, experiment_id, runs) for n in members[:NOTE_ROWS]]
+        params = _params(state)
+        heads = ["trial", *map(_short, state.objectives), *params]
+        rows = [_row(state, n, experiment_id, runs, params) for n in members[:NOTE_ROWS]]
+        while sum(len(" | ".join(row)) for row in rows) > NOTE_LENGTH:
+            rows.pop()
         grid = [heads, ["---"] * len(heads), *rows]
         lines.append("\n".join("| " + " &nbsp; | ".join(row) + " |" for row in grid))
-    if len(members) > NOTE_ROWS:
-        lines.append(f"… and {len(members) - NOTE_ROWS} more in the table")
+        if len(members) > len(rows):
+            lines.append(f"… and {len(members) - len(rows)} more in the table")
     return "\n\n".join(lines)
 
 
@@ -201,12 +205,12 @@ def _order(state: State, number: int) -> float:
     return -value if state.directions[0] == "maximize" else value
 
 
-def _row(state: State, number: int, experiment_id: str, runs: dict[int, str]) -> list[str]:
+def _row(state: State, number: int, experiment_id: str, runs: dict[int, str], params: list[str]) -> list[str]:
     trial = state.trials[number]
     name = escaped(trial.label)
     link = f"[{name}]({run_address(experiment_id, runs[number])})" if number in runs else name
     values = [f"{trial.metrics[objective]:.4f}" for objective in state.objectives]
-    return [link, *values, *(escaped(_number(trial.values.get(name, "–"))) for name in _params(state))]
+    return [link, *values, *(escaped(_number(trial.values.get(name, "–"))) for name in params)]
 
 
 def _number(value) -> str:

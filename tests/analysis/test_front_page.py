@@ -94,3 +94,8 @@ def test_a_search_without_a_complete_trial_says_so_without_breaking():
 def test_the_table_below_lists_the_front_best_first():
     rows = re.findall(r"<tr><td>(\d+)</td><td>(\w+)</td>", page(search()))
     assert rows == [("0", "lora"), ("1", "fairlora")]
+
+
+def test_numbers_are_those_of_the_table_however_large():
+    drawn = content(search(val_delta_f1=[12.345678, 1234.5678, 0.4, 0.1]))
+    assert sorted(point["values"][1] for point in drawn["points"]) == [0.4, 12.345678, 1234.5678]

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -143,3 +144,12 @@ def test_a_full_disk_is_told_as_such_and_the_checkpoint_before_stays(small_disk)
     number, *words, epoch, files = done.stdout.split()
     assert int(number) == errno.ENOSPC and " ".join(words).startswith("No space left on device")
     assert (epoch, files) == ("1", "1")
+
+
+def test_weights_are_as_readable_as_any_other_file(tmp_path):
+    before = os.umask(0o022)
+    try:
+        checkpoints.save_weights(tmp_path, {"a": torch.ones(1)}, {})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / checkpoints.WEIGHTS).stat().st_mode) == 0o644

@@ -244,7 +244,7 @@ def test_what_confirm_measured_stands_beside_under_its_own_name(search, tmp_path
     [
         ("accuracy", 1, "accuracy: trial 1 has the best val_accuracy (0.9000"),
         ("fairness", 0, "fairness: trial 0 has the best val_delta_f1 (0.1000"),
-        ("knee", 0, "knee: trial 0 is the knee of the front"),
+        ("knee", 0, "knee: the front has 2 point(s), so no knee; trial 0 is one"),
         ("val_accuracy>=0.7 then val_delta_f1", 1, "of the 1 complete configurations with val_accuracy>=0.7"),
     ],
 )

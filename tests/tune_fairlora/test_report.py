@@ -16,7 +16,7 @@ import pytest
 
 from tests import told
 from tests.analysis.made import HOSTILE, NAME
-from tune_fairlora import report
+from tune_fairlora import report, report_page
 
 
 class Page(HTMLParser):
@@ -175,7 +175,7 @@ def test_it_is_found_by_name_and_prints_the_path(made, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--search", "nothing"], "must name a search in runs or its folder, but got nothing; there are: none"),
+        (["--search", "nothing"], "nothing must be a search in runs or its folder; there are: none"),
         ([], "the following arguments are required: --search"),
         (["--search", "{}", "--by", "val_beauty"], "unknown metric of --by 'val_beauty'"),
         (["--search", "{}", "--out", "no/such/folder/x.html"], "--out must be a file in a folder that exists"),
@@ -239,3 +239,10 @@ def test_a_browser_draws_the_front_runs_no_name_and_asks_nobody(made, chromium, 
         page.wait_for_timeout(500)
         browser.close()
     assert heard and all("Content Security Policy" in text for text in heard)  # refused, were one ever to get in
+
+
+def test_a_script_that_no_section_may_run_is_not_allowed_by_the_policy():
+    page = report_page.page("t", "", [("h", "<p><script>alert(1)</script></p>")], ["drawFront()"])
+    allowed = re.search(r"script-src ([^\"]*)\"", page)[1]
+    digest = base64.b64encode(hashlib.sha256(b"drawFront()").digest()).decode()
+    assert allowed == f"'sha256-{digest}'"

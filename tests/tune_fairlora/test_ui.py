@@ -8,7 +8,7 @@ import pytest
 
 from analysis import trials
 from tests import mirror
-from tune_fairlora import fetch, ui
+from tune_fairlora import fetch, report, ui
 from tune_fairlora.mlflow_store import newest_search
 
 
@@ -82,7 +82,9 @@ def test_the_tables_of_a_search_come_back_from_mlflow(two, tmp_path, capsys):
     out = tmp_path / "fetched"
     assert fetch.main(["--tracking-uri", two, "--search", "first", "--out", str(out)]) == 0
     ours, theirs = trials.read(tmp_path / "first"), trials.read(out)
-    assert sorted(path.name for path in out.iterdir()) == ["epochs.parquet", "search.json", "trials.parquet"]
+    files = ["epochs.parquet", "events.jsonl", "search.json", "trials.parquet"]
+    assert sorted(path.name for path in out.iterdir()) == files
+    assert report.main(["--search", str(out)]) == 0 and (out / "report.html").stat().st_size > 10_000
     assert theirs.name == "first" and theirs.epochs.equals(ours.epochs)
     known = ours.trials.drop(columns="mlflow_run_id")
     assert theirs.trials.drop(columns="mlflow_run_id").equals(known)
@@ -98,3 +100,16 @@ def test_a_search_without_its_tables_in_mlflow_is_one_line(tmp_path, store, caps
     out = tmp_path / "fetched"
     assert fetch.main(["--tracking-uri", store, "--out", str(out)]) == 2
     assert "record/search.json" in line(capsys) and not out.exists()
+
+
+def test_a_run_that_somebody_else_calls_a_search_is_passed_over(two):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(two)
+    client.create_run(client.create_experiment("theirs"), tags={"role": "search"}, run_name="theirs")
+    assert newest_search(two).name == "second"
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(two, capsys):
+    assert fetch.main(["--tracking-uri", two, "--out", "/proc/nothing/here"]) == 2
+    assert "/proc/nothing/here cannot be written" in line(capsys)

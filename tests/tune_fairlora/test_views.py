@@ -114,3 +114,17 @@ def test_the_experiments_note_does_not_grow_for_ever(tmp_path):
     for i in range(views.NOTE_SEARCHES + 3):
         note = views.experiment_note(made(tmp_path / str(i), id=f"{i:02d}" + "0" * 30, name=f"n{i}"), "7", "p", note)
     assert note.count(views.OWN_LINE) == views.NOTE_SEARCHES and "**n14**" in note and "**n0**" not in note
+
+
+def test_a_long_front_fits_into_the_note_and_says_what_is_left_out(tmp_path):
+    record = records.begun(tmp_path)
+    for number in range(40):
+        spread = number / 100
+        changes = {"rank": number + 1, "lam": 0.1 + number, "lr": 1e-3 * (number + 1), "weight_decay": spread}
+        records.run(record, number, [0.5 + spread], epochs=1, delta=0.1 + spread, method="fairlora", **changes)
+    runs = {number: f"{number:032d}" for number in range(40)}
+    note = views.search_note(record, "7", runs, "parent", picture=True)
+    shown = sum(line.startswith("| [") for line in note.splitlines())
+    assert len(record.front()) == 40 and 10 < shown <= views.NOTE_ROWS and len(note) < 8000
+    assert f"… and {40 - shown} more" in note
+    record.close()
