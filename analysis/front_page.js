@@ -143,7 +143,9 @@ function drawFront(root, data) {
       const change = on => on ? hidden.delete(method) : hidden.add(method);
       bar.append(tick(method, true, change, make("svg", { viewBox: "0 0 14 14" }, mark)));
     }
-    bar.append(tick("show outliers", false, on => { all = on; }));
+    if (data.points.some(p => data.axes.some(({ frame: [low, high] }, i) => p.values[i] < low || p.values[i] > high))) {
+      bar.append(tick("show outliers", false, on => { all = on; }));
+    }
     bar.append(outsiders);
     if (data.axes.length > 2) [0, 1].forEach(side => bar.append(choice(side)));
     return bar;

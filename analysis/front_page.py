@@ -59,7 +59,7 @@ def content(search: Search) -> dict:
     points = points[points[search.objectives].map(math.isfinite).all(axis=1)].sort_values("on_front", kind="stable")
     axes = [
         {
-            "name": name,
+            "name": labels.name(name),
             "label": labels.axis(name),
             "up": direction == "maximize",
             "frame": list(limits(points, name)) if len(points) else [],
@@ -85,7 +85,7 @@ def _point(row: dict, trial: dict, search: Search, names: list[str]) -> dict:
         "front": bool(row["on_front"]),
         "values": [_known(row[name]) for name in search.objectives],
         "spread": [_known(row[f"{name}_sd"]) for name in search.objectives],
-        "settings": {name: _short(trial[name]) for name in names if not pd.isna(trial[name])},
+        "settings": {labels.hyperparameter(name): _short(trial[name]) for name in names if not pd.isna(trial[name])},
     }
 
 

@@ -26,7 +26,6 @@ from trainables.config import FIELDS
 LEAST = 10
 SOUND = 0.1  # held-out R² from which a forest may be said to predict something
 FOLDS, REPEATS, TREES = 5, 10, 30
-SHOWN = {"lam": "λ", "lr": "learning rate"}
 
 
 def varied(rows: pd.DataFrame) -> list[str]:
@@ -120,7 +119,7 @@ def table(found: pd.DataFrame) -> Table:
     ordered = found.sort_values(["objective", "importance"], ascending=[True, False], kind="stable")
     rows = tuple(
         (
-            shown(row["hyperparameter"]),
+            labels.hyperparameter(row["hyperparameter"]),
             labels.name(row["objective"]),
             str(row["configurations"]),
             "too few" if np.isnan(row["importance"]) else f"{row['importance']:.2f}",
@@ -147,10 +146,6 @@ def summary(search: Search) -> tuple[Table, Figure]:
     return table(found), figure(found)
 
 
-def shown(name: str) -> str:
-    return SHOWN.get(name, name.replace("_", " "))
-
-
 def draw(ax: Axes, found: pd.DataFrame, objective: str) -> None:
     """Bars with the range of the repeats; pale where the forest predicts nothing."""
     rows = found[(found["objective"] == objective) & found["importance"].notna()].sort_values("importance")
@@ -158,7 +153,7 @@ def draw(ax: Axes, found: pd.DataFrame, objective: str) -> None:
         sound = row["r2"] >= SOUND
         ax.barh(place, row["importance"], color="#0072B2" if sound else "0.8", height=0.6)
         ax.hlines(place, row["low"], row["high"], color="0.2" if sound else "0.6", linewidth=1)
-    names = [f"{shown(r['hyperparameter'])} (n={r['configurations']})" for r in rows.to_dict("records")]
+    names = [f"{labels.hyperparameter(r['hyperparameter'])} (n={r['configurations']})" for r in rows.to_dict("records")]
     ax.set_yticks(range(len(rows)), names, fontsize=8)
     ax.axvline(0, color="0.6", linewidth=1, zorder=0)
     ax.set_xlabel(f"share of validation {labels.name(objective)}'s\nheld-out variance lost by shuffling")

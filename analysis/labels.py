@@ -2,6 +2,7 @@
 
 from trainables.metrics import METRICS
 
+HYPERPARAMETERS = {"lam": "λ", "lr": "learning rate"}  # the others are called what they are
 METHOD_NAMES = {"lora": "LoRA", "fairlora": "FairLoRA", "fft": "FFT", "fairfft": "FairFFT"}
 UNITS = {"loss": "nats", "loss_variance": "nats²"}  # every other metric is a rate, in [0, 1]
 ARROWS = {"maximize": "↑", "minimize": "↓"}
@@ -28,6 +29,11 @@ def name(metric: str) -> str:
     """ "val_delta_f1" → "ΔF1", "val_min_group_accuracy" → "min group accuracy"."""
     words = plain(metric).replace("_", " ").replace("f1", "F1").replace("eod", "EOD")
     return words.replace("delta ", "Δ")
+
+
+def hyperparameter(name: str) -> str:
+    """ "lam" → "λ", "weight_decay" → "weight decay"."""
+    return HYPERPARAMETERS.get(name, name.replace("_", " "))
 
 
 def heading(metric: str) -> str:

@@ -1,5 +1,6 @@
 """What a report says of the search itself: its settings, and what its numbers cannot say."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,9 @@ import pandas as pd
 from analysis.formats import Table
 from analysis.trials import Search
 from tune_fairlora import report_page
+
+CHOICES = re.compile(r"CategoricalDistribution\(choices=\((.*)\)\)")
+SPAN = re.compile(r"\w+Distribution\(high=(?P<high>[^,]+), log=(?P<log>\w+), low=(?P<low>[^,]+), step=\w+\)")
 
 
 def settings(search: Search) -> str:
@@ -27,8 +31,8 @@ def settings(search: Search) -> str:
         f"classes ({len(s.get('classes', ()))})": ", ".join(s.get("classes", ())),
         f"groups ({len(s.get('groups', ()))})": ", ".join(s.get("groups", ())),
         "weights": f"{weights}, hash {s.get('weights')}",
-        "sampler": f"{s.get('sampler')}, scheduler {s.get('scheduler')}",
-        "seed": f"{s.get('seed')}, {search.seeds} training seed(s) a configuration",
+        "sampler, scheduler": f"{s.get('sampler')}, {s.get('scheduler')}",
+        "seed": f"{s.get('seed')}; training seeds a configuration: {search.seeds}",
         "trials planned": str(s.get("trials")),
         "code version": s.get("code_version"),
     }
@@ -37,7 +41,14 @@ def settings(search: Search) -> str:
 
 
 def _searched(entry: str | dict[str, str]) -> str:
-    return entry if isinstance(entry, str) else ", ".join(f"{method} {one}" for method, one in entry.items())
+    """A distribution as the record has it, Optuna's own text, in words: "4 | 8 | 16", "0.001 … 0.01 (log)"."""
+    if not isinstance(entry, str):
+        return ", ".join(f"{method} {_searched(one)}" for method, one in entry.items())
+    if choices := CHOICES.fullmatch(entry):
+        return choices[1].rstrip(",").replace(",", " |").replace("'", "")
+    if span := SPAN.fullmatch(entry):
+        return f"{span['low']} … {span['high']}{' (log)' if span['log'] == 'True' else ''}"
+    return entry
 
 
 def limits(search: Search) -> str:

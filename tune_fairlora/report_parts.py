@@ -157,7 +157,7 @@ def front_table(made: Material, confusions: dict[int, list]) -> Table:
         for row in front.to_dict("records")
     ]
     header = (
-        *("trial", "method", *(importance.shown(name) for name in searched)),
+        *("trial", "method", *(labels.hyperparameter(name) for name in searched)),
         *(labels.heading(name) for name in [*search.objectives, *metrics]),
         *(f"accuracy in {name.removeprefix('val_group_accuracy[').removesuffix(']')} ↑" for name in groups),
     )

@@ -43,7 +43,7 @@ def test_it_draws_complete_configurations_and_says_which_are_on_the_front():
 
 def test_a_point_has_the_hyperparameters_that_its_method_has_and_that_differ():
     points = {point["number"]: point["settings"] for point in content(search())["points"]}
-    assert points == {0: {"rank": 8}, 1: {"rank": 16, "lam": 0.1}, 2: {}}
+    assert points == {0: {"rank": 8}, 1: {"rank": 16, "λ": 0.1}, 2: {}}
 
 
 def test_repeated_configurations_are_one_point_with_its_spread():

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tests import told
 from tests.analysis.made import HOSTILE, NAME
-from tune_fairlora import report, report_page
+from tune_fairlora import report, report_facts, report_page
 
 
 class Page(HTMLParser):
@@ -246,3 +247,19 @@ def test_a_script_that_no_section_may_run_is_not_allowed_by_the_policy():
     allowed = re.search(r"script-src ([^\"]*)\"", page)[1]
     digest = base64.b64encode(hashlib.sha256(b"drawFront()").digest()).decode()
     assert allowed == f"'sha256-{digest}'"
+
+
+@pytest.mark.parametrize(
+    "distribution, text",
+    [
+        (CategoricalDistribution((0, 4, 16)), "0 | 4 | 16"),
+        (CategoricalDistribution(("qkv", "qv")), "qkv | qv"),
+        (FloatDistribution(1e-3, 0.1, log=True), "0.001 … 0.1 (log)"),
+        (FloatDistribution(0, 1), "0.0 … 1.0"),
+        (IntDistribution(1, 8), "1 … 8"),
+    ],
+)
+def test_what_was_searched_is_told_in_words(distribution, text):
+    """The record has Optuna's own text of a distribution: an Optuna that words it otherwise is noticed here."""
+    assert report_facts._searched(str(distribution)) == text
+    assert report_facts._searched({"lora": str(distribution)}) == f"lora {text}"
