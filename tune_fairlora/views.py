@@ -18,6 +18,7 @@ LOADED = 100  # runs that MLflow's page loads at first; those of the front come 
 PAGE = "/artifacts/front.html"
 NOTE_ROWS, NOTE_SEARCHES = 30, 12  # of a search's table, and lines of the experiment's note
 NOTE_LENGTH = 6500  # characters of that table: MLflow cuts a note at 8000
+EXPERIMENT_NOTE_LENGTH = 19_500  # MLflow refuses 20,000
 OWN_LINE = "viewStateShareKey=front-"  # in each line of that note that is ours
 
 
@@ -170,9 +171,14 @@ def experiment_note(state: State, experiment_id: str, parent: str, earlier: str 
     ]
     line = f"**{escaped(state.settings['name'])}**: " + " · ".join(f"[{text}]({where})" for text, where in links)
     rest = [each for each in earlier.splitlines() if charts not in each]
-    ours = [each for each in rest if OWN_LINE in each]
+    ours = [line, *(each for each in rest if OWN_LINE in each)][:NOTE_SEARCHES]
     people = "\n".join(each for each in rest if OWN_LINE not in each).strip()
-    return "\n\n".join(filter(None, [line, *ours[: NOTE_SEARCHES - 1], people]))
+    while ours:  # what people wrote is never cut
+        note = "\n\n".join(filter(None, [*ours, people]))
+        if len(note) <= EXPERIMENT_NOTE_LENGTH:
+            return note
+        ours.pop()
+    return earlier
 
 
 def search_note(state: State, experiment_id: str, runs: dict[int, str], parent: str, picture: bool) -> str:
@@ -195,6 +201,8 @@ def search_note(state: State, experiment_id: str, runs: dict[int, str], parent: 
             rows.pop()
         grid = [heads, ["---"] * len(heads), *rows]
         lines.append("\n".join("| " + " &nbsp; | ".join(row) + " |" for row in grid))
+        if state.seeds > 1:
+            lines.append(f"(values of single trials; the front is that of the means over {state.seeds} seeds)")
         if len(members) > len(rows):
             lines.append(f"… and {len(members) - len(rows)} more in the table")
     return "\n\n".join(lines)

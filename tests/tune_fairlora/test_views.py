@@ -128,3 +128,11 @@ def test_a_long_front_fits_into_the_note_and_says_what_is_left_out(tmp_path):
     assert len(record.front()) == 40 and 10 < shown <= views.NOTE_ROWS and len(note) < 8000
     assert f"… and {40 - shown} more" in note
     record.close()
+
+
+@pytest.mark.parametrize("length", [100, 18_900, 19_400, 25_000])
+def test_what_people_wrote_is_never_cut_for_our_lines(state, length):
+    theirs = "x" * length
+    note = views.experiment_note(state, "7", "p", theirs)
+    assert theirs in note and len(note) <= max(length, views.EXPERIMENT_NOTE_LENGTH)
+    assert (views.OWN_LINE in note) == (length < 19_000)
