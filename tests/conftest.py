@@ -20,6 +20,7 @@ def pytest_configure(config):
     os.environ["TUNE_FAIRLORA_CACHE"] = str(config.cache.mkdir("tune-fairlora"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items):
     """Which tests share a process (`-n 2 --dist loadgroup`): those of a file; and as two Ray clusters at a time are too
     much for two cores, all that start one, or look at what one left."""
