@@ -9,8 +9,8 @@ import pytest
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 SIGNDIGITS = SHARED / "data" / "signdigits"
-STARTS_RAY = {"test_end_to_end.py", "test_faults.py", "test_search.py", "test_prepare.py", "test_browser.py"}
-STARTS_RAY |= {"test_bad_input.py", "test_resume.py", "test_weights.py", "test_outages.py"}
+WITH_RAY = {f"test_{name}.py" for name in ("browser", "end_to_end", "faults", "notebooks", "prepare", "search")}
+WITH_RAY |= {"test_bad_input.py", "test_resume.py", "test_weights.py"}
 VIT_TINY = SHARED / "weights" / "vit_tiny_patch16_224_in1k.safetensors"
 
 
@@ -20,13 +20,18 @@ def pytest_configure(config):
     os.environ["TUNE_FAIRLORA_CACHE"] = str(config.cache.mkdir("tune-fairlora"))
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
-def pytest_collection_modifyitems(items):
-    """Which tests share a process (`-n 2 --dist loadgroup`): those of a file; and as two Ray clusters at a time are too
-    much for two cores, all that start one, or look at what one left."""
-    for item in items:
-        with_ray = item.path.name in STARTS_RAY or "demo" in item.fixturenames
-        item.add_marker(pytest.mark.xdist_group("ray" if with_ray else item.path.name))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests of a file share a process; and as two Ray clusters at a time are too much for two cores, all that start
+    one, or look at what one left, do. (xdist's own groups are without effect under pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = Path(nodeid.split("::")[0]).name
+            return "ray" if file in WITH_RAY else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
