@@ -34,10 +34,10 @@ class Showing:
 
     def _begin_showing(self) -> None:
         self._stale = False  # whether page and note are behind the front
-        self._refreshed, self._pause = time.monotonic(), REFRESH_SECONDS
+        self._refreshed, self._refresh_pause = time.monotonic(), REFRESH_SECONDS
 
     def _refresh(self) -> Iterator[Message]:
-        if self._stale and time.monotonic() - self._refreshed > self._pause:
+        if self._stale and time.monotonic() - self._refreshed > self._refresh_pause:
             yield from self._show_front()
 
     def _show_front(self, over: bool = False) -> Iterator[Message]:
@@ -49,7 +49,7 @@ class Showing:
         yield self._send_front
         yield self._show_views
         self._stale, self._refreshed = False, time.monotonic()
-        self._pause = max(REFRESH_SECONDS, (self._refreshed - began) / Renderer.SHARE)
+        self._refresh_pause = max(REFRESH_SECONDS, (self._refreshed - began) / Renderer.SHARE)
 
     def _send_front(self) -> None:
         search, run_id = snapshot(self.record), self._run(SEARCH)
