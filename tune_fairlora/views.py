@@ -199,13 +199,17 @@ def search_note(state: State, experiment_id: str, runs: dict[int, str], parent: 
         rows = [_row(state, n, experiment_id, runs, params) for n in members[:NOTE_ROWS]]
         while sum(len(" | ".join(row)) for row in rows) > NOTE_LENGTH:
             rows.pop()
-        grid = [heads, ["---"] * len(heads), *rows]
-        lines.append("\n".join("| " + " &nbsp; | ".join(row) + " |" for row in grid))
+        grid = [_cells(heads), "|" + " --- |" * len(heads), *map(_cells, rows)]
+        lines.append("\n".join(grid))
         if state.seeds > 1:
             lines.append(f"(values of single trials; the front is that of the means over {state.seeds} seeds)")
         if len(members) > len(rows):
             lines.append(f"… and {len(members) - len(rows)} more in the table")
     return "\n\n".join(lines)
+
+
+def _cells(texts: list[str]) -> str:
+    return "| " + " &nbsp; | ".join(texts) + " |"  # MLflow sets columns without any space between
 
 
 def _order(state: State, number: int) -> float:
