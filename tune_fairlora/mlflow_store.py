@@ -66,7 +66,12 @@ class MlflowStore:
 
     def tag_experiment(self, tags: dict[str, str]) -> None:
         for key, value in tags.items():
-            self.client.set_experiment_tag(self.experiment_id, key, value)
+            try:
+                self.client.set_experiment_tag(self.experiment_id, key, value)
+            except Exception as error:
+                if "UNIQUE constraint" not in str(error):
+                    raise  # else another search made the same tag at the same moment: now it is there
+                self.client.set_experiment_tag(self.experiment_id, key, value)
 
     def find(self, search_id: str, number: int) -> str | None:
         """The run of a trial, or of the search, by its tags."""
