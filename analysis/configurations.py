@@ -16,7 +16,7 @@ def complete(search: Search) -> pd.DataFrame:
     (True where the search had no constraint), each ``val_`` metric as the mean over the seeds (NaN where any seed has
     none), and its standard deviation, with ddof 1, as ``<metric>_sd`` (NaN with one seed).
     """
-    trials = search.trials
+    trials = search.trials.sort_values("number")
     numbers = trials["number"] // search.seeds
     whole = trials["status"].eq("complete").groupby(numbers).transform("sum") == search.seeds
     groups = trials[whole].groupby(numbers[whole])

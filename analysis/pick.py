@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis import configurations
 from analysis.pareto import SIGNS, as_minimization, front, knee
 from analysis.trials import Search
 from trainables.config import ConfigError, lookup
@@ -48,14 +49,8 @@ def pick(search: Search, rule: str) -> Choice:
 
 def _configurations(search: Search) -> pd.DataFrame:
     """A row a configuration that may be chosen, by the number of its first trial; the mean of each metric."""
-    trials = search.trials.sort_values("number")
-    first = trials["number"] - trials["number"] % search.seeds
-    done = (trials["status"] == "complete").groupby(first).sum() == search.seeds
-    if "feasible" in trials:  # null where it is not decided yet
-        done &= ~(trials["feasible"] == False).groupby(first).any()  # noqa: E712
-    metrics = trials[[name for name in trials if name in OBJECTIVES]]
-    means = metrics.groupby(first).mean().where(metrics.notna().groupby(first).all())  # a seed without: no mean
-    return means[done].dropna(subset=search.objectives)
+    rows = configurations.complete(search)
+    return rows[rows["feasible"]].set_index("number").dropna(subset=search.objectives)
 
 
 def _knee(search: Search, table: pd.DataFrame) -> tuple[int, str]:

@@ -1,6 +1,5 @@
 """A search that is over, as ``confirm`` and ``export`` read it; and the saved model of one of its trials."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +29,7 @@ def read(folder: Path, before: str) -> Finished:
     ``before`` what is to be done ("it is confirmed")."""
     try:
         search = trials.read(folder)
-        settings = json.loads((folder / "search.json").read_text())
+        settings = search.settings
         state = State()
         for event in read_events(folder):
             state.apply(event)

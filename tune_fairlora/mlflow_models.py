@@ -133,9 +133,8 @@ def register(store: MlflowStore, model_id: str, run_id: str, name: str, alias: s
     client = store.client
     if not client.search_registered_models(filter_string=f"name = '{name}'", max_results=1):
         client.create_registered_model(name)
-    known = client.search_model_versions(f"name = '{name}'")
-    same = [version.version for version in known if version.source == f"models:/{model_id}"]
-    source = f"models:/{model_id}"
+    known, source = client.search_model_versions(f"name = '{name}'"), f"models:/{model_id}"
+    same = [version.version for version in known if version.source == source]
     made = same[0] if same else client.create_model_version(name, source, run_id, model_id=model_id).version
     if alias:
         client.set_registered_model_alias(name, alias, made)

@@ -12,7 +12,7 @@ from tune_fairlora.mlflow_store import SEARCH, MlflowStore
 from tune_fairlora.showing import Message, Showing
 from tune_fairlora.spool import Spool
 from tune_fairlora.state import COLLAPSED, COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, STOPPED
-from tune_fairlora.stores import SERVERS, without_password
+from tune_fairlora.stores import SERVERS
 
 RUN_STATUS = dict.fromkeys((COMPLETE, COLLAPSED, STOPPED), "FINISHED") | dict.fromkeys((FAILED, DIVERGED), "FAILED")
 RUN_STATUS |= {INTERRUPTED: "KILLED", RUNNING: "RUNNING"}
@@ -127,8 +127,7 @@ class Tracker(Showing, Spool):
         """Where a server shows the front, once everything is sent; "" where no server is at hand."""
         if self.waiting or not self.uri.startswith(SERVERS):
             return ""
-        key, _ = views.keys(self.state.settings["id"])
-        return f"{without_password(self.uri).rstrip('/')}/{views.address(self._store.experiment_id, key)}"
+        return views.front_address(self.uri, self._store.experiment_id, self.state.settings["id"])
 
     def _run(self, number: int) -> str:
         """The id of a trial's run, or the search's; found, or made, where it is not known."""

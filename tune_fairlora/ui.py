@@ -68,8 +68,7 @@ def _command(args: argparse.Namespace) -> int:
 
 
 def _address(server: str, found: "Found") -> str:
-    key, _ = views.keys(found.search_id)
-    return f"{stores.without_password(server).rstrip('/')}/{views.address(found.experiment_id, key)}"
+    return views.front_address(server, found.experiment_id, found.search_id)
 
 
 def _host(args: argparse.Namespace) -> str:

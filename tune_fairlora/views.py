@@ -9,6 +9,7 @@ import re
 
 from trainables.config import FAIR_HYPERPARAMETERS, FIELDS, LORA_HYPERPARAMETERS
 from tune_fairlora.state import COMPLETE, State, Trial
+from tune_fairlora.stores import without_password
 
 FRONT_COLOR, COMPLETE_COLOR, OTHER_COLOR = "#d62728", "#8c959f", "#d8dee4"  # of a run's dot: `mlflow.runColor`
 VIEW_TAG = "mlflow.sharedViewState."  # of the experiment, followed by the view's key
@@ -150,6 +151,11 @@ def address(experiment_id: str, key: str, charts: bool = True) -> str:
     """Where a prepared view is, behind the server's own address."""
     mode = "&compareRunsMode=CHART" if charts else ""
     return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={key}{mode}"
+
+
+def front_address(server: str, experiment_id: str, search_id: str) -> str:
+    """The whole address of a search's charts on ``server``, without the password that it may hold."""
+    return f"{without_password(server).rstrip('/')}/{address(experiment_id, keys(search_id)[0])}"
 
 
 def run_address(experiment_id: str, run_id: str, tab: str = "") -> str:
