@@ -12,7 +12,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from trainables.config import FIELDS, METHODS, ConfigError, TrainConfig, absent_for, lookup, parse
 from trainables.metrics import OBJECTIVES
 
-SWITCHES = {"penalty_decay": "penalty_center", "per_group": "balance"}  # a field that only its switch gives an effect
+# A field that only its switch gives an effect.
+SWITCHES = {"penalty_decay": "penalty_center", "per_group": "balance", "cache_prefix": "last_blocks"}
 NOT_SEARCHED = ("method", "data", "backbone", "image_size", "seed")
 
 

@@ -27,7 +27,7 @@ class Method:
         return LORA_HYPERPARAMETERS * self.lora + FAIR_HYPERPARAMETERS * self.fair
 
 
-LORA_HYPERPARAMETERS = ("rank", "alpha", "dropout", "targets", "last_blocks")
+LORA_HYPERPARAMETERS = ("rank", "alpha", "dropout", "targets", "last_blocks", "cache_prefix")
 FAIR_HYPERPARAMETERS = ("lam", "groups", "reduction", "penalty_center", "penalty_decay")
 METHODS = {
     "lora": Method("low-rank adapters and the head", lora=True, fair=False),
@@ -82,6 +82,7 @@ class TrainConfig:
     # leaves timm's module as it is. `qv` has the same count, costs a little more time, and is Ding et al.'s choice.
     targets: str = _choice("qkv", TARGETS, "layers that get an adapter")
     last_blocks: int = _number(0, 0, about="adapt only this many last blocks; 0 adapts every block")
+    cache_prefix: bool = _flag(True, "keep what frozen blocks compute of an image; matters with last_blocks alone")
     lam: float = _number(1.0, 0, about="λ, weight of the fairness penalty (FairLoRA, equation 1)")
     groups: str = _choice("class", GROUPS, "groups of the fairness penalty")
     reduction: str = _choice("sum", REDUCTIONS, "penalty as a sum over the groups present (the paper's) or their mean")
@@ -99,6 +100,9 @@ class TrainConfig:
     clip_norm: float = _number(1.0, 0, about="largest gradient norm; 0 switches clipping off")
     flip: bool = _flag(True, "random horizontal flips")
     crop: float = _number(0.8, 0.05, 1, about="smallest area share of the random crop; 1 switches cropping off")
+    views: int = _number(
+        0, 0, about="fixed augmented views of each image, one an epoch in turn; 0 draws anew every epoch"
+    )
     dtype: str = _choice("float32", DTYPES, "autocast type of the forward pass; the loss is float32 always")
     seed: int = _number(0, 0, 2**31 - 1, about="seed of the head, the adapters, the order and the augmentation")
 
@@ -119,6 +123,16 @@ class TrainConfig:
         """Whether low-rank adapters exist (a LoRA method with a positive rank)."""
         return METHODS[self.method].lora and self.rank > 0
 
+    @property
+    def augments(self) -> bool:
+        """Whether training images are flipped or cropped."""
+        return self.flip or self.crop < 1
+
+    @property
+    def has_prefix(self) -> bool:
+        """Whether frozen blocks may come before the adapted ones, in a backbone that is one row of blocks (no Swin)."""
+        return self.adapts and self.last_blocks > 0 and self.backbone in (*VIT_BACKBONES, *CLIP_BACKBONES)
+
     def hyperparameters(self) -> dict:
         """The fields that matter to this run, in their order: a plain method has no ``lam``, FFT no ``rank``, and at
         rank 0 there are no adapters whose ``alpha`` or ``targets`` could matter."""
@@ -131,6 +145,10 @@ class TrainConfig:
             absent |= {"per_group"}
         if not self.accumulates:
             absent |= {"micro_batch"}
+        if not self.has_prefix:
+            absent |= {"cache_prefix"}
+        if not self.augments or self.views == 0:
+            absent |= {"views"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in absent}
 
     @property

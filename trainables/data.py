@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -107,43 +108,97 @@ def open_split(store: Store, *names: str) -> Split:
     return Split(store, rows, torch.from_numpy(store.label[rows]), torch.from_numpy(store.group[rows]))
 
 
-def training_batches(split: Split, config: TrainConfig, epoch: int, device: str = "cpu") -> Iterator[Batch]:
+def training_batches(
+    split: Split, config: TrainConfig, epoch: int, device: str = "cpu", tokens: np.ndarray | None = None
+) -> Iterator[Batch]:
     """(images float ``[b, 3, size, size]`` in [0, 1], label, group) in a random order, augmented.
 
     Order and augmentation come from the streams (seed, "order", epoch) and (seed, "augment", epoch): an epoch can be
     repeated without the ones before it, and switching augmentation off leaves the order as it was. Which images share
-    a batch is ``sampling.py``'s matter (``config.balance``).
+    a batch is ``sampling.py``'s matter (``config.balance``). With ``config.views`` the augmentation is the epoch's view
+    (``view_of``). ``tokens`` ``[len(split), …]`` (``prefix.py``) come in the images' place where they are given, float.
     """
     order, augment = (_generator(config.seed, stream, epoch) for stream in ("order", "augment"))
+    view = view_of(config, epoch)
+    drawn = None if view is None else view_draws(len(split), config, view)
     for index in index_batches(split.label, split.group, config, order):
-        images = split.pixels(index).to(device).float().div_(255)
         label, group = split.label[index].to(device), split.group[index].to(device)
-        yield augmented(images, config, augment), label, group
+        if tokens is not None:
+            yield _rows(tokens, index, device), label, group
+            continue
+        images = pixels(split, index, device)
+        yield transformed(images, drawn.of(index) if drawn else draws(len(index), config, augment)), label, group
 
 
-def evaluation_batches(split: Split, device: str = "cpu", size: int = 128) -> Iterator[Batch]:
+def evaluation_batches(
+    split: Split, device: str = "cpu", size: int = 128, tokens: np.ndarray | None = None
+) -> Iterator[Batch]:
     """(images, label, group) as in ``training_batches``, in the split's order and as they are."""
     for index in torch.arange(len(split)).split(size):
-        images = split.pixels(index).to(device).float().div_(255)
-        yield images, split.label[index].to(device), split.group[index].to(device)
+        inputs = pixels(split, index, device) if tokens is None else _rows(tokens, index, device)
+        yield inputs, split.label[index].to(device), split.group[index].to(device)
+
+
+def pixels(split: Split, index: Tensor, device: str = "cpu") -> Tensor:
+    """Float ``[len(index), 3, size, size]`` in [0, 1] of the split's positions ``index``."""
+    return split.pixels(index).to(device).float().div_(255)
+
+
+def _rows(tokens: np.ndarray, index: Tensor, device: str) -> Tensor:
+    return torch.from_numpy(tokens[index.numpy()]).to(device).float()
+
+
+class Draws(NamedTuple):
+    """What chance decides of n images: whether each is flipped, bool ``[n]``; its crop's area share ``[n]``, and where
+    in what the crop leaves free it lies, ``[n, 2]`` in [-1, 1]. None where the configuration asks for no such thing."""
+
+    flip: Tensor | None
+    area: Tensor | None
+    shift: Tensor | None
+
+    def of(self, index: Tensor) -> "Draws":
+        """Those of the images ``index`` alone."""
+        return Draws(*(None if part is None else part[index] for part in self))
+
+
+def draws(n: int, config: TrainConfig, generator: torch.Generator) -> Draws:
+    """The flips and crops of ``n`` images from ``generator``: a crop covers a uniform area share in [crop, 1]."""
+    flip = torch.rand(n, generator=generator) < 0.5 if config.flip else None
+    if config.crop == 1:
+        return Draws(flip, None, None)
+    area = torch.rand(n, generator=generator) * (1 - config.crop) + config.crop
+    return Draws(flip, area, torch.rand(n, 2, generator=generator) * 2 - 1)
+
+
+def view_of(config: TrainConfig, epoch: int) -> int | None:
+    """The fixed view that ``epoch`` (from 0) shows; None where each epoch draws anew, or nothing is augmented."""
+    return epoch % config.views if config.views and config.augments else None
+
+
+def view_draws(n: int, config: TrainConfig, view: int) -> Draws:
+    """Flips and crops of fixed view ``view`` for the ``n`` images of a split: the same in every trial, whatever its
+    seed and its order."""
+    return draws(n, config, _generator(0, "view", view))
 
 
 def augmented(images: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
-    """Random flips and random crops scaled back, on the batch at once; float ``[b, 3, size, size]`` in and out.
+    """Random flips and random crops scaled back, on the batch at once; float ``[b, 3, size, size]`` in and out."""
+    return transformed(images, draws(len(images), config, generator))
 
-    A crop covers a uniform area share in [``config.crop``, 1], keeps the aspect, and is resampled bilinearly.
+
+def transformed(images: Tensor, drawn: Draws) -> Tensor:
+    """``images`` float ``[b, 3, size, size]`` flipped and cropped as ``drawn`` says.
+
+    A crop keeps the aspect, is scaled back to the image's size, and is resampled bilinearly.
     """
     n = len(images)
-    if config.flip:
-        flipped = (torch.rand(n, generator=generator) < 0.5).to(images.device)
-        images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
-    if config.crop < 1:
-        area = torch.rand(n, generator=generator) * (1 - config.crop) + config.crop
-        scale = area.sqrt()
-        shift = (torch.rand(n, 2, generator=generator) * 2 - 1) * (1 - scale)[:, None]
+    if drawn.flip is not None:
+        images = torch.where(drawn.flip.to(images.device)[:, None, None, None], images.flip(-1), images)
+    if drawn.area is not None:
+        scale = drawn.area.sqrt()
         theta = torch.zeros(n, 2, 3)
         theta[:, 0, 0] = theta[:, 1, 1] = scale
-        theta[:, :, 2] = shift
+        theta[:, :, 2] = drawn.shift * (1 - scale)[:, None]
         grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
         images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     return images

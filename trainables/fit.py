@@ -12,13 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from trainables.adapters import adapt, check_adapters
-from trainables.backbones import BACKBONES, fresh_model
+from trainables.backbones import fresh_model
 from trainables.config import ConfigError, TrainConfig
 from trainables.data import Data, Split, evaluation_batches, training_batches
-from trainables.losses import sample_losses
+from trainables.last_row import read_last_row
+from trainables.losses import Loss, sample_losses
 from trainables.metrics import Evaluation, evaluate
-from trainables.objective import Objective
+from trainables.objective import TOO_LARGE, Objective
+from trainables.prefix import Kept, normalised, precision, suffix
 from trainables.seeds import seed_for
+from trainables.stopwatch import Stopwatch
 
 
 class Diverged(ArithmeticError):
@@ -29,13 +32,16 @@ class Diverged(ArithmeticError):
 class Epoch:
     """What one epoch gave: ``number`` counts from 1, ``metrics`` are ``train_…`` means and ``val_…`` of ``metrics.py``.
 
-    ``trainer`` is alive until the generator is asked for the next epoch; its ``checkpoint()`` is of this epoch.
+    Of its ``seconds``, ``times`` went into ``read`` (batches), ``train`` (steps), ``validate`` (forward passes) and
+    ``metrics``; the first epoch's ``start`` came before them. ``trainer`` is alive until the generator is asked for the
+    next epoch; its ``checkpoint()`` is of this epoch.
     """
 
     number: int
     metrics: dict[str, float]
     evaluation: Evaluation
     seconds: float
+    times: dict[str, float]
     trainer: "Trainer"
 
 
@@ -48,30 +54,45 @@ def fit(
     and equals the run that was never interrupted to the last bit (CPU, one thread). To stop early, stop iterating.
     Raises Diverged when a loss is NaN or infinite, ConfigError where configuration, weights and data do not fit.
     """
-    trainer = Trainer(config, data, weights, device, checkpoint)
+    watch = Stopwatch()
+    with watch.on("start"):
+        trainer = Trainer(config, data, weights, device, checkpoint, watch)
     while trainer.epoch < config.epochs:
         start = time.perf_counter()
         train = trainer.train_epoch()
-        evaluation = evaluate_split(trainer.model, data, data.val, config, device)
+        with watch.on("read"):
+            tokens = trainer.kept.validation()
+        evaluation = evaluate_split(trainer.model, data, data.val, config, device, tokens, watch)
         if not math.isfinite(evaluation.metrics["loss"]):  # the last step broke the weights: accuracy would look sane
             raise Diverged(f"the validation loss is {evaluation.metrics['loss']} after epoch {trainer.epoch}")
         metrics = {f"train_{k}": v for k, v in train.items()} | {f"val_{k}": v for k, v in evaluation.metrics.items()}
-        yield Epoch(trainer.epoch, metrics, evaluation, time.perf_counter() - start, trainer)
+        yield Epoch(trainer.epoch, metrics, evaluation, time.perf_counter() - start, watch.take(), trainer)
 
 
 class Trainer:
     """Model, optimiser and position of one run. Every random stream is a function of (seed, name, epoch)."""
 
-    def __init__(self, config: TrainConfig, data: Data, weights: str | None, device: str, checkpoint: dict | None):
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: Data,
+        weights: str | None,
+        device: str,
+        checkpoint: dict | None,
+        watch: Stopwatch | None = None,
+    ):
         if data.manifest.size != config.image_size:
             raise ConfigError(f"image_size={config.image_size}, but the store holds {data.manifest.size} px images")
         self.config, self.data, self.device = config, data, device
         self.model = adapt(fresh_model(config, data.manifest.classes, weights), config).to(device)
         check_adapters(self.model)
+        read_last_row(self.model)
+        self.kept = Kept(self.model, config, data, device)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, config), fused=True)
         self.objective = Objective(config, len(data.manifest.classes), len(data.manifest.groups), device)
         self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
-        self.epoch = 0
+        self.epoch, self.watch = 0, watch or Stopwatch()
         if checkpoint is not None:
             self._restore(checkpoint)
 
@@ -79,26 +100,41 @@ class Trainer:
         """One pass over the training split; returns the means of loss, cross-entropy and penalty over its steps."""
         self.model.train()
         losses = []
+        with self.watch.on("read"):
+            tokens = self.kept.training(self.epoch)
         with torch.random.fork_rng(devices=[] if self.device == "cpu" else None):
             torch.manual_seed(seed_for(self.config.seed, "dropout", self.epoch))
-            for i, batch in enumerate(training_batches(self.data.train, self.config, self.epoch, self.device)):
-                losses.append(self._step(self.epoch * self.steps_per_epoch + i, *batch))
+            batches = training_batches(self.data.train, self.config, self.epoch, self.device, tokens)
+            for i, batch in enumerate(self.watch.each("read", batches)):
+                with self.watch.on("train"):
+                    losses.append(self._step(self.epoch * self.steps_per_epoch + i, *batch))
         self.epoch += 1
         loss, cross_entropy, penalty = np.mean(losses, axis=0).tolist()
         return {"loss": loss, "cross_entropy": cross_entropy, "penalty": penalty}
 
-    def _step(self, step: int, images: Tensor, label: Tensor, group: Tensor) -> tuple[float, float, float]:
+    def _step(self, step: int, inputs: Tensor, label: Tensor, group: Tensor) -> tuple[float, float, float]:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = parameters["peak"] * self._schedule(step)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.objective.backward(lambda part: forward(self.model, part, self.config), images, label, group)
+        loss = self._backward(inputs, label, group)
         numbers = tuple(term.item() for term in loss)
         if not math.isfinite(numbers[0]):
             raise Diverged(f"the training loss is {numbers[0]} at step {step} (epoch {self.epoch + 1})")
         if self.config.clip_norm:
-            nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self.config.clip_norm)
+            nn.utils.clip_grad_norm_(self.trained, self.config.clip_norm)
         self.optimizer.step()
         return numbers
+
+    def _backward(self, inputs: Tensor, label: Tensor, group: Tensor) -> Loss:
+        """The batch's gradient. Where memory is too small for that, in smaller and smaller parts, which add up to the
+        same gradient; they stay small until the run's end."""
+        while True:
+            before = copy.copy(self.objective.running)  # must take each batch in once
+            self.optimizer.zero_grad(set_to_none=True)
+            with contextlib.suppress(torch.OutOfMemoryError):
+                return self.objective.backward(lambda x: forward(self.model, x, self.config), inputs, label, group)
+            self.objective.running = before
+            self.objective.halve(len(inputs))
+            torch.cuda.empty_cache()
 
     def _schedule(self, step: int) -> float:
         """Share of the peak learning rate at ``step``: a linear warm-up, then half a cosine down to 0."""
@@ -139,34 +175,54 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def forward(model: nn.Module, images: Tensor, config: TrainConfig) -> Tensor:
-    """Logits ``[n, classes]`` of images float ``[n, 3, size, size]`` in [0, 1], normalised as the backbone wants."""
-    row = BACKBONES[config.backbone]
-    mean = images.new_tensor(row.mean)[:, None, None]
-    std = images.new_tensor(row.std)[:, None, None]
-    cast = torch.autocast(images.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
-    with cast if config.dtype == "bfloat16" else contextlib.nullcontext():
-        return model((images - mean) / std)
+def forward(model: nn.Module, inputs: Tensor, config: TrainConfig) -> Tensor:
+    """Logits ``[n, classes]`` of images float ``[n, 3, size, size]`` in [0, 1], or of what the frozen blocks have made
+    of them already: tokens float ``[n, tokens, width]`` (``prefix.py``)."""
+    with precision(config, inputs.device):
+        if inputs.ndim == 3:
+            return suffix(model, inputs, config.last_blocks)
+        return model(normalised(inputs, config))
 
 
 @torch.inference_mode()
-def evaluate_split(model: nn.Module, data: Data, split: Split, config: TrainConfig, device: str = "cpu") -> Evaluation:
-    """Every metric of ``model`` on one split (evaluation mode, no augmentation)."""
+def evaluate_split(
+    model: nn.Module,
+    data: Data,
+    split: Split,
+    config: TrainConfig,
+    device: str = "cpu",
+    tokens: np.ndarray | None = None,
+    watch: Stopwatch | None = None,
+) -> Evaluation:
+    """Every metric of ``model`` on one split (evaluation mode, no augmentation); ``tokens``: the split's, if kept."""
     model.eval()
+    watch = watch or Stopwatch()
     predictions, losses = [], []
-    for images, label, _ in evaluation_batches(split, device):
-        logits = forward(model, images, config).float()
-        predictions.append(logits.argmax(dim=1).cpu())
-        losses.append(sample_losses(logits, label).cpu())
-    return evaluate(
-        split.label.numpy(),
-        torch.cat(predictions).numpy(),
-        torch.cat(losses).numpy(),
-        split.group.numpy(),
-        n_classes=len(data.manifest.classes),
-        n_groups=len(data.manifest.groups),
-        positive=data.manifest.positive,
-    )
+    for inputs, label, _ in watch.each("read", evaluation_batches(split, device, tokens=tokens)):
+        with watch.on("validate"):
+            logits = _logits(model, inputs, config).float()
+            predictions.append(logits.argmax(dim=1).cpu())
+            losses.append(sample_losses(logits, label).cpu())
+    with watch.on("metrics"):
+        return evaluate(
+            split.label.numpy(),
+            torch.cat(predictions).numpy(),
+            torch.cat(losses).numpy(),
+            split.group.numpy(),
+            n_classes=len(data.manifest.classes),
+            n_groups=len(data.manifest.groups),
+            positive=data.manifest.positive,
+        )
+
+
+def _logits(model: nn.Module, inputs: Tensor, config: TrainConfig) -> Tensor:
+    """``forward``, of half the images at a time where memory is too small for all of them."""
+    with contextlib.suppress(torch.OutOfMemoryError):
+        return forward(model, inputs, config)
+    if len(inputs) == 1:
+        raise ConfigError(TOO_LARGE)
+    torch.cuda.empty_cache()
+    return torch.cat([_logits(model, half, config) for half in inputs.chunk(2)])
 
 
 def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from trainables.config import METHODS, TrainConfig
+from trainables.config import METHODS, ConfigError, TrainConfig
 from trainables.losses import (
     Loss,
     RunningMeans,
@@ -17,6 +17,7 @@ from trainables.losses import (
     sample_losses,
 )
 
+TOO_LARGE = "a single image must fit into a trial's GPU memory, but does not: give it more with --gpus-per-trial"
 Forward = Callable[[Tensor], Tensor]  # images [n, 3, size, size] -> logits [n, classes]
 
 
@@ -30,6 +31,7 @@ class Objective:
     def __init__(self, config: TrainConfig, n_classes: int, n_groups: int, device: str):
         self.config, self.device, self.n_sensitive = config, device, n_groups
         self.fair = METHODS[config.method].fair
+        self.micro_batch = config.micro_batch if config.accumulates else None  # images a pass; None: the whole batch
         self.n_groups = group_count(config.groups, n_classes, n_groups)
         running = self.fair and config.penalty_center == "running"
         self.running = RunningMeans(self.n_groups, config.penalty_decay, device) if running else None
@@ -40,7 +42,7 @@ class Objective:
         ``penalty`` and ``total`` are equation 1's, of this batch, also where the gradient is that of running means.
         """
         index = group_index(self.config.groups, label, group, self.n_sensitive) if self.fair else None
-        if self.config.accumulates and len(images) > self.config.micro_batch:
+        if self.micro_batch and len(images) > self.micro_batch:
             return self._in_parts(forward, images, label, index)
         losses = sample_losses(forward(images), label)
         loss = self._loss(losses, index)
@@ -48,13 +50,21 @@ class Objective:
         total.backward()
         return Loss(*(term.detach() for term in loss))
 
+    def halve(self, size: int) -> None:
+        """From here on, passes of half as many images: a batch of ``size`` did not fit into memory. Raises ConfigError
+        where it was a single image that did not."""
+        size = min(size, self.micro_batch or size)
+        if size == 1:
+            raise ConfigError(TOO_LARGE)
+        self.micro_batch = size // 2
+
     def _in_parts(self, forward: Forward, images: Tensor, label: Tensor, index: Tensor | None) -> Loss:
         """Two passes over micro-batches: the first finds the weights, for which it needs every loss of the batch.
 
         The random streams are set back in between, so that the second pass has the first one's dropout masks. A plain
         method's weights are known before: it needs no first pass.
         """
-        size = self.config.micro_batch
+        size = self.micro_batch
         parts, done = list(zip(images.split(size), label.split(size))), []
         weights = torch.full_like(label, 1 / len(label), dtype=torch.float32)
         if index is not None:

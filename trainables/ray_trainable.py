@@ -1,6 +1,7 @@
 """The one file of the core that imports ray: a class Trainable around ``fit``, made to be reused trial after trial."""
 
 import os
+import time
 from pathlib import Path
 
 import ray
@@ -19,7 +20,7 @@ class RayTrainable(tune.Trainable):
     ``config``: ``number``, ``values`` (TrainConfig's fields), ``reported`` (epochs that the search has heard of) and
     ``context``: ``store`` and ``weights`` (paths that every node can read), ``folder`` (of the search), ``cpus`` and
     ``gpus`` (of this trial). ``report`` in a result holds one dict: ``done``, ``epoch``, ``metrics``, ``tables``,
-    ``seconds``, ``device`` and ``pid``; or ``done``, ``diverged`` and ``device``.
+    ``seconds``, ``times``, ``device`` and ``pid``; or ``done``, ``diverged`` and ``device``.
 
     The trial's checkpoint is a file of our own, written after every epoch: a trial that is started again under its
     number, in whatever process, goes on from it.
@@ -62,7 +63,9 @@ class RayTrainable(tune.Trainable):
             self.epochs = None
             return {"done": True, "diverged": str(error), "device": self._device()}
         result = self._result(epoch)
+        start = time.perf_counter()
         self._save(epoch, result)
+        result["times"]["save"] = time.perf_counter() - start
         return result
 
     def _start(self) -> dict | None:
@@ -84,7 +87,8 @@ class RayTrainable(tune.Trainable):
             "metrics": epoch.metrics,
             "tables": _tables(epoch),
             "seconds": epoch.seconds,
-            "device": self._device(),
+            "times": epoch.times,
+            "device": self._device() + _parts(epoch),
             "pid": os.getpid(),
         }
 
@@ -103,6 +107,12 @@ class RayTrainable(tune.Trainable):
 
     def cleanup(self) -> None:
         self.epochs = None
+
+
+def _parts(epoch: Epoch) -> str:
+    """For the record: that batches were too large for the GPU's memory, and went through it in parts of so many."""
+    size, asked = epoch.trainer.objective.micro_batch, epoch.trainer.config.micro_batch
+    return f" micro_batch={size}" if size and size != asked else ""
 
 
 def _tables(epoch: Epoch) -> dict:

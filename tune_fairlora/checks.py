@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from search_spaces.space import Space
-from trainables import adapters, backbones, data, pretrained, zeroshot
+from trainables import adapters, backbones, data, prefix, pretrained, zeroshot
 from trainables.config import ConfigError, TrainConfig
 from trainables.metrics import evaluate
 
@@ -54,8 +54,9 @@ def warn_small(store: Path) -> None:
         print(f"note: the smallest class has {smallest} validation images; gaps between classes will be mostly noise")
 
 
-def check_weights(space: Space, weights: str | None, classes: list[str]) -> str | None:
-    """The local weights file, once each method's first models were built with it and their adapters proved."""
+def check_weights(space: Space, weights: str | None, classes: list[str], store: Path | None = None) -> str | None:
+    """The local weights file, once each method's first models were built with it, their adapters proved, and what they
+    will keep of the images in ``store`` found to fit onto the disk."""
     config = space.config({}, 0)
     if config.backbone == "vit_nano" and weights is None and not backbones.nano_file().exists():
         print("pretraining vit_nano on plain digits: about 20 s, once", flush=True)
@@ -68,7 +69,10 @@ def check_weights(space: Space, weights: str | None, classes: list[str]) -> str 
         for head in getattr(space.distribution("head", method), "choices", [space.config(point, 0).head]):
             first = space.config(point | {"head": head}, 0)
             _announce_texts(first, classes, source)
-            adapters.check_adapters(adapters.adapt(backbones.fresh_model(first, classes, source), first))
+            model = adapters.adapt(backbones.fresh_model(first, classes, source), first)
+            adapters.check_adapters(model)
+            if store is not None:
+                prefix.Kept(model, first, data.open_data(store), "cpu")
     return source
 
 

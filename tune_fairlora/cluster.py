@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import socket
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +59,7 @@ def start(plan: Plan, console: Console) -> tuple[float, int]:
     os.chdir(plan.folder)  # workers import from the folder that is current now: not from the user's
     try:
         options = {"include_dashboard": False} if address == "local" else {}
+        _import_meanwhile("tune_fairlora.executor")
         ray.init(address=address, log_to_driver=False, logging_level="error", **options)
     except Exception as error:  # Ray raises plain ones, too: where a busy machine does not start it in time, say
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -74,6 +78,17 @@ def start(plan: Plan, console: Console) -> tuple[float, int]:
         raise
     console.print(f"Ray is up: {at_once} of {plan.trials} trials at a time")
     return gpus, at_once
+
+
+def _import_meanwhile(module: str) -> None:
+    """Ray Tune and Optuna take seconds to import; Ray's start is mostly waiting for other processes. An error shows
+    where the module is used."""
+
+    def work() -> None:
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+
+    threading.Thread(target=work, name="import").start()
 
 
 def slots(plan: Plan, nodes: list[dict[str, float]]) -> tuple[float, int]:

@@ -108,7 +108,8 @@ class Conductor:
         return number not in self._stopped and not result["done"]
 
     def _new_epoch(self, trial: Trial, result: dict) -> None:
-        entry = {name: result[name] for name in ("epoch", "metrics", "seconds", "device", "pid")}
+        known = ("epoch", "metrics", "seconds", "times", "device", "pid")
+        entry = {name: result[name] for name in known if name in result}  # an older checkpoint's has no times
         self.record.add("epoch", number=trial.number, **entry)
         self.clock.saw(trial.number, result["seconds"])
         self._judge(trial)

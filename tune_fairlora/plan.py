@@ -148,7 +148,7 @@ def assemble(
         space=space,
         store=store,
         manifest=manifest,
-        weights=checks.check_weights(space, args.weights, manifest.classes),
+        weights=checks.check_weights(space, args.weights, manifest.classes, store),
         trials=trials * args.seeds,
         seeds=args.seeds,
         sampler=args.sampler,

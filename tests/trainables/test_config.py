@@ -28,13 +28,14 @@ from trainables.config import (
 from trainables.prepare.sources import SOURCES
 
 FLOATS = [name for name, spec in FIELDS.items() if spec.type is float]
-LORA_ONLY = {"rank": 4, "alpha": 3.0, "dropout": 0.2, "targets": "all", "last_blocks": 1}
+LORA_ONLY = {"rank": 4, "alpha": 3.0, "dropout": 0.2, "targets": "all", "last_blocks": 1, "cache_prefix": False}
 FAIR_ONLY = {"lam": 0.5, "groups": "sensitive", "reduction": "mean", "penalty_center": "running", "penalty_decay": 0.9}
 # Fields that matter only beside another one's value, and that value.
 NEEDS = {
     "head": {"backbone": "clip_b32"},
     "penalty_decay": {"penalty_center": "running"},
     "per_group": {"balance": "class"},
+    "cache_prefix": {"last_blocks": 1},
 }
 
 
@@ -68,6 +69,7 @@ def message(**values) -> str:
         ("clip_norm", -1.0, "clip_norm >= 0"),
         ("crop", 0.04, "crop >= 0.05"),
         ("crop", 1.5, "crop <= 1"),
+        ("views", -1, "views >= 0"),
         ("seed", -1, "seed >= 0"),
         ("seed", 2**31, "seed <= 2147483647"),
         ("lr", float("inf"), "lr < inf"),
@@ -167,12 +169,14 @@ def test_an_unknown_name_lists_the_known_ones():
 )
 def test_each_method_has_its_own_hyperparameters(method, absent):
     assert absent_for(method) == absent
-    settings = {"balance": "class", "penalty_center": "running", "micro_batch": 8}
+    settings = {"balance": "class", "penalty_center": "running", "micro_batch": 8, "last_blocks": 1, "views": 2}
     assert set(TrainConfig(method=method, **settings).hyperparameters()) == set(FIELDS) - absent
     assert set(TrainConfig(method=method).hyperparameters()) == set(FIELDS) - absent - {
         "penalty_decay",
         "per_group",
         "micro_batch",
+        "cache_prefix",
+        "views",
     }
 
 
@@ -181,7 +185,16 @@ def test_what_does_nothing_is_no_part_of_the_identity():
     assert dataclasses.replace(plain, penalty_decay=0.5, per_group=8).config_id == plain.config_id
     assert {dataclasses.replace(plain, micro_batch=n).config_id for n in (32, 99)} == {plain.config_id}
     assert dataclasses.replace(plain, micro_batch=31).config_id != plain.config_id
-    for changes in ({"micro_batch": 8}, {"balance": "class", "per_group": 2}, {"micro_batch": 99}):
+    assert dataclasses.replace(plain, cache_prefix=False).config_id == plain.config_id
+    last = dataclasses.replace(plain, last_blocks=2)
+    assert dataclasses.replace(last, cache_prefix=False).config_id != last.config_id  # float16 rounds its numbers
+    for nothing in ({"rank": 0}, {"backbone": "swinv2_t", "image_size": 64}, {"method": "fft"}):
+        assert "cache_prefix" not in dataclasses.replace(last, cache_prefix=False, **nothing).hyperparameters()
+    still = dataclasses.replace(plain, flip=False, crop=1.0)
+    assert dataclasses.replace(still, views=3).config_id == still.config_id
+    assert len({dataclasses.replace(plain, views=n).config_id for n in (0, 1, 2)}) == 3
+    cached = {"last_blocks": 1, "cache_prefix": False, "views": 2}
+    for changes in ({"micro_batch": 8}, {"balance": "class", "per_group": 2}, {"micro_batch": 99}, cached):
         config = dataclasses.replace(plain, **changes)
         assert TrainConfig(**config.hyperparameters()).config_id == config.config_id  # as a record restores it
 
@@ -200,6 +213,7 @@ def changed() -> dict:
     numbers = {"penalty_decay": 0.9, "per_group": 2, "micro_batch": 8}
     numbers |= {"image_size": 32, "rank": 4, "alpha": 3.0, "dropout": 0.2, "last_blocks": 1, "lam": 0.5, "lr": 0.02}
     numbers |= {"head_lr": 0.1, "weight_decay": 0.2, "batch_size": 8, "epochs": 3, "warmup": 0.2, "clip_norm": 2.0}
+    numbers |= {"cache_prefix": False, "views": 2}
     return {name: choices[-1] for name, choices in options.items()} | numbers | {"flip": False, "crop": 0.5, "seed": 9}
 
 

@@ -1,0 +1,159 @@
+"""All benchmarks with a goal, and the curves: one table, within a bounded time.
+
+    python -m tests.benchmarks.bench                       # `make bench`: at most 40 minutes
+    python -m tests.benchmarks.bench --only digits,penalty --minutes 15
+
+The parts run one after the other, each in a process of its own: what has a goal first. One that no longer fits into
+the time is left out, and the table says so; how long a part takes is known from a machine with two cores, and is
+corrected by what the parts before it took. The table is written anew after each part (--out). Photographs and
+ViT-Tiny's weights are taken from ../shared where they are there, else their rows say that they are not. The exit status
+is 1 if a goal is missed or a part failed.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from tests.benchmarks import parts
+from tests.benchmarks.against_glue import ROOT, UNWANTED
+from tests.benchmarks.rows import Row, markdown, skipped, wait_for_quiet
+from trainables.store import replace_atomically
+
+
+class Part(NamedTuple):
+    """``rows`` measures; it takes ``minutes`` on two cores, and the photographs if ``photographs``."""
+
+    measure: str
+    minutes: float
+    rows: Callable[[Path, float], list[Row]]
+    photographs: bool = False
+
+
+PARTS = {
+    "digits": Part("digits against glue and bare loop", parts.ROUNDS_MINUTES["digits"], parts.digits),
+    "penalty": Part("the penalty's cost", 1, parts.penalty),
+    "logging": Part("a result's logging", 2, parts.logging),
+    "prefix": Part("frozen blocks kept", 4, parts.prefix, photographs=True),
+    "signdigits": Part(
+        "signdigits against glue and bare loop", parts.ROUNDS_MINUTES["signdigits"], parts.signdigits, photographs=True
+    ),
+    "last_row": Part("the last block's row alone", 1, parts.last_row),
+    "half": Part("bfloat16", 1.5, parts.half),
+    "growth": Part("how a search grows", 2, parts.growth),
+    "until": Part("time to the front of glue's", 60, parts.until, photographs=True),
+}
+# What both sides of a comparison import: compiled by Python, and read from the disk, before the first takes time.
+LIBRARIES = ("mlflow", "tests.benchmarks.glue", "tune_fairlora.executor", "trainables.ray_trainable")
+STOP_SECONDS = 20  # for a search that is told to end
+
+
+def run(name: str, work: Path, minutes: float, pace: float = 1.0) -> list[Row]:
+    """The rows of a part, which a process of its own measures in at most ``minutes``: by what it knows of its own time,
+    those are ``minutes / pace``."""
+    file = work / f"{name}.json"
+    words = ["--part", name, "--rows", file, "--minutes", minutes / pace, "--work", work / name]
+    process = subprocess.Popen([sys.executable, "-m", "tests.benchmarks.bench", *map(str, words)], cwd=ROOT)
+    try:
+        status = process.wait(60 * minutes)
+    except subprocess.TimeoutExpired:
+        stop(process.pid)
+        return [skipped(PARTS[name].measure, f"cut off after {minutes:.0f} minutes")]
+    except BaseException:
+        stop(process.pid)
+        raise
+    if status or not file.exists():
+        return [Row(PARTS[name].measure, ours=f"failed (exit status {status}): see above", ok=False)]
+    return [Row(*row) for row in json.loads(file.read_text())]
+
+
+def stop(pid: int) -> None:
+    """End a process and all below it: they are asked, and then killed."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        found = [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
+        for act in (psutil.Process.terminate, psutil.Process.kill):
+            for process in found:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    act(process)
+            _, found = psutil.wait_procs(found, STOP_SECONDS)
+
+
+class Budget:
+    """How many minutes are left, and whether a part still fits: as long as known, times what parts took until now."""
+
+    def __init__(self, minutes: float):
+        self.end, self.known, self.spent = time.monotonic() + 60 * minutes, 0.0, 0.0
+
+    @property
+    def left(self) -> float:
+        return (self.end - time.monotonic()) / 60
+
+    @property
+    def pace(self) -> float:
+        return max(1.0, self.spent / self.known) if self.known else 1.0
+
+    def fits(self, part: Part) -> bool:
+        return part.minutes * self.pace <= self.left
+
+    def took(self, part: Part, minutes: float) -> None:
+        self.known, self.spent = self.known + part.minutes, self.spent + minutes
+
+
+def measure_all(names: list[str], budget: Budget, write: Callable[[list[Row]], None]) -> list[Row]:
+    """The rows of all parts; ``write`` gets them after each."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as work:
+        for name in names:
+            part = PARTS[name]
+            if part.photographs and parts.photographs() is None:
+                rows.append(skipped(part.measure, "no photographs"))
+            elif not budget.fits(part):
+                rows.append(skipped(part.measure, f"{budget.left:.0f} minutes are left"))
+            else:
+                print(f"\n== {name}: {part.measure}, about {part.minutes * budget.pace:.0f} minutes", flush=True)
+                start = time.monotonic()
+                rows += run(name, Path(work), budget.left, budget.pace)
+                budget.took(part, (time.monotonic() - start) / 60)
+            write(rows)
+    return rows
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--only", metavar="A,B", help=f"of {','.join(PARTS)}; default: all, in this order")
+    p.add_argument("--minutes", type=float, default=40)
+    p.add_argument("--out", type=Path, default=Path("benchmarks.md"))
+    for name in ("--part", "--rows", "--work"):  # how it calls itself
+        p.add_argument(name, help=argparse.SUPPRESS)
+    args = p.parse_args()
+    if args.part:
+        Path(args.work).mkdir()
+        made = PARTS[args.part].rows(Path(args.work), args.minutes)
+        Path(args.rows).write_text(json.dumps(made))
+        return 0
+    names = args.only.split(",") if args.only else list(PARTS)
+    if unknown := set(names) - PARTS.keys():
+        p.error(f"--only takes {', '.join(PARTS)}, but got {', '.join(sorted(unknown))}")
+    budget, out = Budget(args.minutes), args.out.resolve()
+    for name in UNWANTED:
+        os.environ.pop(name, None)
+    subprocess.run([sys.executable, "-c", f"import {', '.join(LIBRARIES)}"], cwd=ROOT, check=True)
+    wait_for_quiet()
+    rows = measure_all(
+        names, budget, lambda rows: replace_atomically(out, lambda file: file.write_text(markdown(rows)))
+    )
+    print(f"\n{markdown(rows)}\nwritten to {out}")
+    return 1 if any(row.ok is False for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""The parts of `bench.py`: each calls a benchmark and puts its numbers into rows.
+
+``work`` is a new folder, ``minutes`` what is left; only growth cares, the others take what `bench.PARTS` says."""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tests.benchmarks import against_glue, efficiency
+from tests.benchmarks.rows import Row, spread
+
+SHARED = against_glue.ROOT.parent / "shared"
+FOLDER, WEIGHTS = SHARED / "data" / "signdigits", SHARED / "weights" / "vit_tiny_patch16_224_in1k.safetensors"
+
+ROUNDS_MINUTES = {"digits": 9, "signdigits": 22}  # for all rounds of search, glue and bare loop
+
+
+def photographs() -> tuple[Path, Path] | None:
+    """The photographs' folder and ViT-Tiny's weights beside the project; None where they are absent."""
+    return (FOLDER, WEIGHTS) if FOLDER.is_dir() and WEIGHTS.is_file() else None
+
+
+def inputs_of(data: str, work: Path, until: float | None = None) -> against_glue.Inputs:
+    folder, weights = photographs() or (None, None)
+    chosen = {"trials": None, "epochs": None, "until": until, "reuse_actors": False}
+    return against_glue.prepared(argparse.Namespace(data=data, folder=folder, weights=weights, **chosen), work)
+
+
+def compared(data: str, work: Path) -> list[Row]:
+    """Rounds of a search of ours, glue's, and the bare loop of ours, in turn: as many as fit, at least one."""
+    inputs, found, start = inputs_of(data, work), [], time.monotonic()
+    while not found or (time.monotonic() - start) * (1 + 1 / len(found)) <= 60 * ROUNDS_MINUTES[data]:
+        i = len(found)
+        runs = against_glue.run_round(inputs, work, i, None)
+        found.append((*runs, efficiency.against_bare(work / f"ours-{i}" / against_glue.NAME)))
+    ours, glue, ratios, measured = zip(*found)
+    efficiency.report(data, measured)
+    return [_whole(data, inputs, ours, glue, ratios), efficiency.row(data, measured)]
+
+
+def _whole(data: str, inputs: against_glue.Inputs, ours: Sequence, glue: Sequence, ratios: Sequence[float]) -> Row:
+    """Whole commands, and whether both got the same results within noise."""
+    points = json.loads(inputs.points.read_text())
+    results = [np.array([against_glue.by_point(run, points) for run in runs]) for runs in (ours, glue)]
+    table = pd.read_csv(inputs.folder / "metadata.csv")
+    agree = against_glue.agreement(*results, int((table["split"] == "val").sum()), table["label"].nunique())
+    goal, middle = inputs.setup.goal, statistics.median(ratios)
+    seconds = [f"{statistics.median(run.seconds for run in runs):.0f} s" for runs in (ours, glue)]
+    measure = f"{data}: {inputs.setup.trials} trials x {inputs.setup.epochs} epochs, whole command"
+    words = f"{middle:.2f}x", spread(ratios) + "; RESULTS DISAGREE" * (not agree)
+    return Row(measure, f"≥ {goal:g}x", seconds[0], f"glue {seconds[1]}", *words, middle >= goal and agree)
+
+
+def digits(work: Path, minutes: float) -> list[Row]:
+    return compared("digits", work)
+
+
+def signdigits(work: Path, minutes: float) -> list[Row]:
+    return compared("signdigits", work)
+
+
+def until(work: Path, minutes: float) -> list[Row]:
+    """The time until 95 % of glue's last hypervolume."""
+    share = 0.95
+    inputs = inputs_of("signdigits", work, share)
+    ours, glue, ratio = against_glue.run_round(inputs, work, 0, share)
+    target = share * against_glue.volumes(glue)[-1][1]
+    seconds = [against_glue.reached(against_glue.volumes(run), target) for run in (ours, glue)]
+    measure = f"signdigits: until {share:.0%} of glue's last hypervolume"
+    words, goal = (f"{seconds[0]:.0f} s", f"glue {seconds[1]:.0f} s"), inputs.setup.goal
+    return [Row(measure, f"≥ {goal:g}x", *words, f"{ratio:.2f}x", "one round", ratio >= goal)]
+
+
+def penalty(work: Path, minutes: float) -> list[Row]:
+    from tests.benchmarks import penalty_cost
+
+    return penalty_cost.rows()
+
+
+def half(work: Path, minutes: float) -> list[Row]:
+    from tests.benchmarks import half_precision
+
+    return half_precision.rows()
+
+
+def logging(work: Path, minutes: float) -> list[Row]:
+    """On sqlite alone: the server's ratio is larger, and its start takes long."""
+    from tests.benchmarks import logging_cost
+
+    pairs, _ = logging_cost.compare(work, f"sqlite:///{work / 'mlflow.db'}", 30)
+    theirs, ours = np.median(pairs, axis=0)
+    ratios = (pairs[:, 0] / pairs[:, 1]).tolist()
+    middle = statistics.median(ratios)
+    words = f"{ours:.2f} ms", f"Ray's MLflowLoggerCallback {theirs:.0f} ms"
+    good = middle >= 1 / logging_cost.GOAL
+    return [Row("a result's logging, sqlite", "≥ 100x", *words, f"{middle:.0f}x", spread(ratios, 0), good)]
+
+
+def prefix(work: Path, minutes: float) -> list[Row]:
+    """On a third of the photographs, as by default."""
+    import torch
+
+    from tests.benchmarks import prefix as benchmark
+    from trainables import data
+
+    torch.set_num_threads(1)
+    folder, weights = photographs()
+    seen = benchmark.slice_of(data.open_data(data.prepare("folder", folder, benchmark.BASE.image_size)), 600)
+    benchmark.measure(benchmark.slice_of(seen, 32), str(weights), epochs=1, trials=1)  # libraries and weights loaded
+    done = benchmark.measure(seen, str(weights))
+    benchmark.report(done, seen)
+    single = [anew / kept for kept, anew in zip(done.kept, done.anew)]
+    rates = f"{done.steps / sum(done.kept):.1f} steps/s", f"without {done.steps / sum(done.anew):.1f} steps/s"
+    goal, ratio = f"≥ {benchmark.GOAL:g}x", f"{done.ratio:.2f}x"
+    measure = "frozen blocks kept, last_blocks=2, 4 trials x 5 epochs"
+    return [Row(measure, goal, *rates, ratio, f"trials {spread(single)}", done.ratio >= benchmark.GOAL)]
+
+
+def last_row(work: Path, minutes: float) -> list[Row]:
+    from tests.benchmarks import last_row as benchmark
+
+    return [_last_row(method, benchmark.measure(method)) for method in ("lora", "fft")]
+
+
+def _last_row(method: str, pairs: Sequence[tuple[float, float]]) -> Row:
+    row, whole = (1000 * statistics.median(column) for column in zip(*pairs))
+    ratios = [a / b for a, b in pairs]
+    measure = f"step of ViT-Tiny at 112 px, {method}: last block's row alone"
+    words = f"{row:.0f} ms", f"whole block {whole:.0f} ms"
+    return Row(measure, "–", *words, f"{statistics.median(ratios):.3f}", spread(ratios, 3))
+
+
+def growth(work: Path, minutes: float) -> list[Row]:
+    """Of the curves' points as many as fit into the time, the cheap ones first."""
+    from tests.benchmarks import growth as benchmark
+
+    found = benchmark.measure(benchmark.chosen(list(benchmark.CURVES), 60 * 0.9 * minutes), work)
+    for name in benchmark.CURVES:
+        print(f"\n{benchmark.table(name, found)}")
+    return [benchmark.row(name, found) for name in benchmark.CURVES]

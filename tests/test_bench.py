@@ -1,0 +1,222 @@
+"""The benchmarks' own arithmetic: the bare loop trains what we train, no second is lost, parts keep to their time."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+
+from tests.benchmarks import bare_loop, bench, efficiency, growth, penalty_cost, rows
+from tests.benchmarks.rows import Row
+from trainables import data
+from trainables.config import TrainConfig
+from trainables.data import Data, Split
+from trainables.fit import fit
+from trainables.prepare import prepared
+from trainables.store import Store
+
+BASE = {"epochs": 2, "batch_size": 64, "flip": False, "crop": 1.0}
+
+
+@pytest.fixture(scope="module")
+def few() -> Data:
+    """A quarter of the digits."""
+    seen = data.open_data(data.prepare("digits", None, 16))
+    return dataclasses.replace(seen, train=_quarter(seen.train), val=_quarter(seen.val))
+
+
+def _quarter(split: Split) -> Split:
+    return Split(split.store, split.rows[::4], split.label[::4], split.group[::4])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"method": "lora", "rank": 8, "lr": 5e-3},
+        {"method": "lora", "rank": 0, "lr": 5e-3},
+        {"method": "fft", "lr": 1e-3, "flip": True, "crop": 0.8, "seed": 3},
+        {"method": "fairlora", "rank": 2, "lam": 1.0, "lr": 5e-3},
+        {"method": "fairfft", "lam": 1.0, "lr": 1e-3},
+    ],
+)
+def test_the_bare_loop_trains_what_we_train(few, values):
+    config = TrainConfig(**{**BASE, **values})
+    last = list(fit(config, few))[-1]
+    model = bare_loop.build(config, few.manifest.classes, None, bare_loop.last_row_in_use())
+    trained = bare_loop.train(model, config, bare_loop.in_memory(few.train), bare_loop.in_memory(few.val))
+    fair = "fair" in config.method  # the penalty is written in other words
+    assert trained.accuracy == pytest.approx(last.metrics["val_accuracy"], abs=0.02 if fair else 1e-12)
+    for (name, ours), (_, theirs) in zip(last.trainer.model.named_parameters(), model.named_parameters()):
+        assert torch.allclose(ours, theirs, atol=1e-3) if fair else torch.equal(ours, theirs), name
+    assert min(trained.read, trained.train, trained.validate) > 0
+
+
+def test_the_bare_loop_takes_the_trials_of_a_record():
+    values = TrainConfig(**BASE, method="lora").hyperparameters()
+    settings = {"store": "s.arrow", "weights_file": ""}
+    events = [{"event": "search", "settings": settings}, {"event": "start", "values": values}]
+    events += [{"event": "epoch"}] * 2
+    assert bare_loop.task_of(events, True) == bare_loop.Task("s.arrow", None, [TrainConfig(**values)], True)
+    with pytest.raises(ValueError):
+        bare_loop.task_of(events[:-1])  # a trial that was stopped
+    other = bare_loop.Task("s.arrow", None, [TrainConfig(**BASE, method="lora", dropout=0.1)], False)
+    with pytest.raises(ValueError):
+        bare_loop.run(other, 1)
+
+
+@pytest.mark.slow
+def test_two_bare_processes_share_the_trials(few):
+    configs = [TrainConfig(**BASE, method="fft", lr=1e-3, seed=seed) for seed in range(3)]
+    task = bare_loop.Task(str(few.train.store.path), None, configs, False)
+    bare = bare_loop.run(task, 2)
+    assert len(bare.trials) == 3 and len({trial.accuracy for trial in bare.trials}) > 1
+    busy = sum(trial.read + trial.train + trial.validate for trial in bare.trials) / 2
+    assert bare.seconds - bare.idle == pytest.approx(busy, rel=0.3)
+
+
+def epoch(pid: int, number: int, time: float, seconds: float, **times: float) -> dict:
+    return {"event": "epoch", "pid": pid, "number": number, "time": time, "seconds": seconds, "times": times}
+
+
+EVENTS = [
+    {"event": "search", "time": 100.0},
+    *({"event": "start", "number": i, "time": t} for i, t in ((0, 102.0), (1, 104.0), (2, 114.0))),
+    epoch(1, 0, 110.0, 3.0, start=0.5, save=0.2, read=0.1, train=1.5, validate=1.0, metrics=0.1),
+    epoch(1, 0, 113.5, 3.0, save=0.2, read=0.1, train=1.5, validate=1.0, metrics=0.1),
+    epoch(1, 2, 117.0, 2.0, start=0.4, save=0.2, read=0.1, train=1.5, validate=0.2, metrics=0.1),
+    epoch(2, 1, 120.0, 10.0),  # a record without times
+    {"event": "close", "time": 125.0},
+]
+
+
+def test_where_the_time_goes():
+    parts = efficiency.parts_of(EVENTS)
+    expected = {
+        efficiency.LEAD: 2.0 + 4.0,
+        efficiency.PROCESS: 4.3 + 6.0,
+        efficiency.RESET: 0.5 + 0.4,
+        efficiency.HANDOVER: 0.5 + 0.4,
+        efficiency.READ: 0.3,
+        efficiency.TRAIN: 4.5 + 10.0,
+        efficiency.VALIDATE: 2.2,
+        efficiency.METRICS: 0.3,
+        efficiency.REST: 0.3 + 0.3 + 0.1,
+        efficiency.SAVE: 0.6,
+        efficiency.WAIT: 0.3,
+        efficiency.IDLE: 3.0,
+        efficiency.CLOSING: 10.0,
+    }
+    assert parts == pytest.approx({name: seconds / 2 for name, seconds in expected.items()})
+    assert sum(parts.values()) == pytest.approx(efficiency.wall(EVENTS)) == pytest.approx(25.0)
+
+
+def test_a_record_without_times_says_so():
+    bare = [{k: v for k, v in event.items() if k != "times"} for event in EVENTS]
+    parts = efficiency.parts_of(bare)
+    assert sum(parts.values()) == pytest.approx(25.0)
+    assert not parts.keys() & {efficiency.RESET, efficiency.READ, efficiency.METRICS, efficiency.SAVE}
+    measured = efficiency.Measured(25.0, 10.0, parts, {efficiency.TRAIN: 4.0}, (0.0, 0.0))
+    assert "| batches, crops | – | – |" in efficiency.table(measured)
+    assert "| training steps | 9.00 | 36.0 % | 4.00 |" in efficiency.table(measured)
+
+
+def test_an_efficiency_counts_only_where_both_trained_the_same():
+    same = efficiency.Measured(10.0, 8.0, {}, {}, (0.0, 0.01))
+    other = dataclasses.replace(same, apart=(0.01, 0.0))
+    assert efficiency.row("digits", [same]).ok and not efficiency.row("digits", [same, other]).ok
+    assert not efficiency.row("signdigits", [same]).ok  # 0.80 of 0.90
+    assert efficiency.row("digits", [same, dataclasses.replace(same, bare=9.0)]).spread == "0.80–0.90"
+
+
+def test_a_table_is_one_whatever_its_cells_hold():
+    text = rows.markdown([Row("a|b", "≥ 1", "2 s", "4 s", "2.0", "1.9–2.1", True), rows.skipped("c", "no time")])
+    assert text.splitlines()[2] == "| a\\|b | ≥ 1 | 2 s | 4 s | 2.0 (1.9–2.1) | reached |"
+    assert text.splitlines()[3] == "| c | – | skipped: no time | – | – |  |"
+    assert rows.spread([3.0]) == "one round"
+    assert rows.spread([float(i) for i in range(11)], 0) == "1–9, 10–90 %"
+
+
+def test_a_penalty_is_measured_as_a_share_of_a_step():
+    good, bad = penalty_cost.row(10, [100.0] * 3, [0.9] * 3), penalty_cost.row(10, [100.0] * 3, [0.9, 1.1, 1.2])
+    assert (good.ratio, good.ok) == ("0.90 %", True) and (bad.ratio, bad.ok) == ("1.10 %", False)
+
+
+def test_curves_share_searches_and_keep_to_the_time():
+    every = growth.chosen(list(growth.CURVES), 1e9)
+    assert len(every) == len(set(every)) == 9  # of 11, one is on all three curves
+    some = growth.chosen(list(growth.CURVES), 200)
+    assert some == every[: len(some)] and 0 < sum(map(growth.estimate, some)) <= 200
+    found = {point: growth.Measured(20 + 2.0 * point.trials, dict.fromkeys(growth.KINDS, 1.0)) for point in every}
+    assert growth.row("trials", found).ratio == "20.0 s + 2.00 s a trial"
+    assert growth.row("trials", {}).ours.startswith("skipped")
+
+
+def test_repeated_images_are_a_data_set_of_the_same_name(tmp_path):
+    source = data.prepare("digits", None, 16)
+    folder = growth.repeated(source, 3, tmp_path / "x3")
+    once, three = Store(source), Store(data.prepare("digits", folder, 16))
+    assert prepared.read_manifest(folder)["splits"] == prepared.counts(three)
+    assert (three.label == once.label.repeat(3)).all() and (three.split == once.split.repeat(3)).all()
+    assert (three.images([0, 1, 2, 3]) == once.images([0, 0, 0, 1])).all()
+    assert three.manifest.fingerprint != once.manifest.fingerprint
+
+
+PARENT = """
+import subprocess, sys
+large = "x = bytearray(60 * 2**20); x[::4096] = b'1' * len(x[::4096]); input()"
+child = subprocess.Popen([sys.executable, "-c", large], stdin=subprocess.PIPE)
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def test_memory_is_that_of_the_whole_tree_and_a_part_ends_with_all_below_it():
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(int(parent.stdout.readline()))
+    watch, end = growth.Watch(parent.pid), time.monotonic() + 30
+    while child.memory_info().rss < 60 * 2**20 and time.monotonic() < end:
+        watch.look()
+        time.sleep(0.05)
+    watch.look()
+    most = watch.most()
+    assert most["Ray"] > 60 > most["driver"] > 3 and most["trials"] == 0
+    watch.trials.add(child.pid)
+    assert watch.most()["trials"] == most["Ray"]
+    bench.stop(parent.pid)
+    parent.wait(30)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_part_that_does_not_fit_is_left_out_and_named(monkeypatch):
+    monkeypatch.setattr(bench.parts, "photographs", lambda: None)
+    written = []
+    made = bench.measure_all(["signdigits", "growth"], bench.Budget(0.01), lambda rows: written.append(list(rows)))
+    assert [row.ours for row in made] == ["skipped: no photographs", "skipped: 0 minutes are left"]
+    assert written == [made[:1], made]
+
+
+def test_what_parts_took_corrects_what_they_will_take():
+    budget = bench.Budget(10)
+    part = bench.Part("a", 4, None)
+    assert budget.fits(part) and budget.pace == 1
+    budget.took(bench.Part("b", 1, None), 3)
+    assert budget.pace == 3 and not budget.fits(part)
+    budget.took(bench.Part("c", 5, None), 1)
+    assert budget.pace == 1  # 4 minutes for 6: a fast machine is not trusted
+
+
+def test_a_part_runs_in_a_process_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setitem(bench.PARTS, "unknown to the process", bench.Part("x", 1, None))
+    failed = bench.run("unknown to the process", tmp_path, 1)
+    assert [(row.measure, row.ok) for row in failed] == [("x", False)]
+    cut = bench.run("half", tmp_path, 0.01)
+    assert cut[0].ours.startswith("skipped: cut off") and cut[0].ok is None
+
+
+def test_rows_survive_their_file():
+    made = [Row("m", ok=True), Row("n", ours="1", ok=None)]
+    assert [Row(*row) for row in json.loads(json.dumps(made))] == made
