@@ -11,12 +11,14 @@ weights and end at the same accuracy; the penalty is written here in other words
 """
 
 import argparse
+import contextlib
 import math
 import multiprocessing
 import os
 import queue
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Barrier
@@ -35,6 +37,7 @@ from trainables.config import METHODS, TrainConfig
 from trainables.data import augmented, open_data
 from trainables.prefix import normalised
 from trainables.seeds import seed_for
+from tune_fairlora.startup import KEEP_MEMORY
 
 # What the loop below is written for: the spaces' own choices.
 PLAIN = {"head": "linear", "head_lr": 0.0, "dropout": 0.0, "last_blocks": 0, "groups": "class", "reduction": "sum"}
@@ -199,8 +202,9 @@ def run(task: Task, processes: int) -> Bare:
     context = multiprocessing.get_context("spawn")
     ready, turn, results = context.Barrier(processes + 1), context.Value("i", 0), context.Queue()
     workers = [context.Process(target=_work, args=(task, ready, turn, results)) for _ in range(processes)]
-    for worker in workers:
-        worker.start()
+    with _environment(KEEP_MEMORY):  # as the search's processes have it
+        for worker in workers:
+            worker.start()
     try:
         ready.wait(timeout=600)
         start = time.monotonic()
@@ -212,6 +216,17 @@ def run(task: Task, processes: int) -> Bare:
     ends = [end for i, end in found if i < 0]
     trials = [trained for i, trained in sorted((i, trained) for i, trained in found if i >= 0)]
     return Bare(max(ends) - start, trials, max(ends) - statistics.mean(ends))
+
+
+@contextlib.contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _next_result(results: multiprocessing.Queue, workers: list) -> tuple:
