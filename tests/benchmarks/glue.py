@@ -200,6 +200,7 @@ def read_points(path: Path) -> list[dict]:
 def search(args: argparse.Namespace) -> pd.DataFrame:
     """The whole search; its trials, in the order in which they began."""
     out, task = args.out.resolve(), dict(TASKS[args.data])
+    task["image_size"] = args.image_size or task["image_size"]
     out.mkdir(parents=True, exist_ok=True)
     options = args.model_options or {"img_size": task["image_size"]}
     task |= {"folder": args.folder.resolve(), "weights": str(args.weights.resolve()), "seed": args.seed}
@@ -235,6 +236,7 @@ def main() -> None:
     p.add_argument("--weights", type=Path, required=True, help="a file in timm's layout")
     p.add_argument("--model", default="vit_tiny_patch16_224", help="timm's name; default: %(default)s")
     p.add_argument("--model-options", type=json.loads, help="JSON for timm.create_model; default: the task's img_size")
+    p.add_argument("--image-size", type=int, help="side in pixels; default: the task's")
     p.add_argument("--points", type=Path, help="JSON: points to try first")
     p.add_argument("--trials", type=int, default=24)
     p.add_argument("--epochs", type=int, help="default: the task's")
