@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the plan asks this module whether Ray answers
     from tune_fairlora.plan import Plan
 
 ANSWER_SECONDS = 10
+MIRROR = ("mlflow", "mlflow.store.tracking.sqlalchemy_store")  # what MLflow's thread will need (tracking.py)
 
 
 def require_answer(address: str | None) -> None:
@@ -59,7 +60,7 @@ def start(plan: Plan, console: Console) -> tuple[float, int]:
     os.chdir(plan.folder)  # workers import from the folder that is current now: not from the user's
     try:
         options = {"include_dashboard": False} if address == "local" else {}
-        _import_meanwhile("tune_fairlora.executor")
+        _import_meanwhile("tune_fairlora.executor", *MIRROR)
         ray.init(address=address, log_to_driver=False, logging_level="error", **options)
     except Exception as error:  # Ray raises plain ones, too: where a busy machine does not start it in time, say
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -80,13 +81,14 @@ def start(plan: Plan, console: Console) -> tuple[float, int]:
     return gpus, at_once
 
 
-def _import_meanwhile(module: str) -> None:
-    """Ray Tune and Optuna take seconds to import; Ray's start is mostly waiting for other processes. An error shows
-    where the module is used."""
+def _import_meanwhile(*modules: str) -> None:
+    """Ray Tune, Optuna and MLflow take seconds to import; Ray's start is mostly waiting for other processes. An error
+    shows where the module is used."""
 
     def work() -> None:
-        with contextlib.suppress(Exception):
-            importlib.import_module(module)
+        for module in modules:
+            with contextlib.suppress(Exception):
+                importlib.import_module(module)
 
     threading.Thread(target=work, name="import").start()
 
