@@ -41,16 +41,16 @@ class Part(NamedTuple):
 
 PARTS = {
     "digits": Part("digits against glue and bare loop", parts.ROUNDS_MINUTES["digits"], parts.digits),
-    "penalty": Part("the penalty's cost", 1, parts.penalty),
-    "logging": Part("a result's logging", 2, parts.logging),
-    "prefix": Part("frozen blocks kept", 4, parts.prefix, photographs=True),
     "signdigits": Part(
         "signdigits against glue and bare loop", parts.ROUNDS_MINUTES["signdigits"], parts.signdigits, photographs=True
     ),
+    "penalty": Part("the penalty's cost", 1, parts.penalty),
+    "logging": Part("a result's logging", 2, parts.logging),
+    "prefix": Part("frozen blocks kept", 4, parts.prefix, photographs=True),
     "last_row": Part("the last block's row alone", 1, parts.last_row),
     "half": Part("bfloat16", 1.5, parts.half),
     "growth": Part("how a search grows", 2, parts.growth),
-    "until": Part("time to the front of glue's", 60, parts.until, photographs=True),
+    "until": Part("time to the front of glue's", 25, parts.until, photographs=True),
 }
 # What both sides of a comparison import: compiled by Python, and read from the disk, before the first takes time.
 LIBRARIES = ("mlflow", "tests.benchmarks.glue", "tune_fairlora.executor", "trainables.ray_trainable")
