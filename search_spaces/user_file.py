@@ -19,6 +19,7 @@ def from_file(path: Path) -> Space:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up there
     sys.path.append(str(path.resolve().parent))  # the file's neighbours, behind everything of ours
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # no __pycache__ in the user's folder
     try:
         spec.loader.exec_module(module)
     except ConfigError:
@@ -28,6 +29,7 @@ def from_file(path: Path) -> Space:
     except Exception as error:
         raise ConfigError(f"--space {path} failed while it was read: {type(error).__name__}: {error}") from error
     finally:
+        sys.dont_write_bytecode = before
         sys.path.pop()
     space = getattr(module, "SPACE", None)
     if not isinstance(space, Space):
