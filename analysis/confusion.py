@@ -1,14 +1,28 @@
-"""The confusion matrix of one trial as a figure."""
+"""The confusion matrix of one trial as a page. A search makes one for every trial, so it must cost next to nothing.
+
+matplotlib takes 0.1 s for one, which a search of short trials would pay from its trials' own processor time.
+"""
 
 from collections.abc import Sequence
+from html import escape
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-NAMED = 45  # classes whose names still find room beside the matrix
-WRITTEN = 16  # classes up to which each cell carries its count
-LONGEST = 18  # characters of a name
+WRITTEN = 16  # classes up to which each cell carries its count; beyond, the pointer shows it
+DARK = 0.55  # share from which a cell's count is white
+STYLE = """
+body { font: 12px system-ui, sans-serif; margin: 12px; color: #222 }
+h1 { font-size: 14px; font-weight: 600 }
+table { border-collapse: collapse }
+th { font-weight: normal; white-space: nowrap; max-width: 16em; overflow: hidden; text-overflow: ellipsis }
+thead th { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 16em; padding: 4px 0; text-align: left }
+thead td { border: 0 }
+tbody th { text-align: right; padding-right: 6px }
+td { width: 1.9em; min-width: 0.7em; height: 1.9em; text-align: center; border: 1px solid #eee }
+.many td { width: 0.7em; height: 0.7em; padding: 0 }
+.many th { font-size: 9px }
+.none td { background: #d9d9d9 }
+"""
 
 
 def shares(confusion) -> np.ndarray:
@@ -18,38 +32,30 @@ def shares(confusion) -> np.ndarray:
     return np.divide(confusion, total, out=np.full_like(confusion, np.nan), where=total > 0)
 
 
-def draw_confusion(ax: Axes, confusion, classes: Sequence[str]) -> None:
-    """Shades by the share of the true class, counts in the cells; a class without images is grey."""
-    share = shares(confusion)
-    ax.set_facecolor("0.85")
-    ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    if len(classes) <= NAMED:
-        names = shortened(classes)
-        ticks = range(len(classes))
-        ax.set_xticks(ticks, names, rotation=90, fontsize=7, parse_math=False)  # a name may hold a $
-        ax.set_yticks(ticks, names, fontsize=7, parse_math=False)
-    if len(classes) <= WRITTEN:
-        for (row, column), number in np.ndenumerate(np.asarray(confusion)):
-            if number:
-                white = share[row, column] > 0.55
-                ax.text(column, row, int(number), ha="center", va="center", fontsize=7, color="w" if white else "0.2")
-    ax.set(xlabel="predicted class", ylabel="true class")
+def page(confusion, classes: Sequence[str], title: str) -> str:
+    """A whole HTML document, no script in it: rows are true classes, columns predicted ones, cells are shaded by the
+    share of the true class; a class without images is grey. ``confusion``: counts ``[K, K]``, validation split."""
+    names = [escape(name) for name in classes]
+    heads = "".join(f'<th title="{name}">{name}</th>' for name in names)
+    rows = [_row(i, names, counts, share) for i, (counts, share) in enumerate(zip(confusion, shares(confusion)))]
+    kind = ' class="many"' if len(names) > WRITTEN else ""
+    heading = f"{escape(title)}, validation split: true class (rows) by predicted class"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
+        f"<h1>{heading}</h1><table{kind}><thead><tr><td></td>{heads}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></html>"
+    )
 
 
-def shortened(classes: Sequence[str]) -> list[str]:
-    return [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in classes]
+def _row(i: int, names: list[str], counts: Sequence[int], share: np.ndarray) -> str:
+    kind = ' class="none"' if np.isnan(share).any() else ""
+    cells = [_cell(names[i], name, int(n), s, len(names)) for name, n, s in zip(names, counts, share.tolist())]
+    return f'<tr{kind}><th title="{names[i]}">{names[i]}</th>{"".join(cells)}</tr>'
 
 
-def confusion_figure(confusion, classes: Sequence[str], title: str) -> Figure:
-    """The matrix on a page of its own, validation split. One is drawn for every trial of a search, so the margins are
-    reckoned: letting matplotlib lay out the page would draw it twice."""
-    cells = min(len(classes), NAMED)
-    longest = max(map(len, shortened(classes))) if len(classes) <= NAMED else 3
-    margin = 0.55 + 0.075 * longest  # inches: the axis' name, then the classes'
-    matrix = max(2.4, (0.3 if len(classes) <= WRITTEN else 0.14) * cells)
-    width, height = margin + matrix + 0.2, margin + matrix + 0.35
-    figure = Figure(figsize=(width, height))
-    ax = figure.add_axes((margin / width, margin / height, matrix / width, matrix / height))
-    draw_confusion(ax, confusion, classes)
-    figure.suptitle(f"{title}, validation split", fontsize=9, y=1 - 0.08 / height, va="top", parse_math=False)
-    return figure
+def _cell(true: str, predicted: str, count: int, share: float, classes: int) -> str:
+    if not count:
+        return "<td></td>"
+    color = f"background:rgba(8,81,156,{share:.2f})" + (";color:#fff" if share > DARK else "")
+    text = count if classes <= WRITTEN else ""
+    return f'<td style="{color}" title="{true} as {predicted}: {count} ({share:.0%})">{text}</td>'

@@ -53,11 +53,11 @@ def _cell(value):
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else EMPTY
 
 
-def confusion(trial: Trial, settings: dict) -> "Figure":
-    """The trial's confusion matrix."""
-    from analysis.confusion import confusion_figure
+def confusion(trial: Trial, settings: dict) -> str:
+    """The trial's confusion matrix, an HTML page."""
+    from analysis import confusion
 
-    return confusion_figure(trial.tables["confusion"], settings["classes"], trial.label)
+    return confusion.page(trial.tables["confusion"], settings["classes"], trial.label)
 
 
 def pages(search: "Search") -> dict[str, str]:

@@ -80,7 +80,7 @@ class Showing:
         trial, run_id = self.state.trials[number], self._run(number)
         self._store.log_tables(run_id, exhibits.trial_tables(trial, self.state.settings))
         if "confusion" in trial.tables:
-            self._store.log_figure(run_id, exhibits.confusion(trial, self.state.settings), "confusion.png")
+            self._store.log_text(run_id, exhibits.confusion(trial, self.state.settings), "confusion.html")
 
     def _log_data(self) -> None:
         settings = self.state.settings

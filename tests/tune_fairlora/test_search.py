@@ -101,7 +101,7 @@ def test_mlflow_has_one_parent_and_a_finished_child_a_trial(finished):
     assert {a.path for a in client.list_artifacts(parent)} == shown
     assert [each.dataset.name for each in parents[0].inputs.dataset_inputs] == ["digits"]
     child = {a.path for a in client.list_artifacts(table["mlflow_run_id"].iloc[0])}
-    assert child == {"by_class.json", "by_group.json", "confusion.png"}
+    assert child == {"by_class.json", "by_group.json", "confusion.html"}
 
 
 def test_the_adapters_of_the_front_are_models_once_and_one_can_be_registered(finished, capsys, monkeypatch):
