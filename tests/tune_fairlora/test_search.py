@@ -181,7 +181,7 @@ def test_an_interrupt_ends_trials_and_runs_properly(tmp_path, number, moment):
     assert process.returncode == 128 + number, out
     table = pd.read_parquet(tmp_path / "runs/cut/trials.parquet")
     assert set(table["status"]) <= {"complete", "interrupted"} and len(table) < 50
-    assert (len(table) > 0) == (moment == "end")
+    assert len(table) > 0 or moment == "search"  # by then the first trials may have begun
     assert "interrupted" in [event["status"] for event in read_events(log.parent) if event["event"] == "close"]
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("tune-fairlora").experiment_id])
