@@ -169,11 +169,16 @@ def glue_command(inputs: Inputs, out: Path, seed: int) -> list[str]:
     return [str(word) for word in command] + ["--reuse-actors"] * inputs.reuse_actors
 
 
+def clean_environment() -> dict[str, str]:
+    """Of a command that is measured."""
+    return {k: v for k, v in os.environ.items() if k not in UNWANTED} | QUIET
+
+
 def timed(words: Sequence[str], inputs: Inputs, out: Path) -> tuple[float, float]:
     """Run a module of ours as a process in the new folder ``out``; when it began, and its seconds to the very end."""
     out.mkdir()
     shutil.copyfile(inputs.database, out / "mlflow.db")
-    environment = {k: v for k, v in os.environ.items() if k not in UNWANTED} | QUIET
+    environment = clean_environment()
     if inputs.data != "digits":  # photographs are decoded anew in every round
         environment["TUNE_FAIRLORA_CACHE"] = str(out / "cache")
     with open(out / "log.txt", "w") as log:

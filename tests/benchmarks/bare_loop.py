@@ -11,14 +11,12 @@ weights and end at the same accuracy; the penalty is written here in other words
 """
 
 import argparse
-import contextlib
 import math
 import multiprocessing
 import os
 import queue
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Barrier
@@ -29,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.benchmarks.rows import wait_for_quiet
+from tests.benchmarks.rows import environment, wait_for_quiet
 from trainables import fit
 from trainables.adapters import adapt
 from trainables.backbones import fresh_model
@@ -202,7 +200,7 @@ def run(task: Task, processes: int) -> Bare:
     context = multiprocessing.get_context("spawn")
     ready, turn, results = context.Barrier(processes + 1), context.Value("i", 0), context.Queue()
     workers = [context.Process(target=_work, args=(task, ready, turn, results)) for _ in range(processes)]
-    with _environment(KEEP_MEMORY):  # as the search's processes have it
+    with environment(KEEP_MEMORY):  # as the search's processes have it
         for worker in workers:
             worker.start()
     try:
@@ -216,17 +214,6 @@ def run(task: Task, processes: int) -> Bare:
     ends = [end for i, end in found if i < 0]
     trials = [trained for i, trained in sorted((i, trained) for i, trained in found if i >= 0)]
     return Bare(max(ends) - start, trials, max(ends) - statistics.mean(ends))
-
-
-@contextlib.contextmanager
-def _environment(settings: dict[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _next_result(results: multiprocessing.Queue, workers: list) -> tuple:

@@ -28,7 +28,7 @@ import numpy as np
 import psutil
 
 from search_spaces import SPACES
-from tests.benchmarks.against_glue import QUIET, ROOT, drawn_points
+from tests.benchmarks.against_glue import ROOT, clean_environment, drawn_points
 from tests.benchmarks.rows import Row, wait_for_quiet
 from trainables import data
 from trainables.backbones import weights_file
@@ -127,11 +127,10 @@ class Watch:
 
 def watched(words: list[str], log: Path) -> Measured:
     """Run a module of ours to its end. Raises SystemExit with the end of its output where it fails."""
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | QUIET
     with open(log, "w") as out:
         start = due = time.perf_counter()
         command = [sys.executable, "-m", *words]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stdout=out, stderr=subprocess.STDOUT)
         watch = Watch(process.pid)
         while process.poll() is None:
             if time.perf_counter() >= due:

@@ -13,16 +13,14 @@ printed.
 """
 
 import argparse
-import contextlib
-import os
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from tests.benchmarks.rows import environment
 from trainables import data
 from trainables.config import TrainConfig
 from trainables.data import Data, Split
@@ -79,22 +77,10 @@ def measure(
 
 def _trial(config: TrainConfig, seen: Data, weights: str, folder: str) -> tuple[tuple[float, float], list[dict]]:
     """(Seconds, processor seconds), and each epoch's metrics."""
-    with _cache(folder):
+    with environment({"TUNE_FAIRLORA_CACHE": folder}):
         wall, own = time.perf_counter(), time.process_time()
         curve = [epoch.metrics for epoch in fit(config, seen, weights)]
         return (time.perf_counter() - wall, time.process_time() - own), curve
-
-
-@contextlib.contextmanager
-def _cache(folder: str) -> Iterator[None]:
-    before = os.environ.get("TUNE_FAIRLORA_CACHE")
-    os.environ["TUNE_FAIRLORA_CACHE"] = folder
-    try:
-        yield
-    finally:
-        del os.environ["TUNE_FAIRLORA_CACHE"]
-        if before is not None:
-            os.environ["TUNE_FAIRLORA_CACHE"] = before
 
 
 def slice_of(seen: Data, images: int) -> Data:

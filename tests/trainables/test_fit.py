@@ -11,33 +11,20 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from torch import nn
 
-from trainables import data as data_module
+from tests.few_digits import few_digits
 from trainables.backbones import fresh_model, load
 from trainables.config import METHODS, ConfigError, TrainConfig
 from trainables.data import Data, Split
 from trainables.fit import Diverged, Trainer, fit, forward, trained_state
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = TrainConfig(epochs=2, batch_size=32, dropout=0.1, flip=True, crop=0.7, lr=5e-3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def few(split: Split, n: int) -> Split:
-    chosen = np.linspace(0, len(split) - 1, n).astype(int)
-    return Split(split.store, split.rows[chosen], split.label[chosen], split.group[chosen])
 
 
 @pytest.fixture(scope="module")
 def data() -> Data:
     """The digits with 100 training images: 3 full batches of 32 and one of 4."""
-    whole = data_module.open_data(data_module.prepare("digits", None, 16))
-    return Data(whole.manifest, few(whole.train, 100), few(whole.val, 80))
+    return few_digits(100, 80)
 
 
 def run(config: TrainConfig, data: Data, checkpoint=None) -> tuple[list[dict], dict]:

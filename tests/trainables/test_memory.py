@@ -9,29 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from trainables import data as data_module
+from tests.few_digits import few_digits
 from trainables.config import ConfigError, TrainConfig
-from trainables.data import Data, Split
+from trainables.data import Data
 from trainables.fit import Trainer, evaluate_split
 from trainables.ray_trainable import _parts
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 FAIR = TrainConfig(method="fairfft", batch_size=32, lr=1e-3, lam=0.5, flip=False, crop=1.0, penalty_center="running")
 PLAIN = dataclasses.replace(FAIR, method="lora")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def data() -> Data:
-    whole = data_module.open_data(data_module.prepare("digits", None, 16))
-    few = [Split(s.store, s.rows[:100], s.label[:100], s.group[:100]) for s in (whole.train, whole.val)]
-    return Data(whole.manifest, *few)
+    return few_digits(100, 100)
 
 
 def trainer(config: TrainConfig, data: Data, largest: int | None = None) -> Trainer:

@@ -10,37 +10,25 @@ import pytest
 import torch
 from timm.models import VisionTransformer
 
+from tests.few_digits import few, few_digits
 from tests.processes import refusal, started, until
 from trainables import backbones, data, prefix
 from trainables.adapters import adapt
 from trainables.config import TrainConfig
-from trainables.data import Data, Split, draws, open_confirmation, training_batches
+from trainables.data import Data, draws, open_confirmation, training_batches
 from trainables.fit import Trainer, fit, forward, trained_state
 from trainables.pretrained import read
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = TrainConfig(last_blocks=1, epochs=2, batch_size=32, flip=False, crop=1.0, lr=5e-3)
 AUGMENTED = {"flip": True, "crop": 0.6}
 ROUNDING = 2e-4  # of the loss after two epochs over 100 digits, where float16 rounds the tokens
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def few(split: Split, n: int) -> Split:
-    chosen = np.linspace(0, len(split) - 1, n).astype(int)
-    return Split(split.store, split.rows[chosen], split.label[chosen], split.group[chosen])
-
-
 @pytest.fixture(scope="module")
 def seen() -> Data:
     """100 digits to train on: two batches of the filler's, and four of the training's."""
-    whole = data.open_data(data.prepare("digits", None, 16))
-    return Data(whole.manifest, few(whole.train, 100), few(whole.val, 80))
+    return few_digits(100, 80)
 
 
 @pytest.fixture(scope="module")
