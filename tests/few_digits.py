@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trainables import data
+from trainables import data, datasets
 from trainables.data import Data, Split
 
 
@@ -13,5 +13,5 @@ def few(split: Split, n: int) -> Split:
 
 
 def few_digits(train: int, val: int) -> Data:
-    whole = data.open_data(data.prepare("digits", None, 16))
+    whole = data.open_data(datasets.prepare("digits", None, 16))
     return Data(whole.manifest, few(whole.train, train), few(whole.val, val))

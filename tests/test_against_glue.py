@@ -12,7 +12,7 @@ from PIL import Image
 
 from search_spaces import SPACES
 from tests.benchmarks import against_glue, glue
-from trainables import data, losses
+from trainables import data, datasets, losses
 from trainables.backbones import BACKBONES, load, weights_file
 from trainables.config import TrainConfig
 from trainables.export import NANO
@@ -53,7 +53,7 @@ def test_glue_searches_our_space(name, tmp_path):
 
 @pytest.fixture(scope="module")
 def digits() -> data.Data:
-    return data.open_data(data.prepare("digits", None, 16))
+    return data.open_data(datasets.prepare("digits", None, 16))
 
 
 @pytest.mark.parametrize("values", [{"rank": 0}, {"rank": 8, "alpha": 16.0}, {}])

@@ -10,9 +10,9 @@ import psutil
 import pytest
 import torch
 
-from tests.benchmarks import bare_loop, bench, efficiency, growth, penalty_cost, rows
+from tests.benchmarks import bare_loop, bench, book, efficiency, growth, penalty_cost, prefix, rows
 from tests.benchmarks.rows import Row
-from trainables import data
+from trainables import data, datasets
 from trainables.config import TrainConfig
 from trainables.data import Data, Split
 from trainables.fit import fit
@@ -25,7 +25,7 @@ BASE = {"epochs": 2, "batch_size": 64, "flip": False, "crop": 1.0}
 @pytest.fixture(scope="module")
 def few() -> Data:
     """A quarter of the digits."""
-    seen = data.open_data(data.prepare("digits", None, 16))
+    seen = data.open_data(datasets.prepare("digits", None, 16))
     return dataclasses.replace(seen, train=_quarter(seen.train), val=_quarter(seen.val))
 
 
@@ -134,8 +134,8 @@ def test_an_efficiency_counts_only_where_both_trained_the_same():
 
 def test_a_table_is_one_whatever_its_cells_hold():
     text = rows.markdown([Row("a|b", "≥ 1", "2 s", "4 s", "2.0", "1.9–2.1", True), rows.skipped("c", "no time")])
-    assert text.splitlines()[2] == "| a\\|b | ≥ 1 | 2 s | 4 s | 2.0 (1.9–2.1) | reached |"
-    assert text.splitlines()[3] == "| c | – | skipped: no time | – | – |  |"
+    assert text.splitlines()[2] == "| a\\|b | ≥ 1 | 2 s | 4 s | 2.0 (1.9–2.1) | reached |  |"
+    assert text.splitlines()[3] == "| c | – | skipped: no time | – | – |  |  |"
     assert rows.spread([3.0]) == "one round"
     assert rows.spread([float(i) for i in range(11)], 0) == "1–9, 10–90 %"
 
@@ -143,6 +143,16 @@ def test_a_table_is_one_whatever_its_cells_hold():
 def test_a_penalty_is_measured_as_a_share_of_a_step():
     good, bad = penalty_cost.row(10, [100.0] * 3, [0.9] * 3), penalty_cost.row(10, [100.0] * 3, [0.9, 1.1, 1.2])
     assert (good.ratio, good.ok) == ("0.90 %", True) and (bad.ratio, bad.ok) == ("1.10 %", False)
+
+
+def test_kept_blocks_are_measured_against_the_same_trials_without(few):
+    base = TrainConfig(**BASE, last_blocks=1)
+    done = prefix.measure(few, None, base, epochs=1, trials=2)
+    assert done.steps == 2 * -(-len(few.train) // 64) and done.megabytes > 0.1
+    assert done.accuracy <= 0.02 and 0 < done.loss < 0.01  # two ways to the same numbers, and not one way twice
+    row = prefix.row(dataclasses.replace(done, kept=[(1.0, 1.0), (1.0, 1.0)], anew=[(2.0, 2.0), (4.0, 4.0)]))
+    assert (row.ratio, row.spread, row.ok) == ("3.00x", "trials 2.00–4.00", True)
+    assert not prefix.row(dataclasses.replace(done, kept=done.anew)).ok
 
 
 def test_curves_share_searches_and_keep_to_the_time():
@@ -156,9 +166,9 @@ def test_curves_share_searches_and_keep_to_the_time():
 
 
 def test_repeated_images_are_a_data_set_of_the_same_name(tmp_path):
-    source = data.prepare("digits", None, 16)
+    source = datasets.prepare("digits", None, 16)
     folder = growth.repeated(source, 3, tmp_path / "x3")
-    once, three = Store(source), Store(data.prepare("digits", folder, 16))
+    once, three = Store(source), Store(datasets.prepare("digits", folder, 16))
     assert prepared.read_manifest(folder)["splits"] == prepared.counts(three)
     assert (three.label == once.label.repeat(3)).all() and (three.split == once.split.repeat(3)).all()
     assert (three.images([0, 1, 2, 3]) == once.images([0, 0, 0, 1])).all()
@@ -193,10 +203,29 @@ def test_memory_is_that_of_the_whole_tree_and_a_part_ends_with_all_below_it():
 
 def test_a_part_that_does_not_fit_is_left_out_and_named(monkeypatch):
     monkeypatch.setattr(bench.parts, "photographs", lambda: None)
-    written = []
-    made = bench.measure_all(["signdigits", "growth"], bench.Budget(0.01), lambda rows: written.append(list(rows)))
-    assert [row.ours for row in made] == ["skipped: no photographs", "skipped: 0 minutes are left"]
-    assert written == [made[:1], made]
+    put = {}
+    bench.measure_all(["signdigits", "growth"], bench.Budget(0.01), put.__setitem__)
+    assert [(name, row.ours) for name, (row,) in put.items()] == [
+        ("signdigits", "skipped: no photographs"),
+        ("growth", "skipped: 0 minutes are left, run it again"),
+    ]
+
+
+def test_the_next_run_begins_with_what_was_left_out_and_the_table_keeps_the_rest(tmp_path):
+    out = tmp_path / "table.md"
+    first = book.Book(out, "abc")
+    first.put("digits", [Row("digits", ours="1 s", ok=True)])
+    first.put("until", [rows.skipped("until", "no time")])
+    assert "skipped: no time" in out.read_text()
+    again = book.Book(out, "abc")
+    assert again.order(["digits", "growth", "until"]) == ["growth", "until", "digits"]
+    again.put("until", [Row("until", ours="2 s")])
+    again.put("digits", [rows.skipped("digits", "no time")])
+    assert "1 s" in out.read_text() and "2 s" in out.read_text() and "skipped" not in out.read_text()
+    assert out.read_text().count(", abc |") == 2
+    changed = book.Book(out, "abd")
+    assert changed.order(["digits", "growth", "until"]) == ["digits", "growth", "until"]
+    assert changed.table(["until"]).count("\n") == 3
 
 
 def test_what_parts_took_corrects_what_they_will_take():

@@ -82,10 +82,10 @@ def test_the_core_trains_and_evaluates_without_ray_mlflow_and_optuna():
     code = """
 import torch
 torch.set_num_threads(1)
-from trainables import backbones, data
+from trainables import backbones, data, datasets
 from trainables.config import TrainConfig
 from trainables.fit import fit
-store = data.prepare("digits", None, 16)
+store = datasets.prepare("digits", None, 16)
 weights = str(backbones.weights_file("vit_nano", None))
 config = TrainConfig(method="fairlora", epochs=2, lr=5e-3, batch_size=64, flip=False, crop=1.0)
 epochs = list(fit(config, data.open_data(store), weights))

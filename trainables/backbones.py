@@ -1,10 +1,9 @@
-"""BACKBONES: pretrained transformers as timm models, their weights, normalisation and a fresh head."""
+"""Pretrained transformers as timm models, their weights, and a fresh head."""
 
 import copy
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,93 +12,19 @@ import torch
 from torch import nn
 
 from trainables import clip, nano, pretrained, zeroshot
+from trainables.architectures import BACKBONES, RANDOM, require_file, require_size, windows
 from trainables.config import ConfigError, TrainConfig, lookup
-from trainables.pretrained import RANDOM
 from trainables.seeds import seed_for
 from trainables.store import cache_folder, replace_atomically, save_safetensors
-
-RGB = tuple[float, float, float]
-HALF = (0.5, 0.5, 0.5)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-CLIP_GELU, CLIP_QUICKGELU = "vit_base_patch32_clip_224", "vit_base_patch32_clip_quickgelu_224"
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """One row of BACKBONES. ``arch`` is timm's name ("" is made here), ``tag`` the weights' on the hub, ``mean`` and
-    ``std`` belong to [0, 1] RGB, ``image_size`` is the pretraining's in pixels. ``window`` is a Swin's at that size,
-    ``clip`` is open_clip's name of a CLIP, through which its weights come."""
-
-    about: str
-    arch: str
-    tag: str
-    mean: RGB
-    std: RGB
-    image_size: int
-    window: int = 0
-    clip: str = ""
-
-    @property
-    def quick_gelu(self) -> bool:
-        """Whether the network computes OpenAI's activation."""
-        return "quickgelu" in self.arch
-
-
-BACKBONES = {
-    "vit_nano": Backbone("demo transformer, pretrained here on handwritten digits", "", "", HALF, HALF, 16),
-    "vit_tiny": Backbone(
-        "ViT-Ti/16, ImageNet-21k then 1k", "vit_tiny_patch16_224", "augreg_in21k_ft_in1k", HALF, HALF, 224
-    ),
-    "vit_b16": Backbone(
-        "ViT-B/16, ImageNet-21k then 1k", "vit_base_patch16_224", "augreg_in21k_ft_in1k", HALF, HALF, 224
-    ),
-    "vit_b16_in21k": Backbone("ViT-B/16, ImageNet-21k", "vit_base_patch16_224", "augreg_in21k", HALF, HALF, 224),
-    "dino_b16": Backbone("DINO ViT-B/16, no labels", "vit_base_patch16_224", "dino", IMAGENET_MEAN, IMAGENET_STD, 224),
-    "clip_b32": Backbone(
-        "CLIP ViT-B/32, LAION-2B", CLIP_GELU, "laion2b_s34b_b79k", CLIP_MEAN, CLIP_STD, 224, clip="ViT-B-32"
-    ),
-    "clip_b32_openai": Backbone(
-        "CLIP ViT-B/32, OpenAI", CLIP_QUICKGELU, "openai", CLIP_MEAN, CLIP_STD, 224, clip="ViT-B-32-quickgelu"
-    ),
-    "swinv2_t": Backbone(
-        "Swin-v2-T, ImageNet-1k", "swinv2_tiny_window8_256", "ms_in1k", IMAGENET_MEAN, IMAGENET_STD, 256, window=8
-    ),
-    "swinv2_l": Backbone(
-        "Swin-v2-L, ImageNet-22k", "swinv2_large_window12_192", "ms_in22k", IMAGENET_MEAN, IMAGENET_STD, 192, window=12
-    ),
-}  # fmt: skip
 
 
 def create(name: str, image_size: int) -> nn.Module:
     """The bare transformer with random weights and no head; it takes float ``[n, 3, image_size, image_size]``."""
     row = lookup(BACKBONES, name, "backbone")
+    require_size(name, image_size)
     if name == "vit_nano":
-        if image_size != row.image_size:
-            raise ConfigError(f"`image_size = 16` must hold for vit_nano, but got image_size={image_size}")
         return nano.vit_nano()
-    model = timm.create_model(row.arch, num_classes=0, img_size=image_size, **windows(name, row, image_size))
-    patch = model.patch_embed.patch_size[0]
-    if image_size % patch:  # timm would leave the pixels at the right and lower edge unseen
-        raise ConfigError(f"`image_size` must be a multiple of {name}'s patch of {patch}, but got {image_size}")
-    return model
-
-
-def windows(name: str, row: Backbone, image_size: int) -> dict:
-    """A Swin's windows grow with the image, as when its authors fine-tuned it at larger sizes, and its position bias,
-    a function of relative coordinates, is told the windows that it was trained with. Four stages halve the grid of
-    4 px patches, so that a multiple of 32 px has whole windows in each."""
-    if not row.window:
-        return {}
-    if image_size % 32 or image_size < 64:
-        raise ConfigError(
-            f"`image_size` must be a multiple of 32 and at least 64 for {name}'s windows, but got {image_size}"
-        )
-    grids = [row.image_size // 4 // 2**stage for stage in range(4)]
-    trained = tuple(min(row.window, grid) for grid in grids)
-    # timm's default drops whole branches at random: a regulariser that no configuration would show.
-    window = row.window * image_size // row.image_size
-    return {"window_size": window, "pretrained_window_sizes": trained, "drop_path_rate": 0.0}
+    return timm.create_model(row.arch, num_classes=0, img_size=image_size, **windows(row, image_size))
 
 
 def weights_file(name: str, weights: str | Path | None) -> str | Path | None:
@@ -108,8 +33,7 @@ def weights_file(name: str, weights: str | Path | None) -> str | Path | None:
     if weights == RANDOM:
         return RANDOM
     if weights is not None:
-        if not Path(weights).is_file():
-            raise ConfigError(f"--weights must be a file or the word random, but {weights} is no file")
+        require_file(weights)
         return Path(weights)
     if name != "vit_nano":
         return None
@@ -171,7 +95,7 @@ def _open_branches(model: nn.Module) -> nn.Module:
 def _download(name: str, image_size: int) -> nn.Module:
     """The transformer with the weights of timm's hub, through timm's own loading code."""
     row = BACKBONES[name]
-    tagged, options = f"{row.arch}.{row.tag}", windows(name, row, image_size)
+    tagged, options = f"{row.arch}.{row.tag}", windows(row, image_size)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would bury the one line below
     try:
         return timm.create_model(tagged, pretrained=True, num_classes=0, img_size=image_size, **options)

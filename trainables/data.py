@@ -1,7 +1,6 @@
-"""DATASETS: how each data set becomes a store; and a store's splits as batches of tensors."""
+"""A store's splits as batches of tensors."""
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,27 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainables.config import DATA_NAMES, ConfigError, TrainConfig, lookup
-from trainables.prepare import digits, folder, prepared
+from trainables.config import TrainConfig
 from trainables.sampling import index_batches
 from trainables.seeds import seed_for
-from trainables.store import Manifest, Store, cache_folder, write
-
-
-def _digits(size: int) -> Path:
-    """The store of the rendered digits, keyed by the code that renders them."""
-    key = hashlib.sha256(Path(digits.__file__).read_bytes()).hexdigest()[:16]
-    path = cache_folder() / f"digits-{size}-{key}.arrow"
-    if not path.exists():
-        parts = digits.render(size)
-        manifest = Manifest("digits", size, digits.CLASSES, digits.GROUPS, None, key, {"images": len(parts["label"])})
-        write(path, manifest, zip(parts["images"], parts["label"], parts["group"], parts["split"]))
-    return path
-
-
-# The data sets that become a store when a search starts; the others are prepared before, by a command of their own.
-DATASETS: dict[str, Callable[..., Path]] = {"digits": _digits, "folder": folder.prepare}
-
+from trainables.store import Manifest, Store
 
 Batch = tuple[Tensor, Tensor, Tensor]  # images, label, group
 
@@ -61,28 +43,6 @@ class Data:
     manifest: Manifest
     train: Split
     val: Split
-
-
-def prepare(name: str, source: str | Path | None, size: int, **options) -> Path:
-    """The path of the data set's store at ``size`` pixels, made if the cache lacks it. Raises ConfigError.
-
-    ``source`` is a prepared folder (``tune_fairlora.prepare``), or, for data set "folder", the images themselves.
-    """
-    lookup(dict.fromkeys(DATA_NAMES), name, "data set")
-    if source is not None and prepared.is_prepared(source):
-        return prepared.store_at(source, name, size)
-    if name not in DATASETS:
-        raise ConfigError(
-            f"{name} needs --data DIR, a prepared folder (store.arrow, manifest.json), but got {source or 'none'}: "
-            f"make one with `python -m tune_fairlora.prepare {name} --source FILES --out DIR`"
-        )
-    if name == "digits":
-        if source is not None:
-            raise ConfigError(f"the digits come with scikit-learn and take no --data, but got --data {source}")
-        return _digits(size)
-    if source is None:
-        raise ConfigError(f"data set {name} needs --data DIR, the folder with metadata.csv")
-    return DATASETS[name](source, size, **options)
 
 
 @lru_cache(maxsize=1)
@@ -122,7 +82,7 @@ def training_batches(
     view = view_of(config, epoch)
     drawn = None if view is None else view_draws(len(split), config, view)
     for index in index_batches(split.label, split.group, config, order):
-        label, group = split.label[index].to(device), split.group[index].to(device)
+        label, group = moved(split.label[index], device), moved(split.group[index], device)
         if tokens is not None:
             yield _rows(tokens, index, device), label, group
             continue
@@ -136,16 +96,24 @@ def evaluation_batches(
     """(images, label, group) as in ``training_batches``, in the split's order and as they are."""
     for index in torch.arange(len(split)).split(size):
         inputs = pixels(split, index, device) if tokens is None else _rows(tokens, index, device)
-        yield inputs, split.label[index].to(device), split.group[index].to(device)
+        yield inputs, moved(split.label[index], device), moved(split.group[index], device)
 
 
 def pixels(split: Split, index: Tensor, device: str = "cpu") -> Tensor:
     """Float ``[len(index), 3, size, size]`` in [0, 1] of the split's positions ``index``."""
-    return split.pixels(index).to(device).float().div_(255)
+    return moved(split.pixels(index), device).float().div_(255)
 
 
 def _rows(tokens: np.ndarray, index: Tensor, device: str) -> Tensor:
-    return torch.from_numpy(tokens[index.numpy()]).to(device).float()
+    return moved(torch.from_numpy(tokens[index.numpy()]), device).float()
+
+
+def moved(tensor: Tensor, device: str) -> Tensor:
+    """``tensor`` on ``device``: to a GPU through pinned memory, so that the processor need not wait for the copy.
+    Images go as the store's bytes; what follows (floats, flips, crops) is computed there."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Draws(NamedTuple):

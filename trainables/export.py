@@ -12,12 +12,12 @@ import torch
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from trainables import backbones, loader
+from trainables import loader
 from trainables.adapters import parameter_counts
-from trainables.backbones import BACKBONES, Backbone, fresh_model
+from trainables.architectures import BACKBONES, RANDOM, Backbone, windows
+from trainables.backbones import fresh_model
 from trainables.config import METHODS, TrainConfig
 from trainables.fit import trained_state
-from trainables.pretrained import RANDOM
 from trainables.store import file_hash, save_safetensors
 
 LOADER = "load.py"
@@ -79,7 +79,7 @@ def write(
 def architecture(config: TrainConfig, plain: nn.Module) -> dict:
     """timm's name and options of the backbone at this image size, and the width of a zero-shot head (else 0)."""
     row, size = BACKBONES[config.backbone], config.image_size
-    name, options = row.arch, {"img_size": size, **backbones.windows(config.backbone, row, size)}
+    name, options = row.arch, {"img_size": size, **windows(row, size)}
     if config.backbone == "vit_nano":  # in timm's words, a very small ViT-Ti
         name, options = "vit_tiny_patch16_224", NANO
     embed = plain.head.weight.shape[1] if config.head == "zeroshot" else 0

@@ -116,7 +116,7 @@ class Trainer:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = parameters["peak"] * self._schedule(step)
         loss = self._backward(inputs, label, group)
-        numbers = tuple(term.item() for term in loss)
+        numbers = tuple(torch.stack(loss).tolist())  # at once: each question is a wait for the GPU
         if not math.isfinite(numbers[0]):
             raise Diverged(f"the training loss is {numbers[0]} at step {step} (epoch {self.epoch + 1})")
         if self.config.clip_norm:

@@ -21,7 +21,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from trainables import data as batches
-from trainables.backbones import BACKBONES
+from trainables.architectures import BACKBONES
 from trainables.config import ConfigError, TrainConfig
 from trainables.data import Data, Split
 from trainables.prepare.build import locked

@@ -9,10 +9,9 @@ import torch
 from timm.models import swin_transformer_v2, vision_transformer
 from torch import Tensor, nn
 
+from trainables.architectures import RANDOM
 from trainables.config import ConfigError
 from trainables.store import file_hash
-
-RANDOM = "random"  # in place of a weights file: an untrained network, the same in every trial
 
 
 def fingerprint(weights: str | Path | None) -> str:

@@ -6,20 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from search_spaces.space import Space
-from trainables import adapters, backbones, data, prefix, pretrained, zeroshot
+from trainables import adapters, backbones, data, prefix, zeroshot
+from trainables.architectures import BACKBONES, RANDOM
 from trainables.config import ConfigError, TrainConfig
 from trainables.metrics import evaluate
 
 SMALL_CLASS = 10  # validation images, under which one image moves a class's recall by more than 10 points
-
-
-def check_image_size(space: Space) -> None:
-    """Raise ConfigError where the backbone does not take the image size; in shapes alone, as it may be large."""
-    import torch
-
-    base = space.config({}, 0)
-    with torch.device("meta"):
-        backbones.create(base.backbone, base.image_size)
 
 
 def check_objectives(names: Sequence[str], space: Space, store: Path) -> None:
@@ -60,7 +52,7 @@ def check_weights(space: Space, weights: str | None, classes: list[str], store: 
     config = space.config({}, 0)
     if config.backbone == "vit_nano" and weights is None and not backbones.nano_file().exists():
         print("pretraining vit_nano on plain digits: about 20 s, once", flush=True)
-    if weights == pretrained.RANDOM:
+    if weights == RANDOM:
         print(f"note: {config.backbone} has random weights: what is found says nothing about pretrained models")
     path = backbones.weights_file(config.backbone, weights)
     source = str(path.resolve()) if isinstance(path, Path) else path
@@ -78,6 +70,6 @@ def check_weights(space: Space, weights: str | None, classes: list[str], store: 
 
 def _announce_texts(config: TrainConfig, classes: list[str], weights: str | None) -> None:
     if config.head == "zeroshot":
-        row = backbones.BACKBONES[config.backbone]
+        row = BACKBONES[config.backbone]
         if not zeroshot.cache_file(row, tuple(classes), weights).exists():
             print(f"reading {len(classes)} class names with CLIP's text tower: a second or two each, once", flush=True)

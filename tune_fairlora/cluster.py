@@ -1,24 +1,25 @@
-"""Ray itself: is it there, does it let us in, and how many trials does it hold."""
+"""Ray itself: is it there, does it let us in, how many trials does it hold; its start and its end."""
 
-from __future__ import annotations
-
+import argparse
 import contextlib
+import glob
 import importlib
 import os
 import socket
+import tempfile
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from rich.console import Console
 
 from trainables.config import ConfigError
-
-if TYPE_CHECKING:  # the plan asks this module whether Ray answers
-    from tune_fairlora.plan import Plan
+from tune_fairlora.signals import chatter_to
 
 ANSWER_SECONDS = 10
-MIRROR = ("mlflow", "mlflow.store.tracking.sqlalchemy_store")  # what MLflow's thread will need (tracking.py)
+GPUS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")  # Nvidia's, AMD's, and in Windows's Linux
+TRIAL = "trainables.ray_trainable"  # what a trial's process imports
+PLANNING = ("ray.tune", TRIAL, "tune_fairlora.checks")
+# What a search needs at once, and what MLflow's thread will need (tracking.py).
+SEARCHING = ("tune_fairlora.executor", "mlflow", "mlflow.store.tracking.sqlalchemy_store")
 
 
 def require_answer(address: str | None) -> None:
@@ -50,63 +51,137 @@ def _speaks_grpc(connection: socket.socket) -> bool:
     return len(frame) > 3 and frame[3] == 4
 
 
-def start(plan: Plan, console: Console) -> tuple[float, int]:
-    """Start or join Ray: GPUs a trial, and how many run at once. Raises ConfigError where it cannot hold one trial."""
-    address = address_of(plan.address)
-    console.print("starting Ray …" if address == "local" else f"joining Ray at {address} …")
-    import ray
+class Cluster:
+    """Ray, from its start to the end of the block: it is shut down, however the block ends.
 
-    before = Path.cwd()
-    os.chdir(plan.folder)  # workers import from the folder that is current now: not from the user's
+    A search starts it as soon as what is quickly checked is in order. Ray's processes then come up, and those of the
+    trials load their libraries, while this process loads its own and looks at model, data and weights.
+    """
+
+    def __init__(self):
+        self.gpus, self.at_once = 0.0, 0  # GPUs a trial; how many trials fit
+        self.printed = ""  # by Ray, while it started
+        self._end = contextlib.ExitStack()
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._end.close()
+
+    def start(self, args: argparse.Namespace, trials: int) -> None:
+        """Start or join Ray as the options say, for ``trials`` at most. Raises ConfigError where it cannot hold one.
+
+        At its end the libraries that a plan needs are imported.
+        """
+        address, folder = address_of(args.address), self._temporary_folder()
+        with chatter_to(folder / "log.txt") as console:
+            console.print("starting Ray …" if address == "local" else f"joining Ray at {address} …")
+            imported = _import_meanwhile(PLANNING, SEARCHING)
+            with environment(load_ahead(args, trials)):
+                self._connect(address, folder)
+            import ray
+
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            self.gpus, fits = slots(nodes, args.cpus_per_trial, args.gpus_per_trial)
+            self.at_once = min(fits, args.max_concurrent or fits, trials)
+            imported.wait()
+            plain_environment()
+        self.printed = (folder / "log.txt").read_text(errors="replace")
+
+    def _temporary_folder(self) -> Path:
+        try:
+            return Path(self._end.enter_context(tempfile.TemporaryDirectory(prefix="tune-fairlora-")))
+        except OSError as error:
+            raise ConfigError(f"Ray needs a folder for temporary files ($TMPDIR), but: {error}") from error
+
+    def _connect(self, address: str, folder: Path) -> None:
+        import ray
+
+        before = Path.cwd()
+        os.chdir(folder)  # workers import from the folder that is current now: not from the user's
+        self._end.callback(ray.shutdown)
+        try:
+            options = {"include_dashboard": False} if address == "local" else {}
+            ray.init(address=address, log_to_driver=False, logging_level="error", **options)
+        except Exception as error:  # Ray raises plain ones, too: where a busy machine does not start it in time, say
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            if address == "local":
+                raise ConfigError(
+                    f"Ray did not start on this machine ({reason}): try again when it is less busy"
+                ) from error
+            reason += "; does it want a token? then set RAY_AUTH_MODE=token"
+            raise ConfigError(f"--address {address} is no Ray that lets us in ({reason})") from error
+        finally:
+            os.chdir(before)
+
+
+def load_ahead(args: argparse.Namespace, trials: int) -> dict[str, str]:
+    """Ray's settings by which it starts a process for each processor at once, which loads what a trial needs while this
+    process still plans. Nothing where not each would become a trial's, or where there is a GPU: a process must not
+    look for one before Ray has said which is its own."""
+    every = os.cpu_count() or 1
+    if args.gpus_per_trial or any(glob.glob(files) for files in GPUS):
+        return {}
+    if args.cpus_per_trial > 1 or min(args.max_concurrent or every, trials) < every:
+        return {}
+    settings = {"RAY_prestart_worker_first_driver": "1", "RAY_preload_python_modules": TRIAL}
+    # Once Tune has reserved the processors for its trials, Ray would end the processes that still wait for theirs.
+    settings["RAY_idle_worker_killing_time_threshold_ms"] = "600000"
+    # Ray says this to a trial's process later, which is too late for libraries that are loaded by then.
+    return settings if "OMP_NUM_THREADS" in os.environ else settings | {"OMP_NUM_THREADS": "1"}
+
+
+def plain_environment() -> None:
+    """Ray hands its processes only to trials that ask for no environment of their own. Ray Tune's have one of a single
+    variable, which tells Lightning not to fork: nothing here is Lightning's."""
+    from ray.tune.execution import class_cache
+
+    class_cache.DEFAULT_ENV_VARS.clear()
+
+
+@contextlib.contextmanager
+def environment(settings: dict[str, str]) -> Iterator[None]:
+    """``settings`` in this process's environment, and in that of processes which are started inside."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
-        options = {"include_dashboard": False} if address == "local" else {}
-        _import_meanwhile("tune_fairlora.executor", *MIRROR)
-        ray.init(address=address, log_to_driver=False, logging_level="error", **options)
-    except Exception as error:  # Ray raises plain ones, too: where a busy machine does not start it in time, say
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if address == "local":
-            raise ConfigError(
-                f"Ray did not start on this machine ({reason}): try again when it is less busy"
-            ) from error
-        reason += "; does it want a token? then set RAY_AUTH_MODE=token"
-        raise ConfigError(f"--address {address} is no Ray that lets us in ({reason})") from error
+        yield
     finally:
-        os.chdir(before)
-    try:
-        gpus, at_once = slots(plan, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-    except ConfigError:
-        ray.shutdown()
-        raise
-    console.print(f"Ray is up: {at_once} of {plan.trials} trials at a time")
-    return gpus, at_once
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _import_meanwhile(*modules: str) -> None:
-    """Ray Tune, Optuna and MLflow take seconds to import; Ray's start is mostly waiting for other processes. An error
-    shows where the module is used."""
+def _import_meanwhile(*parts: Sequence[str]) -> threading.Event:
+    """Import modules in a thread, as Ray's start is mostly waiting for other processes. The event says that those of
+    the first part are imported. An error shows where the module is used."""
+    done = threading.Event()
 
     def work() -> None:
-        for module in modules:
-            with contextlib.suppress(Exception):
-                importlib.import_module(module)
+        for modules in parts:
+            for module in modules:
+                with contextlib.suppress(Exception):
+                    importlib.import_module(module)
+            done.set()
 
     threading.Thread(target=work, name="import").start()
+    return done
 
 
-def slots(plan: Plan, nodes: list[dict[str, float]]) -> tuple[float, int]:
-    """GPUs a trial, and how many trials fit side by side on ``nodes`` (a trial never spans two), at most as planned."""
-    gpus = sum(node.get("GPU", 0) for node in nodes)
-    wanted = plan.gpus if plan.gpus is not None else float(gpus >= 1)
+def slots(nodes: list[dict[str, float]], cpus: float, gpus: float | None) -> tuple[float, int]:
+    """GPUs a trial (None: one where there is one), and how many trials fit side by side on ``nodes``, as a trial never
+    spans two. Raises ConfigError where none fits."""
+    wanted = gpus if gpus is not None else float(sum(node.get("GPU", 0) for node in nodes) >= 1)
     if wanted > 1 and wanted != int(wanted):
         raise ConfigError(f"--gpus-per-trial must be whole above 1, but got {wanted:g}")
-    fits = sum(_fits(node, {"CPU": plan.cpus, "GPU": wanted}) for node in nodes)
+    fits = sum(_fits(node, {"CPU": cpus, "GPU": wanted}) for node in nodes)
     if not fits:
         largest = {kind: max(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}
         have = f"this Ray's largest node has {largest['CPU']:g} CPUs and {largest['GPU']:g} GPUs"
         if wanted > largest["GPU"]:
             raise ConfigError(f"--gpus-per-trial {wanted:g} fits on no node: {have}")
-        raise ConfigError(f"--cpus-per-trial {plan.cpus:g} fits on no node: {have}")
-    return wanted, min(fits, plan.max_concurrent or fits, plan.trials)
+        raise ConfigError(f"--cpus-per-trial {cpus:g} fits on no node: {have}")
+    return wanted, fits
 
 
 def _fits(node: dict[str, float], trial: dict[str, float]) -> int:

@@ -10,7 +10,6 @@ startup.hide_user_folder()  # before any import of ours: the user's analysis.py 
 startup.quiet_libraries()
 
 import argparse  # noqa: E402
-import sys  # noqa: E402
 from collections import deque  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -142,4 +141,4 @@ def _keep(folder: Path, number: int, config: TrainConfig, trained_on: str, evalu
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    startup.leave(main())

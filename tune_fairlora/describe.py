@@ -6,7 +6,6 @@ from pathlib import Path
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from rich.console import Console
-from rich.progress import Progress
 
 from search_spaces.space import Space
 from trainables import adapters, backbones
@@ -146,25 +145,3 @@ def _alike(methods: tuple[str, ...]) -> list[list[str]]:
 
 def _skeleton(config: TrainConfig, n_classes: int):
     return adapters.adapt(backbones.skeleton(config, n_classes), config)
-
-
-class DecodingBar:
-    """A progress bar that appears with the first image, as a callback ``(done, total)``."""
-
-    def __init__(self):
-        self._bar: Progress | None = None
-
-    def __enter__(self) -> "DecodingBar":
-        return self
-
-    def __exit__(self, *error) -> None:
-        if self._bar is not None:
-            self._bar.stop()  # else an interrupt would leave the terminal without its cursor
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._bar is None:
-            console = Console(stderr=True)
-            self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-            self._bar.start()
-            self._task = self._bar.add_task("decoding images", total=total)
-        self._bar.update(self._task, completed=done)

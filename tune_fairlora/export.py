@@ -15,7 +15,6 @@ import json  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
 import shutil  # noqa: E402
-import sys  # noqa: E402
 import uuid  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -174,4 +173,4 @@ def write(folder: Path, done: finished.Finished, number: int, why: str = "", mer
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    startup.leave(main())

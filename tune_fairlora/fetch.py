@@ -11,7 +11,6 @@ startup.quiet_libraries()
 
 import argparse  # noqa: E402
 import os  # noqa: E402
-import sys  # noqa: E402
 import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
@@ -86,4 +85,4 @@ def _check(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    startup.leave(main())

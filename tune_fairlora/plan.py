@@ -1,4 +1,7 @@
-"""A search before it starts: every option resolved and checked, everything prepared, nothing written to its folder."""
+"""A search before it starts: every option resolved and checked, everything prepared, nothing written to its folder.
+
+What needs torch is imported where it is used: its import takes seconds, and comes while Ray starts (``cluster.py``).
+"""
 
 import argparse
 import dataclasses
@@ -7,20 +10,22 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from search_spaces import resolve
 from search_spaces.space import Space
-from trainables import data, pretrained
+from trainables import datasets
+from trainables.architectures import RANDOM, require_file, require_size
 from trainables.config import ConfigError
 from trainables.metrics import OBJECTIVES
 from trainables.store import Manifest
-from tune_fairlora import checks, cluster, constraints, enqueue, stores
+from tune_fairlora import cluster, constraints, enqueue, stores
 from tune_fairlora.record import FORMAT, Record, collapse_floor
 
+Begin = Callable[[argparse.Namespace, int], None]
 NOT_KEPT = ("list", "describe", "dry_run", "resume", "resync", "name", "storage")  # options of one command alone
 
 
@@ -48,7 +53,6 @@ class Plan:
     cpus: float
     gpus: float | None
     max_concurrent: int | None
-    address: str | None
     tracking_uri: str
     experiment: str
     options: dict  # of the command, for a resume
@@ -60,6 +64,8 @@ class Plan:
 
     def settings(self) -> dict:
         """What the record says of the search, plain values alone."""
+        from trainables import data, pretrained
+
         return {
             "id": uuid.uuid4().hex,
             "format": FORMAT,
@@ -111,14 +117,25 @@ def _plain(entry) -> str | dict[str, str]:
     return {method: str(one) for method, one in entry.items()} if isinstance(entry, Mapping) else str(entry)
 
 
-def make_plan(args: argparse.Namespace, progress) -> Plan:
-    """A new search from its command line: everything prepared, nothing written to its folder. Raises ConfigError."""
+def make_plan(args: argparse.Namespace, progress, begin: Begin = lambda args, trials: None) -> Plan:
+    """A new search from its command line: everything prepared, nothing written to its folder. Raises ConfigError.
+
+    ``begin`` is called with the options and the largest number of trials, once what is quickly checked is in order.
+    """
     space = resolve_space(args)
     folder = _new_folder(Path(args.storage), args.name or f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     check_options(args)
     points = tuple(enqueue.read(args.enqueue, space)) if args.enqueue else ()
-    checks.check_image_size(space)
-    return assemble(args, space, folder, prepare(space, args, progress), points)
+    base = space.config({}, 0)
+    require_size(base.backbone, base.image_size)
+    store = prepare(space, args, progress)
+    begin(args, most_trials(args, space))
+    return assemble(args, space, folder, store, points)
+
+
+def most_trials(args: argparse.Namespace, space: Space) -> int:
+    """How many trials a search has at most: a grid may have fewer."""
+    return (args.trials or (sys.maxsize if args.sampler == "grid" else space.trials)) * args.seeds
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -129,6 +146,7 @@ def check_options(args: argparse.Namespace) -> None:
     if args.grace_period < 1 or args.reduction_factor < 2:
         raise ConfigError("--grace-period must be at least 1 and --reduction-factor at least 2")
     constraints.parse(args.constraint)
+    require_file(args.weights)
     cluster.require_answer(args.address)
 
 
@@ -136,6 +154,9 @@ def assemble(
     args: argparse.Namespace, space: Space, folder: Path, store: Path, points: tuple[dict, ...], record=None
 ) -> Plan:
     """The plan of ``args``, once model, data and objectives are proved to fit. Raises ConfigError."""
+    from trainables import data
+    from tune_fairlora import checks
+
     space.config({}, args.seed + args.seeds - 1)  # the last seed keeps its rule too
     trials = args.trials or space.trials
     if args.sampler == "grid":
@@ -164,7 +185,6 @@ def assemble(
         cpus=args.cpus_per_trial,
         gpus=args.gpus_per_trial,
         max_concurrent=args.max_concurrent,
-        address=args.address,
         tracking_uri=stores.absolute_uri(args.tracking_uri),
         experiment=args.experiment,
         options=options(args),
@@ -179,7 +199,7 @@ def options(args: argparse.Namespace) -> dict:
     """The options of a command, with paths that mean the same from any folder."""
     values = {name: value for name, value in vars(args).items() if name not in NOT_KEPT}
     for name in PATHS:
-        if values[name] and values[name] != pretrained.RANDOM:
+        if values[name] and values[name] != RANDOM:
             values[name] = str(Path(values[name]).resolve())
     if values["space"].endswith(".py"):
         values["space"] = str(Path(values["space"]).resolve())
@@ -206,7 +226,8 @@ def resolve_space(args: argparse.Namespace) -> Space:
 
 
 def _new_folder(storage: Path, name: str) -> Path:
-    if not name or Path(name).name != name or name.startswith(".") or len(name.encode()) > 200:
+    plain = name.isprintable() and Path(name).name == name and not name.startswith(".")
+    if not plain or not 0 < len(name.encode()) <= 200:  # what cannot be encoded is not printable either
         raise ConfigError(f"--name must be a plain folder name of at most 200 bytes, but got {name!r}")
     folder = storage.resolve() / name
     if folder.exists():
@@ -222,7 +243,7 @@ def _new_folder(storage: Path, name: str) -> Path:
 def prepare(space: Space, args: argparse.Namespace, progress) -> Path:
     config = space.config({}, 0)
     options = {"skip_corrupt": args.skip_corrupt, "progress": progress} if config.data != "digits" else {}
-    return data.prepare(config.data, args.data, config.image_size, **options)
+    return datasets.prepare(config.data, args.data, config.image_size, **options)
 
 
 def code_version() -> str:

@@ -144,4 +144,4 @@ def _listed(files: list[Path]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    startup.leave(main())

@@ -6,6 +6,7 @@ import statistics
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
@@ -76,6 +77,28 @@ class Progress:
             return "time left: not known yet"
         left = (self.total - len(ended)) * statistics.fmean(ended) / self.slots
         return f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left"
+
+
+class DecodingBar:
+    """A progress bar that appears with the first image, as a callback ``(done, total)``."""
+
+    def __init__(self):
+        self._bar: Bar | None = None
+
+    def __enter__(self) -> "DecodingBar":
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._bar is not None:
+            self._bar.stop()  # else an interrupt would leave the terminal without its cursor
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._bar is None:
+            console = Console(stderr=True)
+            self._bar = Bar(console=console, transient=True, disable=not console.is_terminal)
+            self._bar.start()
+            self._task = self._bar.add_task("decoding images", total=total)
+        self._bar.update(self._task, completed=done)
 
 
 def heading(name: str) -> str:

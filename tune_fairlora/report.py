@@ -9,7 +9,6 @@ startup.hide_user_folder()  # before any import of ours: the user's analysis.py 
 startup.quiet_libraries()
 
 import argparse  # noqa: E402
-import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from trainables.config import ConfigError, lookup  # noqa: E402
@@ -87,4 +86,4 @@ def write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    startup.leave(main())

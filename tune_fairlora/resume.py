@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from trainables import checkpoints, pretrained
 from trainables.config import ConfigError
 from trainables.store import Store
 from tune_fairlora import journal, plan, spool
@@ -19,8 +18,11 @@ CHANGEABLE = (
 NOT_KEPT = ("time_budget", "address")  # they were that run's own
 
 
-def make_plan(args: argparse.Namespace, given: dict, defaults: dict, progress) -> plan.Plan:
-    """The plan that goes on with a search. ``given`` holds the options that the command line has, by name.
+def make_plan(
+    args: argparse.Namespace, given: dict, defaults: dict, progress, begin: plan.Begin = lambda args, trials: None
+) -> plan.Plan:
+    """The plan that goes on with a search. ``given`` holds the options that the command line has, by name; ``begin`` is
+    called as `plan.make_plan` calls it.
 
     The record that it holds is locked until the process ends. Raises ConfigError where the folder is no search, was
     made by another version, is at work, or where space, data or weights are not those of the search.
@@ -30,13 +32,13 @@ def make_plan(args: argparse.Namespace, given: dict, defaults: dict, progress) -
         raise ConfigError(f"a search that is resumed has a name already, but got --name {args.name}: leave it out")
     record = Record(folder)
     try:
-        return _plan(record, args, given, defaults, progress)
+        return _plan(record, args, given, defaults, progress, begin)
     except BaseException:
         record.close()
         raise
 
 
-def _plan(record: Record, args: argparse.Namespace, given: dict, defaults: dict, progress) -> plan.Plan:
+def _plan(record: Record, args: argparse.Namespace, given: dict, defaults: dict, progress, begin) -> plan.Plan:
     settings = record.settings
     _check_format(settings, record.folder)
     recorded = {name: value for name, value in settings["options"].items() if name not in NOT_KEPT}
@@ -47,6 +49,9 @@ def _plan(record: Record, args: argparse.Namespace, given: dict, defaults: dict,
     _compare("space", {name: settings[name] for name in plan.space_facts(space)}, plan.space_facts(space))
     plan.check_options(merged)
     store = _store(settings, space, merged, given, progress)
+    begin(merged, plan.most_trials(merged, space))
+    from trainables import checkpoints, pretrained
+
     made = plan.assemble(merged, space, record.folder, store, tuple(settings["enqueue"]), record)
     weights = pretrained.fingerprint(made.weights) or "hub"
     _compare("weights", {"weights": settings["weights"]}, {"weights": weights})

@@ -1,9 +1,8 @@
-"""Runs a plan: starts Ray, lets the conductor work, and ends everything properly whatever happens."""
+"""Runs a plan: lets the conductor work, and ends everything properly whatever happens."""
 
 import importlib
 import json
 import shlex
-import shutil
 import sys
 import time
 import traceback
@@ -14,7 +13,8 @@ from rich.console import Console
 
 from trainables.config import ConfigError
 from trainables.store import replace_atomically
-from tune_fairlora import cluster, startup
+from tune_fairlora import startup
+from tune_fairlora.cluster import Cluster
 from tune_fairlora.plan import Plan
 from tune_fairlora.progress import Progress, front_table
 from tune_fairlora.record import Record
@@ -40,33 +40,25 @@ SHORT_CLOSE_SECONDS = 3.0  # for MLflow where a time budget is used up
 LOG = "log.txt"  # what Ray, MLflow and their processes print
 
 
-def run(plan: Plan) -> int:
-    """Carry out ``plan``; the exit status: 0 done, 1 failed or nothing complete, 130 or 143 interrupted.
-
-    Raises ConfigError where Ray does not answer or cannot hold a trial: a new search then leaves no folder, one that
-    is resumed is as it was.
-    """
+def run(plan: Plan, cluster: Cluster, signals: Signals) -> int:
+    """Carry out ``plan`` on a Ray that is up; the exit status: 0 done, 1 failed or nothing complete, 130 or 143
+    interrupted."""
     settings = plan.settings()
-    made = None if plan.record else _make_folder(plan.folder)
-    with Signals() as signals, chatter_to(plan.folder / LOG) as console:
-        try:
-            gpus, slots = cluster.start(plan, console)
-            signals.hold()  # from here on there is a record to be closed, and `carry_out` closes it
-        except BaseException as error:
-            if made is not None:
-                shutil.rmtree(made)
-            if not isinstance(error, KeyboardInterrupt):
-                raise
-            console.print("interrupted while Ray was starting; nothing was kept" if made else "interrupted")
-            return signals.exit_status
-        return Run(plan, settings, console).carry_out(gpus, slots, signals)
+    # Before there is a folder: a reader that has gone away ends the search here.
+    Console(highlight=False).print(f"Ray is up: {cluster.at_once} of {plan.trials} trials at a time")
+    signals.hold()  # from here on there is a record to be closed, and `carry_out` closes it
+    if plan.record is None:
+        _make_folder(plan.folder)
+    with chatter_to(plan.folder / LOG) as console:
+        sys.stderr.write(cluster.printed)
+        return Run(plan, settings, cluster, console).carry_out(signals)
 
 
 class Run:
     """One search with Ray up: its record, and the parts that follow it."""
 
-    def __init__(self, plan: Plan, settings: dict, console: Console):
-        self.plan, self.console = plan, console
+    def __init__(self, plan: Plan, settings: dict, cluster: Cluster, console: Console):
+        self.plan, self.cluster, self.console = plan, cluster, console
         self.record = plan.record or Record(plan.folder)
         self.tracker = Tracker(plan.tracking_uri, plan.experiment, self.record)  # which wants to hear of all that comes
         if plan.record is None:
@@ -79,7 +71,7 @@ class Run:
         replace_atomically(plan.folder / "search.json", lambda path: path.write_text(text))
         self.executor = None
 
-    def carry_out(self, gpus: float, slots: int, signals: "Signals") -> int:
+    def carry_out(self, signals: Signals) -> int:
         """Work until the trials are used up, a signal comes or something breaks; then end it. The exit status."""
         status, outcome, why = 1, FAILED, ""
         try:
@@ -87,8 +79,8 @@ class Run:
             # of it could leave an import lock behind, on which that thread would wait for ever.
             importlib.import_module("tune_fairlora.executor")
             signals.check()
-            with Progress(self.record, self.plan.trials, slots, self.console) as progress:
-                over = self._work(gpus, slots, progress, signals.check)
+            with Progress(self.record, self.plan.trials, self.cluster.at_once, self.console) as progress:
+                over = self._work(progress, signals.check)
             status = 0 if self.record.count(COMPLETE) else 1
             outcome, why = (COMPLETE, "") if over and not status else (FAILED, "") if over else (STOPPED, "time budget")
         except KeyboardInterrupt:
@@ -101,15 +93,15 @@ class Run:
             self._end(outcome, why)
         return status
 
-    def _work(self, gpus: float, slots: int, progress: Progress, check: Callable[[], None]) -> bool:
+    def _work(self, progress: Progress, check: Callable[[], None]) -> bool:
         """Whether all trials are at their end."""
         from tune_fairlora.clock import Clock
         from tune_fairlora.conductor import Conductor
         from tune_fairlora.executor import Executor, TimeIsUp
 
         clock = Clock(self.plan.time_budget, self.plan.trial_timeout, startup.STARTED)
-        conductor = Conductor(self.plan, self.record, progress, clock, gpus)
-        self.executor = Executor(conductor, slots, check)
+        conductor = Conductor(self.plan, self.record, progress, clock, self.cluster.gpus)
+        self.executor = Executor(conductor, self.cluster.at_once, check)
         conductor.take_up()
         try:
             self.executor.run()
@@ -189,11 +181,9 @@ def ui_command(uri: str) -> str:
     return shlex.join([sys.executable, "-m", "tune_fairlora.ui", *where])
 
 
-def _make_folder(folder: Path) -> Path:
-    """Make ``folder`` and what is missing above it; returns the topmost folder that was not there before."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+def _make_folder(folder: Path) -> None:
+    """Make ``folder`` and what is missing above it."""
     try:
         folder.mkdir(parents=True)
     except OSError as error:
         raise ConfigError(f"the search's folder {folder} cannot be made ({error.strerror})") from error
-    return missing[-1]

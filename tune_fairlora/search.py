@@ -12,6 +12,7 @@ startup.hide_user_folder()  # before any import of ours: the user's analysis.py 
 startup.quiet_libraries()
 
 import argparse  # noqa: E402
+import sys  # noqa: E402
 
 from trainables.config import FIELDS, METHODS, ConfigError  # noqa: E402
 from tune_fairlora import cli, stores  # noqa: E402
@@ -19,6 +20,7 @@ from tune_fairlora.scheduler import GRACE_PERIOD, REDUCTION_FACTOR  # noqa: E402
 
 SAMPLER_NAMES = ("tpe", "gp", "nsga2", "random", "grid")
 SCHEDULER_NAMES = ("moasha", "none")
+INTERRUPTED = "interrupted before the search began; nothing was kept"
 
 
 def parser() -> cli.Parser:
@@ -145,7 +147,7 @@ def _epilog() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 done, 1 failed, 2 the user's mistake, 130 or 143 interrupted."""
-    return cli.run(lambda: _command(argv), "interrupted before the search began; nothing was kept")
+    return cli.run(lambda: _command(argv), INTERRUPTED)
 
 
 def _command(argv: list[str] | None) -> int:
@@ -162,19 +164,39 @@ def _command(argv: list[str] | None) -> int:
         from tune_fairlora import describe
 
         return describe.describe(args)
-    from tune_fairlora import describe, plan, runner
-
-    with describe.DecodingBar() as bar:
-        if args.resume:
-            from tune_fairlora import resume
-
-            defaults = vars(parser().parse_args([]))
-            made = resume.make_plan(args, cli.given(parser(), argv), defaults, bar)
-        else:
-            made = plan.make_plan(args, bar)
     if args.dry_run:
-        return describe.dry_run(made)
-    return runner.run(made)
+        from tune_fairlora import describe
+
+        return describe.dry_run(_plan(args, argv))
+    return _search(args, argv)
+
+
+def _plan(args: argparse.Namespace, argv: list[str] | None, **begin):
+    """The plan of a new search, or of one that is resumed."""
+    from tune_fairlora import plan, progress, resume
+
+    with progress.DecodingBar() as bar:
+        if not args.resume:
+            return plan.make_plan(args, bar, **begin)
+        defaults = vars(parser().parse_args([]))
+        return resume.make_plan(args, cli.given(parser(), argv), defaults, bar, **begin)
+
+
+def _search(args: argparse.Namespace, argv: list[str] | None) -> int:
+    from tune_fairlora import cluster, runner, signals
+
+    with signals.Signals() as caught, cluster.Cluster() as ray:
+
+        def begin(options: argparse.Namespace, trials: int) -> None:
+            ray.start(options, trials)
+            caught.install()  # Ray has put a handler of its own in place
+
+        try:
+            return runner.run(_plan(args, argv, begin=begin), ray, caught)
+        except KeyboardInterrupt:  # later ones are answered by `run`
+            as_it_was = "interrupted before the search went on; it is as it was"
+            print(as_it_was if args.resume else INTERRUPTED, file=sys.stderr)
+            return caught.exit_status
 
 
 def _list() -> int:

@@ -24,10 +24,11 @@ class Signals:
         self._held = self._pending = False
 
     def __enter__(self) -> "Signals":
-        self._before = self._install()
+        self._before = self.install()
         return self
 
-    def _install(self) -> dict:
+    def install(self) -> dict:
+        """Put its handlers in place, where Ray's start has put its own; returns those that were there."""
         return {each: signal.signal(each, self._interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
 
     def _interrupt(self, number: int, frame) -> None:
@@ -42,9 +43,8 @@ class Signals:
         raise KeyboardInterrupt
 
     def hold(self) -> None:
-        """Let signals wait for ``check``. Called once Ray is up, which has put a handler of its own in place."""
+        """Let signals wait for ``check``."""
         self._held = True
-        self._install()
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if a signal has come since ``hold``."""

@@ -130,12 +130,12 @@ def prepared(args: argparse.Namespace, work: Path) -> Inputs:
     space = resolve(setup.space).with_changes({}, None, image_size=setup.image_size, epochs=setup.epochs)
     folder, weights, options = args.folder, args.weights, {"img_size": setup.image_size}
     if args.data == "digits":
-        from trainables import data
+        from trainables import datasets
         from trainables.backbones import weights_file
         from trainables.export import NANO
 
         folder, weights, options = work / "images", weights_file("vit_nano", None), NANO
-        write_images(data.prepare("digits", None, setup.image_size), folder)
+        write_images(datasets.prepare("digits", None, setup.image_size), folder)
     elif folder is None or weights is None:
         raise SystemExit("--data signdigits needs --folder and --weights")
     points = work / "points.json"

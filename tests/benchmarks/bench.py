@@ -4,8 +4,10 @@
     python -m tests.benchmarks.bench --only digits,penalty --minutes 15
 
 The parts run one after the other, each in a process of its own: what has a goal first. One that no longer fits into
-the time is left out, and the table says so; how long a part takes is known from a machine with two cores, and is
-corrected by what the parts before it took. The table is written anew after each part (--out). Photographs and
+the time is left out, and the table says so: the next run begins with what this version of the code has not measured,
+and the table keeps the rest (on two cores all parts take about 80 minutes, so that two runs measure everything). How
+long a part takes is known from such a machine, and is corrected by what the parts before it took. The table is written
+anew after each part (--out), and beside it what it is made of, as .json. Photographs and
 ViT-Tiny's weights are taken from ../shared where they are there, else their rows say that they are not. The exit status
 is 1 if a goal is missed or a part failed.
 """
@@ -26,8 +28,8 @@ import psutil
 
 from tests.benchmarks import parts
 from tests.benchmarks.against_glue import ROOT, UNWANTED
-from tests.benchmarks.rows import Row, markdown, skipped, wait_for_quiet
-from trainables.store import replace_atomically
+from tests.benchmarks.book import Book
+from tests.benchmarks.rows import Row, skipped, wait_for_quiet
 
 
 class Part(NamedTuple):
@@ -49,7 +51,7 @@ PARTS = {
     "prefix": Part("frozen blocks kept", 4, parts.prefix, photographs=True),
     "last_row": Part("the last block's row alone", 1, parts.last_row),
     "half": Part("bfloat16", 1.5, parts.half),
-    "growth": Part("how a search grows", 2, parts.growth),
+    "growth": Part("how a search grows", 8, parts.growth),
     "until": Part("time to the front of glue's", 25, parts.until, photographs=True),
 }
 # What both sides of a comparison import: compiled by Python, and read from the disk, before the first takes time.
@@ -108,23 +110,20 @@ class Budget:
         self.known, self.spent = self.known + part.minutes, self.spent + minutes
 
 
-def measure_all(names: list[str], budget: Budget, write: Callable[[list[Row]], None]) -> list[Row]:
-    """The rows of all parts; ``write`` gets them after each."""
-    rows: list[Row] = []
+def measure_all(names: list[str], budget: Budget, put: Callable[[str, list[Row]], None]) -> None:
+    """Measure the parts; ``put`` gets each one's rows."""
     with tempfile.TemporaryDirectory() as work:
         for name in names:
             part = PARTS[name]
             if part.photographs and parts.photographs() is None:
-                rows.append(skipped(part.measure, "no photographs"))
+                put(name, [skipped(part.measure, "no photographs")])
             elif not budget.fits(part):
-                rows.append(skipped(part.measure, f"{budget.left:.0f} minutes are left"))
+                put(name, [skipped(part.measure, f"{budget.left:.0f} minutes are left, run it again")])
             else:
                 print(f"\n== {name}: {part.measure}, about {part.minutes * budget.pace:.0f} minutes", flush=True)
                 start = time.monotonic()
-                rows += run(name, Path(work), budget.left, budget.pace)
+                put(name, run(name, Path(work), budget.left, budget.pace))
                 budget.took(part, (time.monotonic() - start) / 60)
-            write(rows)
-    return rows
 
 
 def main() -> int:
@@ -143,16 +142,19 @@ def main() -> int:
     names = args.only.split(",") if args.only else list(PARTS)
     if unknown := set(names) - PARTS.keys():
         p.error(f"--only takes {', '.join(PARTS)}, but got {', '.join(sorted(unknown))}")
-    budget, out = Budget(args.minutes), args.out.resolve()
+    budget, book, failed = Budget(args.minutes), Book(args.out.resolve()), []
     for name in UNWANTED:
         os.environ.pop(name, None)
     subprocess.run([sys.executable, "-c", f"import {', '.join(LIBRARIES)}"], cwd=ROOT, check=True)
     wait_for_quiet()
-    rows = measure_all(
-        names, budget, lambda rows: replace_atomically(out, lambda file: file.write_text(markdown(rows)))
-    )
-    print(f"\n{markdown(rows)}\nwritten to {out}")
-    return 1 if any(row.ok is False for row in rows) else 0
+
+    def put(name: str, rows: list[Row]) -> None:
+        book.put(name, rows)
+        failed.extend(row for row in rows if row.ok is False)
+
+    measure_all(book.order(names), budget, put)
+    print(f"\n{book.table(names)}\nwritten to {book.out}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@
 
 By turns a search (24 trials of 8 epochs of digits, or 12 of 3 of signdigits; two at a time, none stopped, the points of
 `against_glue.py`, the training seed being the round's number) and `bare_loop.py` on the trials of its record. The
-search's time runs from the record's first event, written when Ray is up, to its `close`: Ray Tune's and Optuna's
-imports, the start of the trials' processes, models, data, metrics, checkpoints, the record and the last tables are in
-it. What comes behind it, MLflow's last and the process's end, is printed apart.
+search's time runs from the record's first event, written when Ray is up and the plan is checked, to its `close`: what
+is left then of Ray Tune's import and of the start of the trials' processes, models, data, metrics, checkpoints, the
+record and the last tables are in it. What comes behind it, MLflow's last and the process's end, is printed apart.
 
 Printed: the ratio of each round, median, least and largest; how far accuracies of search and bare loop lie apart (both
 train on the same batches: the plain methods must agree); and where the time goes, in seconds of a process, mean over

@@ -30,7 +30,7 @@ import psutil
 from search_spaces import SPACES
 from tests.benchmarks.against_glue import ROOT, clean_environment, drawn_points
 from tests.benchmarks.rows import Row, wait_for_quiet
-from trainables import data
+from trainables import datasets
 from trainables.backbones import weights_file
 from trainables.prepare.prepared import FORMAT, MANIFEST, STORE, counts, rows_of
 from trainables.store import Store, write
@@ -106,7 +106,7 @@ class Watch:
         for process in [self.driver, *self.driver.children(recursive=True)]:
             try:
                 sample[process.pid] = process.memory_info().rss
-                if "RayTrainable" in " ".join(process.cmdline()[:1]):
+                if "Trainable" in " ".join(process.cmdline()[:1]):  # Tune wraps ours in its own
                     self.trials.add(process.pid)
             except (psutil.NoSuchProcess, psutil.ZombieProcess):
                 continue
@@ -155,7 +155,7 @@ def search(point: Point, folder: Path, epochs: int = EPOCHS) -> Measured:
     words += ["--enqueue", points, "--scheduler", "none", "--max-concurrent", point.at_once, "--cpus-per-trial", share]
     words += ["--storage", folder, "--name", "search", "--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
     if point.images > 1:
-        source = data.prepare("digits", None, SIZE)
+        source = datasets.prepare("digits", None, SIZE)
         words += ["--data", repeated(source, point.images, folder / "data")]
     return watched([str(word) for word in words], folder / "log.txt")
 
@@ -168,7 +168,7 @@ def line(xs: list[int], seconds: list[float]) -> tuple[float, float]:
 
 def measure(points: list[Point], work: Path, epochs: int = EPOCHS) -> dict[Point, Measured]:
     """Each search once; each is printed as it ends."""
-    data.prepare("digits", None, SIZE), weights_file("vit_nano", None)  # made before time is taken
+    datasets.prepare("digits", None, SIZE), weights_file("vit_nano", None)  # made before time is taken
     found = {}
     for i, point in enumerate(points):
         found[point] = search(point, work / f"growth-{i}", epochs)

@@ -112,19 +112,15 @@ def prefix(work: Path, minutes: float) -> list[Row]:
     import torch
 
     from tests.benchmarks import prefix as benchmark
-    from trainables import data
+    from trainables import data, datasets
 
     torch.set_num_threads(1)
     folder, weights = photographs()
-    seen = benchmark.slice_of(data.open_data(data.prepare("folder", folder, benchmark.BASE.image_size)), 600)
+    seen = benchmark.slice_of(data.open_data(datasets.prepare("folder", folder, benchmark.BASE.image_size)), 600)
     benchmark.measure(benchmark.slice_of(seen, 32), str(weights), epochs=1, trials=1)  # libraries and weights loaded
     done = benchmark.measure(seen, str(weights))
     benchmark.report(done, seen)
-    single = [anew / kept for kept, anew in zip(done.kept, done.anew)]
-    rates = f"{done.steps / sum(done.kept):.1f} steps/s", f"without {done.steps / sum(done.anew):.1f} steps/s"
-    goal, ratio = f"≥ {benchmark.GOAL:g}x", f"{done.ratio:.2f}x"
-    measure = "frozen blocks kept, last_blocks=2, 4 trials x 5 epochs"
-    return [Row(measure, goal, *rates, ratio, f"trials {spread(single)}", done.ratio >= benchmark.GOAL)]
+    return [benchmark.row(done)]
 
 
 def last_row(work: Path, minutes: float) -> list[Row]:

@@ -47,7 +47,7 @@ from pathlib import Path
 
 import torch
 
-from trainables import data
+from trainables import data, datasets
 from trainables.config import TrainConfig
 from trainables.fit import fit
 from trainables.losses import RunningMeans, group_means, penalty_weights
@@ -95,7 +95,7 @@ def train(config: TrainConfig, opened: data.Data, weights: str | None) -> tuple[
 def study(name: str, source: Path | None, weights: str | None, seeds: int) -> None:
     base = BASES[name]
     size = TrainConfig(**base).image_size
-    opened = data.open_data(data.prepare(base.get("data", name), source, size))
+    opened = data.open_data(datasets.prepare(base.get("data", name), source, size))
     results: dict[str, list] = {title: [] for title in variants(name)}
     for seed in range(seeds):  # seed by seed, so that whatever else the machine does falls on every row
         for title, changes in variants(name).items():

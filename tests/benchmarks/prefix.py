@@ -20,8 +20,8 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks.rows import environment
-from trainables import data
+from tests.benchmarks.rows import Row, environment, spread
+from trainables import data, datasets
 from trainables.config import TrainConfig
 from trainables.data import Data, Split
 from trainables.fit import fit
@@ -43,10 +43,14 @@ class Measured:
     loss: float
     megabytes: float
 
+    def rate(self, trials: list[tuple[float, float]]) -> float:
+        """Steps a second."""
+        return self.steps / sum(wall for wall, _ in trials)
+
     @property
     def ratio(self) -> float:
         """Steps a second, kept over anew."""
-        return sum(wall for wall, _ in self.anew) / sum(wall for wall, _ in self.kept)
+        return self.rate(self.kept) / self.rate(self.anew)
 
     @property
     def processor_ratio(self) -> float:
@@ -103,7 +107,7 @@ def main() -> None:
     p.add_argument("--rounds", type=int, default=1)
     args = p.parse_args()
     torch.set_num_threads(1)
-    seen = slice_of(data.open_data(data.prepare("folder", args.data, BASE.image_size)), args.images)
+    seen = slice_of(data.open_data(datasets.prepare("folder", args.data, BASE.image_size)), args.images)
     _trial(
         replace(BASE, epochs=1), slice_of(seen, 32), args.weights, tempfile.mkdtemp()
     )  # libraries and weights loaded
@@ -115,10 +119,19 @@ def report(done: Measured, seen: Data) -> None:
     print(f"{len(seen.train)} + {len(seen.val)} images, {len(done.kept)} trials, {done.steps} steps")
     for name, seconds in (("kept", done.kept), ("anew", done.anew)):
         single = ", ".join(f"{done.steps / len(seconds) / wall:.1f}" for wall, _ in seconds)
-        print(f"{name} {done.steps / sum(wall for wall, _ in seconds):6.1f} steps/s (trial by trial {single})")
+        print(f"{name} {done.rate(seconds):6.1f} steps/s (trial by trial {single})")
     print(f"ratio {done.ratio:.2f} (goal {GOAL}), of processor time {done.processor_ratio:.2f}")
     print(f"kept on disk {done.megabytes:.0f} MB")
     print(f"largest difference of an epoch: accuracy {done.accuracy:.4f}, loss {done.loss:.5f}", flush=True)
+
+
+def row(done: Measured) -> Row:
+    """A round as a line of `bench.py`'s table; the spread is that of the trials."""
+    measure = f"frozen blocks kept, last_blocks=2, {len(done.kept)} trials"
+    single = [anew / kept for (kept, _), (anew, _) in zip(done.kept, done.anew)]
+    rates = f"{done.rate(done.kept):.1f} steps/s", f"without {done.rate(done.anew):.1f} steps/s"
+    words = f"{done.ratio:.2f}x", f"trials {spread(single)}"
+    return Row(measure, f"≥ {GOAL:g}x", *rates, *words, done.ratio >= GOAL)
 
 
 if __name__ == "__main__":

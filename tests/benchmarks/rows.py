@@ -10,11 +10,12 @@ from typing import NamedTuple
 import psutil
 
 BUSY = 0.3  # cores of other work that a measurement bears
-COLUMNS = ("measure", "goal", "ours", "peer", "ratio (spread)", "")
+COLUMNS = ("measure", "goal", "ours", "peer", "ratio (spread)", "", "measured")
 
 
 class Row(NamedTuple):
-    """One measure, in words. ``ok`` says whether the goal is reached; None where there is none, or no measurement."""
+    """One measure, in words. ``ok`` says whether the goal is reached; None where there is none, or no measurement.
+    ``when`` is the day, and the version of the code."""
 
     measure: str
     goal: str = "–"
@@ -23,6 +24,7 @@ class Row(NamedTuple):
     ratio: str = "–"
     spread: str = ""
     ok: bool | None = None
+    when: str = ""
 
 
 def skipped(measure: str, why: str, goal: str = "–") -> Row:
@@ -46,7 +48,7 @@ def markdown(rows: Iterable[Row]) -> str:
     lines = [COLUMNS, tuple("---" for _ in COLUMNS)]
     for row in rows:
         ratio = f"{row.ratio} ({row.spread})" if row.spread else row.ratio
-        lines.append((row.measure, row.goal, row.ours, row.peer, ratio, verdicts[row.ok]))
+        lines.append((row.measure, row.goal, row.ours, row.peer, ratio, verdicts[row.ok], row.when))
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 

@@ -26,7 +26,7 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 from search_spaces import SPACES
-from trainables import data
+from trainables import datasets
 from tune_fairlora import search
 from tune_fairlora.clock import Clock
 from tune_fairlora.conductor import Conductor
@@ -73,7 +73,7 @@ def curves() -> list[list[dict[str, float]]]:
 
 def make_plan(folder: Path, sampler: str, trials: int) -> Plan:
     args = search.parser().parse_args(["--space", "digits", "--sampler", sampler, "--trials", str(trials)])
-    made = assemble(args, SPACES["digits"], folder, data.prepare("digits", None, 16), ())
+    made = assemble(args, SPACES["digits"], folder, datasets.prepare("digits", None, 16), ())
     return dataclasses.replace(made, weights=None)
 
 

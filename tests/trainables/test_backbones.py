@@ -186,6 +186,12 @@ def test_the_demo_backbone_needs_no_file_from_the_user():
 
 
 @pytest.mark.parametrize("name", BACKBONES)
+def test_a_patch_is_that_of_the_network(name):
+    with torch.device("meta"):
+        assert create(name, BACKBONES[name].image_size).patch_embed.patch_size == (BACKBONES[name].patch,) * 2
+
+
+@pytest.mark.parametrize("name", BACKBONES)
 def test_normalisation_is_that_of_the_pretrained_weights(name):
     row = BACKBONES[name]
     if row.arch:

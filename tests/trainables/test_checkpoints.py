@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.processes import refusal
-from trainables import adapters, backbones, checkpoints, data
+from trainables import adapters, backbones, checkpoints, datasets
 from trainables.config import TrainConfig
 from trainables.fit import trained_state
 from trainables.ray_trainable import RayTrainable
@@ -21,7 +21,7 @@ CONFIG = TrainConfig(method="fairlora", epochs=3, batch_size=64, flip=False, cro
 
 @pytest.fixture(scope="module")
 def store() -> Path:
-    return data.prepare("digits", None, 16)
+    return datasets.prepare("digits", None, 16)
 
 
 def trial(folder: Path, store: Path, reported: int = 0) -> RayTrainable:

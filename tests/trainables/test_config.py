@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from trainables import backbones, data
+from trainables import backbones, datasets
 from trainables.config import (
     BACKBONE_NAMES,
     BALANCES,
@@ -262,7 +262,7 @@ def test_adapters_exist_for_lora_methods_of_positive_rank():
 
 
 def test_the_names_are_those_of_the_tables():
-    assert set(DATA_NAMES) == {*data.DATASETS, *SOURCES}
+    assert set(DATA_NAMES) == {*datasets.DATASETS, *SOURCES}
     assert set(BACKBONE_NAMES) == set(backbones.BACKBONES)
 
 

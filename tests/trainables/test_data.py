@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainables import data
+from trainables import data, datasets
 from trainables.config import ConfigError, TrainConfig
 from trainables.data import augmented, evaluation_batches, open_data, open_split, training_batches
 from trainables.store import Manifest, Store, write
@@ -184,9 +184,9 @@ def test_the_test_split_is_opened_by_name_alone(path):
 
 def test_digits_are_rendered_once_and_hold_all_three_splits(tmp_path, monkeypatch):
     monkeypatch.setenv("TUNE_FAIRLORA_CACHE", str(tmp_path))
-    first = data.prepare("digits", None, 16)
+    first = datasets.prepare("digits", None, 16)
     written = first.stat().st_mtime_ns
-    assert data.prepare("digits", None, 16) == first and first.stat().st_mtime_ns == written
+    assert datasets.prepare("digits", None, 16) == first and first.stat().st_mtime_ns == written
     store = Store(first)
     assert store.manifest.size == 16 and set(store.split) == {"train", "val", "test"}
     assert (len(store.manifest.classes), len(store.manifest.groups)) == (10, 2)
@@ -202,4 +202,4 @@ def test_digits_are_rendered_once_and_hold_all_three_splits(tmp_path, monkeypatc
 )
 def test_a_source_that_does_not_fit_is_refused(name, source, message):
     with pytest.raises(ConfigError, match=message):
-        data.prepare(name, source, 16)
+        datasets.prepare(name, source, 16)

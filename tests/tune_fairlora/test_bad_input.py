@@ -106,6 +106,8 @@ def folder_search(data: str, *more: str) -> list[str]:
         (["--space", "digits", "--experiment", ""], "--experiment must have a name"),
         (["--space", "digits", "--storage", "/dev/null"], "--storage must be a folder that can be written"),
         (["--space", "digits", "--name", "n" * 300], "--name must be a plain folder name of at most 200 bytes"),
+        (["--space", "digits", "--name", "a\udce9"], "--name must be a plain folder name"),  # Latin-1 in a shell
+        (["--space", "digits", "--name", "a\nb"], "--name must be a plain folder name"),
         (["--space", "digits", "--epochs", "2", "--set", "epochs=3"], "epochs is set twice"),
         (["--space", "digits", "--set", "lr=0.1", "--set", "lr=0.2"], "lr is set twice"),
         (["--space", "digits", "--methods", "lora", "--set", "lam=3"], "none of them has lam"),

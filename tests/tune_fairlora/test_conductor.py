@@ -15,7 +15,7 @@ from rich.console import Console
 
 from search_spaces import SPACES
 from tests.records import metrics
-from trainables import data
+from trainables import data, datasets
 from trainables.checkpoints import save_checkpoint, trial_folder
 from tune_fairlora.clock import Clock
 from tune_fairlora.conductor import Conductor
@@ -98,12 +98,12 @@ def result(epoch: int, seconds: float = 0.1, **values) -> dict:
 
 def make_plan(folder: Path, trials=6, seeds=1, scheduler="none", max_failures=2, **options) -> Plan:
     space = dataclasses.replace(SPACES["digits"], fixed={**SPACES["digits"].fixed, "epochs": EPOCHS})
-    store = data.prepare("digits", None, 16)
+    store = datasets.prepare("digits", None, 16)
     made = Plan(
         folder=folder, space=space, store=store, manifest=data.open_data(store).manifest, weights=None,
         trials=trials * seeds, seeds=seeds, sampler="tpe", scheduler=scheduler, grace_period=1, reduction_factor=2,
         seed=0, constraints=(), enqueue=(), max_failures=max_failures, time_budget=None, trial_timeout=None, cpus=1,
-        gpus=None, max_concurrent=None, address=None, tracking_uri="", experiment="", options={},
+        gpus=None, max_concurrent=None, tracking_uri="", experiment="", options={},
     )  # fmt: skip
     return dataclasses.replace(made, **options)
 

@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from trainables import data
+from trainables import data, datasets
 from trainables.config import TrainConfig
 from trainables.fit import evaluate_split, fit, trained_state
 from trainables.store import Store
@@ -24,7 +24,7 @@ CONFIG = TrainConfig(method="lora", rank=4, lr=5e-3, batch_size=128, epochs=2, f
 @pytest.fixture(scope="module")
 def search(tmp_path_factory):
     """A record as a search leaves it: trial 0 complete and on the front, trial 1 failed; and trial 0's own model."""
-    folder, store = tmp_path_factory.mktemp("searches") / "done", data.prepare("digits", None, 16)
+    folder, store = tmp_path_factory.mktemp("searches") / "done", datasets.prepare("digits", None, 16)
     (folder / "trials/0000").mkdir(parents=True)
     seen = data.open_data(store)
     fingerprint = seen.manifest.fingerprint

@@ -14,7 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
-from trainables import data, loader
+from trainables import data, datasets, loader
 from trainables.checkpoints import save_weights, trial_folder
 from trainables.config import TrainConfig
 from trainables.data import open_data
@@ -76,7 +76,7 @@ def search(tmp_path_factory, photos):
     """A finished search as a real one leaves it: trials 0 (LoRA) and 1 (FFT) with their weights, 2 complete without,
     3 failed; and the models of the first two."""
     folder, models = tmp_path_factory.mktemp("runs") / "=run()", []
-    store = data.prepare("folder", photos, 16)
+    store = datasets.prepare("folder", photos, 16)
     record = begun(folder, store, {"data": str(photos)})
     for number, config in enumerate([*CONFIGS, CONFIGS[0]]):
         values = config.hyperparameters()
@@ -325,7 +325,7 @@ def test_a_store_that_was_resized_twice_is_followed_twice(search, photos, tmp_pa
     """A prepared folder at 18 px, searched at 16: its images are bicubic twice, and so is what the export does."""
     _, models = search
     prepare_into(Request("folder", photos, tmp_path / "prepared", 18, 1), lambda *_: None, lambda *_: None)
-    store = data.prepare("folder", tmp_path / "prepared", 16)
+    store = datasets.prepare("folder", tmp_path / "prepared", 16)
     record = begun(tmp_path / "run", store, {"data": str(tmp_path / "prepared")})
     record.add("start", number=0, values=CONFIGS[1].hyperparameters(), config_id=CONFIGS[1].config_id, seed=0)
     metrics = dict.fromkeys(OBJECTIVES, 0.5)

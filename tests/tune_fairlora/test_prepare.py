@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from tests import drawn
-from trainables import data
+from trainables import datasets
 from trainables.config import ConfigError
 from trainables.prepare import sources
 from trainables.store import Store
@@ -126,10 +126,10 @@ def test_a_manifest_that_is_not_sound_or_of_another_store_is_one_line(waterbirds
     content = json.loads((waterbirds / "manifest.json").read_text()) | changes
     (tmp_path / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(ConfigError):
-        data.prepare("waterbirds", tmp_path, 32)  # no store beside it, either
+        datasets.prepare("waterbirds", tmp_path, 32)  # no store beside it, either
     (tmp_path / "store.arrow").write_bytes((waterbirds / "store.arrow").read_bytes())
     with pytest.raises(ConfigError):
-        data.prepare("waterbirds", tmp_path, 32)
+        datasets.prepare("waterbirds", tmp_path, 32)
 
 
 def test_corrected_names_make_another_store_at_every_size(tmp_path):
@@ -144,23 +144,23 @@ def test_corrected_names_make_another_store_at_every_size(tmp_path):
         (tmp_path / "in/metadata.csv").write_text("\n".join(rows))
         assert run("folder", "--source", tmp_path / "in", "--out", tmp_path / str(number), "--size", 32) == 0
         for size in (32, 16):
-            store = Store(data.prepare("folder", tmp_path / str(number), size))
+            store = Store(datasets.prepare("folder", tmp_path / str(number), size))
             assert store.manifest.classes == [zero, one] and store.manifest.size == size
 
 
 def test_a_search_takes_the_store_as_it_is_or_smaller_and_never_larger(waterbirds):
-    assert data.prepare("waterbirds", waterbirds, 64) == waterbirds / "store.arrow"
-    small = Store(data.prepare("waterbirds", waterbirds, 16))
+    assert datasets.prepare("waterbirds", waterbirds, 64) == waterbirds / "store.arrow"
+    small = Store(datasets.prepare("waterbirds", waterbirds, 16))
     large = Store(waterbirds / "store.arrow")
     assert small.manifest.size == 16 and small.label.tolist() == large.label.tolist()
     assert small.split.tolist() == large.split.tolist()
     means = [store.images(np.array([5]))[0].mean(axis=(0, 1)) for store in (small, large)]
     assert abs(means[0] - means[1]).max() < 3
-    assert data.prepare("waterbirds", waterbirds, 16) == small.path
+    assert datasets.prepare("waterbirds", waterbirds, 16) == small.path
     with pytest.raises(ConfigError, match=r"`image_size <= 64` must hold .* prepare it again with --size 96"):
-        data.prepare("waterbirds", waterbirds, 96)
+        datasets.prepare("waterbirds", waterbirds, 96)
     with pytest.raises(ConfigError, match=r"the space wants data set geode, but .* holds waterbirds"):
-        data.prepare("geode", waterbirds, 64)
+        datasets.prepare("geode", waterbirds, 64)
 
 
 def test_check_finds_a_store_that_differs_from_its_manifest(waterbirds, tmp_path, capsys):
@@ -310,7 +310,7 @@ def test_the_list_needs_neither_torch_nor_a_data_set():
 
 def test_digits_and_folders_can_be_prepared_too(tmp_path, signdigits):
     assert run("digits", "--out", tmp_path / "digits") == 0 and run("--check", tmp_path / "digits") == 0
-    ours, usual = (Store(data.prepare("digits", source, 16)) for source in (tmp_path / "digits", None))
+    ours, usual = (Store(datasets.prepare("digits", source, 16)) for source in (tmp_path / "digits", None))
     assert (ours.images(np.arange(50)) == usual.images(np.arange(50))).all()
     assert run("folder", "--source", signdigits, "--out", tmp_path / "signs", "--size", 32) == 0
     assert run("--check", tmp_path / "signs") == 0

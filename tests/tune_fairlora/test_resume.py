@@ -13,7 +13,7 @@ from tests.records import metrics
 from trainables.checkpoints import save_checkpoint, trial_folder
 from trainables.config import TrainConfig
 from tune_fairlora import plan, search
-from tune_fairlora.describe import DecodingBar
+from tune_fairlora.progress import DecodingBar
 from tune_fairlora.record import Record
 from tune_fairlora.searcher import StudySearcher
 from tune_fairlora.stores import without_password

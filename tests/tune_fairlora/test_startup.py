@@ -1,5 +1,6 @@
 """What a search's start leaves out, and what its processes are given."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ import threading
 
 import pytest
 
+from trainables.config import ConfigError
 from tune_fairlora import cluster, startup
 
 # A Ray as a search starts it; printed: which of its workers were there before any trial, and what a worker is given.
@@ -34,9 +36,9 @@ def started() -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_ray_starts_no_process_that_no_trial_can_use(started):
+def test_ray_starts_no_process_of_itself(started):
     assert started["idle"] == []
-    assert started["tune"]  # why they are of no use: Tune's actors want an environment of their own
+    assert started["tune"]  # why they would be of no use: Tune's actors want an environment of their own
 
 
 def test_a_trials_process_keeps_its_memory(started):
@@ -53,9 +55,110 @@ def test_what_a_user_has_set_stays(monkeypatch):
 
 def test_libraries_are_imported_meanwhile():
     """In a thread of its own; what cannot be imported shows where it is used."""
-    sys.modules.pop("colorsys", None)
-    cluster._import_meanwhile("colorsys", "no_such_module", "this.neither")
+    for name in ("colorsys", "netrc"):
+        sys.modules.pop(name, None)
+    first = cluster._import_meanwhile(["no_such_module", "this.neither", "colorsys"], ["netrc"])
+    assert first.wait(30) and "colorsys" in sys.modules and "no_such_module" not in sys.modules
     for thread in threading.enumerate():
         if thread.name == "import":
             thread.join(30)
-    assert "colorsys" in sys.modules and "no_such_module" not in sys.modules
+    assert "netrc" in sys.modules
+
+
+# What a search does of Ray, and then trials of Tune's that tell their process; printed: which processes were there.
+LOADED = """
+import argparse, json, os, sys
+from tune_fairlora import startup
+startup.quiet_libraries()
+from tune_fairlora.cluster import PLANNING, Cluster
+options = {"address": "local", "cpus_per_trial": 1.0, "gpus_per_trial": None, "max_concurrent": None}
+with Cluster() as cluster:
+    cluster.start(argparse.Namespace(**options), 99)
+    planned = [name in sys.modules for name in PLANNING]
+    import psutil, ray
+    from ray import tune
+    before = [p.pid for p in psutil.Process().children(recursive=True)]
+
+    class Process(tune.Trainable):
+        def step(self):
+            found = {"process": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"]}
+            return found | {"loaded": "trainables.ray_trainable" in sys.modules, "done": True}
+
+        def save_checkpoint(self, folder):
+            return {}
+
+    config = tune.RunConfig(storage_path=sys.argv[1], verbose=0)
+    tuned = tune.TuneConfig(num_samples=cluster.at_once)
+    results = tune.Tuner(tune.with_resources(Process, {"cpu": 1}), tune_config=tuned, run_config=config).fit()
+    took = [{k: r.metrics[k] for k in ("process", "threads", "loaded")} for r in results]
+left = [name for name in os.environ if "prestart" in name or "preload" in name]
+print(json.dumps({"planned": planned, "before": before, "took": took, "left": left, "up": ray.is_initialized()}))
+"""
+
+
+def test_trials_take_the_processes_that_ray_has_started_beforehand(tmp_path):
+    """They have loaded their libraries by then. Ray Tune would give its trials an environment of their own, and so new
+    processes: an upgrade that changes how would cost each search 8 seconds for nothing."""
+    done = subprocess.run([sys.executable, "-c", LOADED, tmp_path], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["planned"] == [True] * 3 and not found["up"]
+    assert found["left"] == ["RAY_prestart_worker_first_driver"]  # for whatever the search's process starts later
+    assert len(found["took"]) == os.cpu_count() and {each["process"] for each in found["took"]} <= {*found["before"]}
+    assert all(each["loaded"] and each["threads"] == "1" for each in found["took"])
+
+
+@pytest.mark.parametrize(
+    ("options", "trials", "gpu"),
+    [
+        ({"gpus_per_trial": 0.5}, 9, False),
+        ({"cpus_per_trial": 2.0}, 9, False),
+        ({"max_concurrent": 1}, 9, False),
+        ({}, 1, False),
+        ({}, 9, True),
+    ],
+)
+def test_no_process_is_started_that_would_not_become_a_trials(monkeypatch, options, trials, gpu):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(cluster, "GPUS", ())
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    usual = {"cpus_per_trial": 1.0, "gpus_per_trial": None, "max_concurrent": None}
+    ahead = cluster.load_ahead(argparse.Namespace(**usual), 9)
+    assert ahead["RAY_preload_python_modules"] == cluster.TRIAL and ahead["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setattr(cluster, "GPUS", ("/dev/null",) if gpu else ())
+    assert cluster.load_ahead(argparse.Namespace(**usual | options), trials) == {}
+
+
+def test_what_ray_refuses_is_one_line_and_leaves_no_ray():
+    """A node that holds no trial is known once Ray is up; Ray is ended then."""
+    import ray
+
+    wide = argparse.Namespace(address="local", cpus_per_trial=4096.0, gpus_per_trial=None, max_concurrent=None)
+    line = "--cpus-per-trial 4096 fits on no node: this Ray's largest node has"
+    with pytest.raises(ConfigError, match=line), cluster.Cluster() as refused:
+        refused.start(wide, 1)
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--space", "digit"],
+        ["--space", "digits", "--set", "rank=-1"],
+        ["--space", "folder_vit_tiny", "--data", "nowhere"],
+        ["--space", "folder_vit_tiny", "--data", ".", "--image-size", "33"],
+        ["--space", "digits", "--weights", "none.safetensors"],
+        ["--space", "digits", "--tracking-uri", "mlruns"],
+        ["--resume", "nothing"],
+    ],
+)
+def test_a_slip_is_answered_before_libraries_are_imported(argv):
+    code = f"""
+import sys
+from tune_fairlora import search
+assert search.main({argv!r}) == 2
+heavy = {{"torch", "ray", "timm", "peft", "mlflow", "pandas", "sklearn"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
