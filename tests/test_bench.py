@@ -112,6 +112,9 @@ def test_where_the_time_goes():
     }
     assert parts == pytest.approx({name: seconds / 2 for name, seconds in expected.items()})
     assert sum(parts.values()) == pytest.approx(efficiency.wall(EVENTS)) == pytest.approx(25.0)
+    early = [EVENTS[0] | {"ray_up": 97.0}, *EVENTS[1:]]  # the plan was still being checked
+    assert efficiency.parts_of(early) == pytest.approx(parts | {efficiency.LEAD: parts[efficiency.LEAD] + 3.0})
+    assert efficiency.wall(early) == 28.0
 
 
 def test_a_record_without_times_says_so():

@@ -8,6 +8,7 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -60,7 +61,7 @@ class Cluster:
 
     def __init__(self):
         self.gpus, self.at_once = 0.0, 0  # GPUs a trial; how many trials fit
-        self.printed = ""  # by Ray, while it started
+        self.printed, self.up = "", 0.0  # what Ray said while it started; when it was up, seconds since 1970
         self._end = contextlib.ExitStack()
 
     def __enter__(self) -> "Cluster":
@@ -80,6 +81,7 @@ class Cluster:
             imported = _import_meanwhile(PLANNING, SEARCHING)
             with environment(load_ahead(args, trials)):
                 self._connect(address, folder)
+            self.up = time.time()
             import ray
 
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -62,7 +62,7 @@ class Run:
         self.record = plan.record or Record(plan.folder)
         self.tracker = Tracker(plan.tracking_uri, plan.experiment, self.record)  # which wants to hear of all that comes
         if plan.record is None:
-            self.record.add("search", settings=settings)
+            self.record.add("search", settings=settings, ray_up=cluster.up)
         else:
             kept = self.record.settings
             changes = {name: settings[name] for name in CHANGES if settings[name] != kept.get(name)}

@@ -7,9 +7,9 @@
 
 By turns a search (24 trials of 8 epochs of digits, or 12 of 3 of signdigits; two at a time, none stopped, the points of
 `against_glue.py`, the training seed being the round's number) and `bare_loop.py` on the trials of its record. The
-search's time runs from the record's first event, written when Ray is up and the plan is checked, to its `close`: what
-is left then of Ray Tune's import and of the start of the trials' processes, models, data, metrics, checkpoints, the
-record and the last tables are in it. What comes behind it, MLflow's last and the process's end, is printed apart.
+search's time runs from the moment when Ray is up to the record's `close`: libraries, the check of model and weights,
+the start of the trials' processes, models, data, metrics, checkpoints, the record and the last tables are in it. What
+comes behind it, MLflow's last and the process's end, is printed apart.
 
 Printed: the ratio of each round, median, least and largest; how far accuracies of search and bare loop lie apart (both
 train on the same batches: the plain methods must agree); and where the time goes, in seconds of a process, mean over
@@ -61,8 +61,13 @@ class Measured:
 
 
 def wall(events: Sequence[dict]) -> float:
-    """Seconds from a record's first event to its ``close``."""
-    return next(e["time"] for e in events if e["event"] == "close") - events[0]["time"]
+    """Seconds from Ray's start to a record's ``close``."""
+    return next(e["time"] for e in events if e["event"] == "close") - began(events)
+
+
+def began(events: Sequence[dict]) -> float:
+    """When Ray was up; older records have their first event right behind."""
+    return events[0].get("ray_up", events[0]["time"])
 
 
 def parts_of(events: Sequence[dict]) -> dict[str, float]:
@@ -77,10 +82,10 @@ def parts_of(events: Sequence[dict]) -> dict[str, float]:
     last = max(epochs[-1]["time"] for epochs in of_process.values())
     total: dict[str, float] = defaultdict(float)
     for epochs in of_process.values():
-        for name, seconds in _of_process(epochs, begun, events[0]["time"]):
+        for name, seconds in _of_process(epochs, begun, began(events)):
             total[name] += seconds
         total[IDLE] += last - epochs[-1]["time"]
-        total[CLOSING] += wall(events) - (last - events[0]["time"])
+        total[CLOSING] += wall(events) - (last - began(events))
     return {name: total[name] / len(of_process) for name in PARTS if name in total}
 
 
