@@ -96,6 +96,7 @@ EVENTS = [
 def test_where_the_time_goes():
     parts = efficiency.parts_of(EVENTS)
     expected = {
+        efficiency.PLAN: 0.0,
         efficiency.LEAD: 2.0 + 4.0,
         efficiency.PROCESS: 4.3 + 6.0,
         efficiency.RESET: 0.5 + 0.4,
@@ -113,7 +114,7 @@ def test_where_the_time_goes():
     assert parts == pytest.approx({name: seconds / 2 for name, seconds in expected.items()})
     assert sum(parts.values()) == pytest.approx(efficiency.wall(EVENTS)) == pytest.approx(25.0)
     early = [EVENTS[0] | {"ray_up": 97.0}, *EVENTS[1:]]  # the plan was still being checked
-    assert efficiency.parts_of(early) == pytest.approx(parts | {efficiency.LEAD: parts[efficiency.LEAD] + 3.0})
+    assert efficiency.parts_of(early) == pytest.approx(parts | {efficiency.PLAN: 3.0})
     assert efficiency.wall(early) == 28.0
 
 

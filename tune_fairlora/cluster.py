@@ -79,7 +79,7 @@ class Cluster:
         with chatter_to(folder / "log.txt") as console:
             console.print("starting Ray …" if address == "local" else f"joining Ray at {address} …")
             imported = _import_meanwhile(PLANNING, SEARCHING)
-            with environment(load_ahead(args, trials)):
+            with environment(load_ahead(args, trials) if address == "local" else {}):
                 self._connect(address, folder)
             self.up = time.time()
             import ray
@@ -125,7 +125,7 @@ def load_ahead(args: argparse.Namespace, trials: int) -> dict[str, str]:
     every = os.cpu_count() or 1
     if args.gpus_per_trial or any(glob.glob(files) for files in GPUS):
         return {}
-    if args.cpus_per_trial > 1 or min(args.max_concurrent or every, trials) < every:
+    if args.cpus_per_trial != 1 or min(args.max_concurrent or every, trials) < every:
         return {}
     settings = {"RAY_prestart_worker_first_driver": "1", "RAY_preload_python_modules": TRIAL}
     # Once Tune has reserved the processors for its trials, Ray would end the processes that still wait for theirs.

@@ -35,11 +35,12 @@ from tune_fairlora.record import read_events
 
 GOALS = {"digits": 0.75, "signdigits": 0.90}
 TOLERANCE = 1e-9  # of the accuracy where the same weights are trained
-LEAD, PROCESS, RESET, HANDOVER = "before the first trial", "start of the process", "model reset", "to the next trial"
+PLAN, LEAD, PROCESS = "checks, while processes start", "before the first trial", "start of the process"
+RESET, HANDOVER = "model reset", "to the next trial"
 READ, TRAIN, VALIDATE, METRICS = "batches, crops", "training steps", "validation: forward", "validation: metrics"
 REST, SAVE, WAIT = "the rest of an epoch", "checkpoints", "reporting and waiting"
 IDLE, CLOSING = "nothing left to do", "closing"
-PARTS = (LEAD, PROCESS, RESET, HANDOVER, READ, TRAIN, VALIDATE, METRICS, REST, SAVE, WAIT, IDLE, CLOSING)
+PARTS = (PLAN, LEAD, PROCESS, RESET, HANDOVER, READ, TRAIN, VALIDATE, METRICS, REST, SAVE, WAIT, IDLE, CLOSING)
 INNER = {"read": READ, "train": TRAIN, "validate": VALIDATE, "metrics": METRICS}
 
 
@@ -82,7 +83,8 @@ def parts_of(events: Sequence[dict]) -> dict[str, float]:
     last = max(epochs[-1]["time"] for epochs in of_process.values())
     total: dict[str, float] = defaultdict(float)
     for epochs in of_process.values():
-        for name, seconds in _of_process(epochs, begun, began(events)):
+        total[PLAN] += events[0]["time"] - began(events)
+        for name, seconds in _of_process(epochs, begun, events[0]["time"]):
             total[name] += seconds
         total[IDLE] += last - epochs[-1]["time"]
         total[CLOSING] += wall(events) - (last - began(events))

@@ -113,6 +113,7 @@ def test_trials_take_the_processes_that_ray_has_started_beforehand(tmp_path):
     [
         ({"gpus_per_trial": 0.5}, 9, False),
         ({"cpus_per_trial": 2.0}, 9, False),
+        ({"cpus_per_trial": 0.5}, 9, False),
         ({"max_concurrent": 1}, 9, False),
         ({}, 1, False),
         ({}, 9, True),
