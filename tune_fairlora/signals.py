@@ -10,6 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+WIDTH = 100  # of what is no terminal: the front's table fits
+
 
 class Signals:
     """While it is entered, SIGINT and SIGTERM raise KeyboardInterrupt in the main thread, and the first is remembered.
@@ -92,7 +94,7 @@ def chatter_to(path: Path) -> Iterator[Console]:
     sys.stdout = sys.stderr = _Chatter()
     try:
         out = os.fdopen(os.dup(kept[0]), "w", encoding="utf-8", errors="replace")
-        yield Console(file=out, highlight=False)
+        yield Console(file=out, highlight=False, width=None if out.isatty() else WIDTH)
     finally:
         with contextlib.suppress(OSError):  # a reader that has gone away
             out.close()
