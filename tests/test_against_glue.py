@@ -1,7 +1,9 @@
 """The comparison with `glue.py` is one of equals: same points, images, model, loss; and its arithmetic is right."""
 
+import argparse
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from PIL import Image
 
 from search_spaces import SPACES
-from tests.benchmarks import against_glue, glue
+from tests.benchmarks import against_glue, first_front, glue
 from trainables import data, datasets, losses
 from trainables.backbones import BACKBONES, load, weights_file
 from trainables.config import TrainConfig
@@ -144,6 +146,30 @@ def test_a_front_reaches_its_target_with_the_trial_that_brings_it_there():
 def results(seed: int, rounds: int, shift: float = 0.0, spread: float = 0.02) -> np.ndarray:
     middle = np.random.default_rng(0).uniform(0.2, 0.8, (24, 2))
     return middle + shift + np.random.default_rng(seed).normal(0, spread, (rounds, 24, 2))
+
+
+def test_a_search_is_ended_once_its_front_is_good_enough(tmp_path):
+    """Glue's trials count with their last epoch, in the order of their ends."""
+    inputs = argparse.Namespace(setup=against_glue.UNTIL._replace(epochs=2), data="digits", database=tmp_path / "db")
+    inputs.database.touch()
+    out, now = tmp_path / "out", time.time()
+
+    def later() -> pd.DataFrame:
+        for name, best in (("a", 0.5), ("b", 0.9)):
+            folder = out / "glue" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            epochs = [(1, 0.99, now), (2, best, now + 10 * best)] if name == "a" or time.time() > now + 3 else []
+            rows = [
+                {"training_iteration": n, "val_accuracy": a, "val_delta_f1": 0.0, "timestamp": t} for n, a, t in epochs
+            ]
+            (folder / "result.json").write_text("".join(f"{json.dumps(row)}\n" for row in rows) + '{"training_it')
+        return first_front.glue_trials(out, inputs)
+
+    sleeps = ["timeit", "-n1", "-r1", "import time; time.sleep(200)"]
+    seconds = first_front.seconds_to(0.8, sleeps, later, out, inputs)
+    assert seconds == pytest.approx(9, abs=2) and 3 < time.time() - now < 60
+    ends = ["timeit", "-n1", "-r1", "pass"]
+    assert first_front.seconds_to(0.95, ends, later, tmp_path / "out2", inputs) == math.inf
 
 
 @pytest.mark.parametrize("rounds", [1, 3])

@@ -27,6 +27,7 @@ The exit status is 1 if a goal is missed or results disagree.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -36,7 +37,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -174,22 +175,28 @@ def clean_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in UNWANTED} | QUIET
 
 
-def timed(words: Sequence[str], inputs: Inputs, out: Path) -> tuple[float, float]:
-    """Run a module of ours as a process in the new folder ``out``; when it began, and its seconds to the very end."""
+@contextlib.contextmanager
+def started(words: Sequence[str], inputs: Inputs, out: Path) -> Iterator[subprocess.Popen]:
+    """A module of ours as a process in the new folder ``out``."""
     out.mkdir()
     shutil.copyfile(inputs.database, out / "mlflow.db")
     environment = clean_environment()
     if inputs.data != "digits":  # photographs are decoded anew in every round
         environment["TUNE_FAIRLORA_CACHE"] = str(out / "cache")
+    command = [sys.executable, "-m", *words]
     with open(out / "log.txt", "w") as log:
-        began, start = time.time(), time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", *words], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
-        seconds = time.perf_counter() - start
-    if done.returncode:
+        yield subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def timed(words: Sequence[str], inputs: Inputs, out: Path) -> tuple[float, float]:
+    """Run a module of ours as a process in the new folder ``out``; when it began, and its seconds to the very end."""
+    began, start = time.time(), time.perf_counter()
+    with started(words, inputs, out) as process:
+        status = process.wait()
+    seconds = time.perf_counter() - start
+    if status:
         tail = (out / "log.txt").read_text()[-2000:]
-        raise SystemExit(f"{words[0]} must end well, but its exit status is {done.returncode}:\n{tail}")
+        raise SystemExit(f"{words[0]} must end well, but its exit status is {status}:\n{tail}")
     return began, seconds
 
 

@@ -55,10 +55,10 @@ def points(data: str) -> list[dict]:
 
 def jobs(data: str, source: str | None, weights: str | None, parts: Path) -> list[tuple]:
     """What is still to be trained, seed after seed: (point, seed, store, weights, file)."""
-    from trainables import data as images
+    from trainables import datasets
 
     base = BASES[data]
-    store = images.prepare(base.get("data", "digits"), source, base.get("image_size", 16))
+    store = datasets.prepare(base.get("data", "digits"), source, base.get("image_size", 16))
     everything = [(seed, i, point) for seed in SEEDS[data] for i, point in enumerate(points(data))]
     named = [(base | point, seed, store, weights, parts / f"{seed}-{i:03d}.json") for seed, i, point in everything]
     return [job for job in named if not job[-1].exists()]

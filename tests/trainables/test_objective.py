@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from trainables import data as data_module
+from trainables import datasets
 from trainables.config import TrainConfig
-from trainables.data import Data, training_batches
+from trainables.data import Data, open_data, training_batches
 from trainables.fit import Trainer, forward
 from trainables.losses import fairness_penalty, sample_losses
 from trainables.objective import Objective
@@ -108,7 +108,7 @@ def test_both_passes_see_the_same_dropout_and_parts_differ():
 
 @pytest.fixture(scope="module")
 def digits() -> Data:
-    return data_module.open_data(data_module.prepare("digits", None, 16))
+    return open_data(datasets.prepare("digits", None, 16))
 
 
 @pytest.mark.parametrize("center", CENTERS[:2], ids=["batch", "running"])
