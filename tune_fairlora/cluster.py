@@ -88,7 +88,7 @@ class Cluster:
             self.gpus, fits = slots(nodes, args.cpus_per_trial, args.gpus_per_trial)
             self.at_once = min(fits, args.max_concurrent or fits, trials)
             imported.wait()
-            plain_environment()
+            plain_environment(address == "local")
         self.printed = (folder / "log.txt").read_text(errors="replace")
 
     def _temporary_folder(self) -> Path:
@@ -134,12 +134,15 @@ def load_ahead(args: argparse.Namespace, trials: int) -> dict[str, str]:
     return settings if "OMP_NUM_THREADS" in os.environ else settings | {"OMP_NUM_THREADS": "1"}
 
 
-def plain_environment() -> None:
+def plain_environment(local: bool) -> None:
     """Ray hands its processes only to trials that ask for no environment of their own. Ray Tune's have one of a single
-    variable, which tells Lightning not to fork: nothing here is Lightning's."""
+    variable, which tells Lightning not to fork: nothing here is Lightning's. And of what this process has for Ray and
+    for Amazon's cloud, which those of a Ray that it started itself have from it."""
     from ray.tune.execution import class_cache
 
     class_cache.DEFAULT_ENV_VARS.clear()
+    if local:
+        class_cache.ENV_VARS_TO_PROPAGATE.clear()
 
 
 @contextlib.contextmanager

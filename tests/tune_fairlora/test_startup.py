@@ -81,7 +81,8 @@ with Cluster() as cluster:
 
     class Process(tune.Trainable):
         def step(self):
-            found = {"process": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"]}
+            names = {"threads": "OMP_NUM_THREADS", "key": "AWS_SESSION_TOKEN"}
+            found = {"process": os.getpid()} | {key: os.environ[name] for key, name in names.items()}
             return found | {"loaded": "trainables.ray_trainable" in sys.modules, "done": True}
 
         def save_checkpoint(self, folder):
@@ -90,7 +91,7 @@ with Cluster() as cluster:
     config = tune.RunConfig(storage_path=sys.argv[1], verbose=0)
     tuned = tune.TuneConfig(num_samples=cluster.at_once)
     results = tune.Tuner(tune.with_resources(Process, {"cpu": 1}), tune_config=tuned, run_config=config).fit()
-    took = [{k: r.metrics[k] for k in ("process", "threads", "loaded")} for r in results]
+    took = [{k: r.metrics[k] for k in ("process", "threads", "loaded", "key")} for r in results]
 left = [name for name in os.environ if "prestart" in name or "preload" in name]
 print(json.dumps({"planned": planned, "before": before, "took": took, "left": left, "up": ray.is_initialized()}))
 """
@@ -99,13 +100,16 @@ print(json.dumps({"planned": planned, "before": before, "took": took, "left": le
 def test_trials_take_the_processes_that_ray_has_started_beforehand(tmp_path):
     """They have loaded their libraries by then. Ray Tune would give its trials an environment of their own, and so new
     processes: an upgrade that changes how would cost each search 8 seconds for nothing."""
-    done = subprocess.run([sys.executable, "-c", LOADED, tmp_path], capture_output=True, text=True, timeout=200)
+    cloud = os.environ | {"AWS_SESSION_TOKEN": "made up"}  # which Tune would put into the trials' environment
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, tmp_path], capture_output=True, text=True, timeout=200, env=cloud
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["planned"] == [True] * 3 and not found["up"]
     assert found["left"] == ["RAY_prestart_worker_first_driver"]  # for whatever the search's process starts later
     assert len(found["took"]) == os.cpu_count() and {each["process"] for each in found["took"]} <= {*found["before"]}
-    assert all(each["loaded"] and each["threads"] == "1" for each in found["took"])
+    assert all(each["loaded"] and each["threads"] == "1" and each["key"] == "made up" for each in found["took"])
 
 
 @pytest.mark.parametrize(
