@@ -9,11 +9,12 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainables.config import ConfigError
 from tune_fairlora.signals import chatter_to
+from tune_fairlora.startup import environment
 
 ANSWER_SECONDS = 10
 GPUS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")  # Nvidia's, AMD's, and in Windows's Linux
@@ -143,18 +144,6 @@ def plain_environment(local: bool) -> None:
     class_cache.DEFAULT_ENV_VARS.clear()
     if local:
         class_cache.ENV_VARS_TO_PROPAGATE.clear()
-
-
-@contextlib.contextmanager
-def environment(settings: dict[str, str]) -> Iterator[None]:
-    """``settings`` in this process's environment, and in that of processes which are started inside."""
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _import_meanwhile(*parts: Sequence[str]) -> threading.Event:

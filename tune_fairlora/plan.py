@@ -117,7 +117,11 @@ def _plain(entry) -> str | dict[str, str]:
     return {method: str(one) for method, one in entry.items()} if isinstance(entry, Mapping) else str(entry)
 
 
-def make_plan(args: argparse.Namespace, progress, begin: Begin = lambda args, trials: None) -> Plan:
+def nothing(args: argparse.Namespace, trials: int) -> None:
+    """What begins where a plan is all that is wanted."""
+
+
+def make_plan(args: argparse.Namespace, progress, begin: Begin = nothing) -> Plan:
     """A new search from its command line: everything prepared, nothing written to its folder. Raises ConfigError.
 
     ``begin`` is called with the options and the largest number of trials, once what is quickly checked is in order.

@@ -19,7 +19,7 @@ NOT_KEPT = ("time_budget", "address")  # they were that run's own
 
 
 def make_plan(
-    args: argparse.Namespace, given: dict, defaults: dict, progress, begin: plan.Begin = lambda args, trials: None
+    args: argparse.Namespace, given: dict, defaults: dict, progress, begin: plan.Begin = plan.nothing
 ) -> plan.Plan:
     """The plan that goes on with a search. ``given`` holds the options that the command line has, by name; ``begin`` is
     called as `plan.make_plan` calls it.

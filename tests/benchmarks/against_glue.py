@@ -200,18 +200,23 @@ def timed(words: Sequence[str], inputs: Inputs, out: Path) -> tuple[float, float
     return began, seconds
 
 
-def run_ours(inputs: Inputs, out: Path, seed: int) -> Run:
-    from tune_fairlora.record import read_events
+def our_trials(out: Path) -> list:
+    """The trials of a search of ours, at its end or while it is at work."""
+    from tune_fairlora.record import LOG, read_events
     from tune_fairlora.state import State
 
-    began, seconds = timed(our_command(inputs, out, seed), inputs, out)
     state = State()
-    for event in read_events(out / NAME):
+    for event in read_events(out / NAME) if (out / NAME / LOG).exists() else ():
         state.apply(event)
+    return list(state.trials.values())
+
+
+def run_ours(inputs: Inputs, out: Path, seed: int) -> Run:
+    began, seconds = timed(our_command(inputs, out, seed), inputs, out)
     kept = ("complete",) if inputs.until else ("complete", "collapsed")  # a front has no collapsed models
     rows = [
         {**trial.values, **{name: trial.metrics[name] for name in OBJECTIVES}, "time": trial.ended}
-        for trial in state.trials.values()
+        for trial in our_trials(out)
         if trial.status in kept
     ]
     return Run(began, seconds, pd.DataFrame(rows))

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.benchmarks.rows import environment, wait_for_quiet
+from tests.benchmarks.rows import wait_for_quiet
 from trainables import fit
 from trainables.adapters import adapt
 from trainables.backbones import fresh_model
@@ -35,7 +35,7 @@ from trainables.config import METHODS, TrainConfig
 from trainables.data import augmented, open_data
 from trainables.prefix import normalised
 from trainables.seeds import seed_for
-from tune_fairlora.startup import KEEP_MEMORY
+from tune_fairlora.startup import KEEP_MEMORY, environment
 
 # What the loop below is written for: the spaces' own choices.
 PLAIN = {"head": "linear", "head_lr": 0.0, "dropout": 0.0, "last_blocks": 0, "groups": "class", "reduction": "sum"}

@@ -23,18 +23,12 @@ from pathlib import Path
 import pandas as pd
 
 from tests.benchmarks import against_glue, bench
-from tests.benchmarks.against_glue import NAME, OBJECTIVES, Inputs, Run
+from tests.benchmarks.against_glue import OBJECTIVES, Inputs, Run
 
 
 def our_trials(out: Path, inputs: Inputs) -> pd.DataFrame:
     """Objectives and ``time`` of the complete trials until now."""
-    from tune_fairlora.record import read_events
-    from tune_fairlora.state import State
-
-    state = State()
-    for event in read_events(out / NAME) if (out / NAME / "events.jsonl").exists() else ():
-        state.apply(event)
-    done = [trial for trial in state.trials.values() if trial.status == "complete"]
+    done = [trial for trial in against_glue.our_trials(out) if trial.status == "complete"]
     return pd.DataFrame([{**{name: t.metrics[name] for name in OBJECTIVES}, "time": t.ended} for t in done])
 
 

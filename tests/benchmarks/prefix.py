@@ -20,11 +20,12 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks.rows import Row, environment, spread
+from tests.benchmarks.rows import Row, spread
 from trainables import data, datasets
 from trainables.config import TrainConfig
 from trainables.data import Data, Split
 from trainables.fit import fit
+from tune_fairlora.startup import environment
 
 GOAL = 2.5
 BASE = TrainConfig(data="folder", backbone="vit_tiny", image_size=112, last_blocks=2, flip=False, crop=1.0)

@@ -1,10 +1,9 @@
 """What a benchmark gives `bench.py`: a line of its table. And waiting until the machine has nothing else to do."""
 
-import contextlib
 import os
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import psutil
@@ -50,18 +49,6 @@ def markdown(rows: Iterable[Row]) -> str:
         ratio = f"{row.ratio} ({row.spread})" if row.spread else row.ratio
         lines.append((row.measure, row.goal, row.ours, row.peer, ratio, verdicts[row.ok], row.when))
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-
-
-@contextlib.contextmanager
-def environment(settings: dict[str, str]) -> Iterator[None]:
-    """``settings`` in the process's environment, and in that of processes which are started inside."""
-    before = dict(os.environ)
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def others(seconds: float = 3.0) -> float:
