@@ -65,7 +65,7 @@ def test_glue_trains_what_we_train(digits, values):
     model, undecayed = glue.create_model(values, task, 10)
     groups = glue.param_groups_weight_decay(model, 0.01, no_weight_decay_list=undecayed)
     trainer = Trainer(config, digits, None, "cpu", None)
-    assert _by_decay(groups) == _by_decay(trainer.optimizer.param_groups)
+    assert _by_decay(groups) == _by_decay(trainer.steps.optimizer.param_groups)
     noise = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():  # untrained adapters change nothing, and heads are drawn
         base = model.base_model.model if hasattr(model, "base_model") else model

@@ -17,7 +17,10 @@ ALLOWED = {
 }
 # A library that only the files named may import, wherever the import stands in the file.
 ONLY_IN = {
-    "ray": {"trainables/ray_trainable.py", *(f"tune_fairlora/{n}.py" for n in ("cluster", "executor", "runner"))}
+    "ray": {
+        "trainables/ray_trainable.py",
+        *(f"tune_fairlora/{n}.py" for n in ("cluster", "executor", "gpus", "runner")),
+    }
     | {"tune_fairlora/searcher.py"},
     "mlflow": {"tune_fairlora/mlflow_store.py", "tune_fairlora/mlflow_models.py"},
     "optuna": {f"search_spaces/{n}.py" for n in ("space", "digits", "folder", "fairlora", "utkface")}

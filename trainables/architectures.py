@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.config import ConfigError, lookup
+from trainables.store import file_hash
 
 RANDOM = "random"  # in place of a weights file: an untrained network, the same in every trial
 RGB = tuple[float, float, float]
@@ -95,3 +96,10 @@ def require_file(weights: str | Path | None) -> None:
     """Raise ConfigError unless ``weights`` is a file, the word random, or None."""
     if weights not in (None, RANDOM) and not Path(weights).is_file():
         raise ConfigError(f"--weights must be a file or the word random, but {weights} is no file")
+
+
+def fingerprint(weights: str | Path | None) -> str:
+    """sha256 of a weights file, for the record; "random" for untrained weights, "" for the hub."""
+    if not weights or weights == RANDOM:
+        return weights or ""
+    return file_hash(weights)

@@ -1,16 +1,20 @@
-"""The files of one trial in a search's folder: what it takes to go on after a crash, and the trained weights."""
+"""The files of one trial in a search's folder: what it takes to go on after a crash, and the trained weights.
+
+torch is imported where a file is read or written: the search's own process only looks and deletes.
+"""
 
 import errno
 import json
 import os
 import shutil
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from trainables.config import ConfigError
 from trainables.store import remove_torn, replace_atomically, save_safetensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CHECKPOINT, WEIGHTS = "checkpoint.pt", "model.safetensors"
 
@@ -31,6 +35,8 @@ def save_checkpoint(folder: Path, checkpoint: dict, result: dict) -> None:
 
 def _save(path: Path, content: dict) -> None:
     """torch says only that a write failed, not that the disk is full."""
+    import torch
+
     try:
         torch.save(content, path)
     except RuntimeError as error:
@@ -42,7 +48,11 @@ def _save(path: Path, content: dict) -> None:
 def load_checkpoint(folder: Path) -> dict | None:
     """The trial's checkpoint with its ``result``, tensors on the CPU; None where there is none."""
     path = folder / CHECKPOINT
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True) if path.exists() else None
+    if not path.exists():
+        return None
+    import torch
+
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def check_checkpoint(folder: Path, config_id: str, seed: int) -> bool:
@@ -59,7 +69,7 @@ def check_checkpoint(folder: Path, config_id: str, seed: int) -> bool:
     return checkpoint is not None
 
 
-def save_weights(folder: Path, state: dict[str, Tensor], values: dict) -> None:
+def save_weights(folder: Path, state: dict[str, "Tensor"], values: dict) -> None:
     """Keep the trained weights alone (adapters and head for the LoRA methods), with the configuration beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"config": json.dumps(values)}

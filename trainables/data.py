@@ -31,9 +31,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def pixels(self, index: Tensor) -> Tensor:
-        """uint8 ``[len(index), 3, size, size]`` of the split's own positions ``index``."""
-        return torch.from_numpy(self.store.images(self.rows[index.numpy()])).permute(0, 3, 1, 2)
+    def pixels(self, index: Tensor, pinned: bool = False) -> Tensor:
+        """uint8 ``[len(index), 3, size, size]`` of the split's own positions ``index``; ``pinned``: in memory from
+        which a GPU takes them itself."""
+        size = self.store.manifest.size
+        out = torch.empty((len(index), size, size, 3), dtype=torch.uint8, pin_memory=pinned)
+        self.store.images(self.rows[index.numpy()], out.numpy())
+        return out.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -101,19 +105,24 @@ def evaluation_batches(
 
 def pixels(split: Split, index: Tensor, device: str = "cpu") -> Tensor:
     """Float ``[len(index), 3, size, size]`` in [0, 1] of the split's positions ``index``."""
-    return moved(split.pixels(index), device).float().div_(255)
+    return moved(split.pixels(index, pinned=_on_gpu(device)), device).float().div_(255)
 
 
 def _rows(tokens: np.ndarray, index: Tensor, device: str) -> Tensor:
     return moved(torch.from_numpy(tokens[index.numpy()]), device).float()
 
 
-def moved(tensor: Tensor, device: str) -> Tensor:
+def moved(tensor: Tensor, device: str | torch.device) -> Tensor:
     """``tensor`` on ``device``: to a GPU through pinned memory, so that the processor need not wait for the copy.
     Images go as the store's bytes; what follows (floats, flips, crops) is computed there."""
-    if torch.device(device).type != "cuda":
+    if not _on_gpu(device):
         return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+    return pinned.to(device, non_blocking=True)
+
+
+def _on_gpu(device: str | torch.device) -> bool:
+    return torch.device(device).type == "cuda"
 
 
 class Draws(NamedTuple):
@@ -161,13 +170,13 @@ def transformed(images: Tensor, drawn: Draws) -> Tensor:
     """
     n = len(images)
     if drawn.flip is not None:
-        images = torch.where(drawn.flip.to(images.device)[:, None, None, None], images.flip(-1), images)
+        images = torch.where(moved(drawn.flip, images.device)[:, None, None, None], images.flip(-1), images)
     if drawn.area is not None:
         scale = drawn.area.sqrt()
         theta = torch.zeros(n, 2, 3)
         theta[:, 0, 0] = theta[:, 1, 1] = scale
         theta[:, :, 2] = drawn.shift * (1 - scale)[:, None]
-        grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+        grid = F.affine_grid(moved(theta, images.device), list(images.shape), align_corners=False)
         images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     return images
 

@@ -1,7 +1,6 @@
 """The only training loop: a generator that yields one epoch's numbers, and takes and gives a checkpoint."""
 
 import contextlib
-import copy
 import math
 import time
 from collections.abc import Iterator
@@ -16,16 +15,13 @@ from trainables.backbones import fresh_model
 from trainables.config import ConfigError, TrainConfig
 from trainables.data import Data, Split, evaluation_batches, training_batches
 from trainables.last_row import read_last_row
-from trainables.losses import Loss, sample_losses
+from trainables.losses import sample_losses
 from trainables.metrics import Evaluation, evaluate
-from trainables.objective import TOO_LARGE, Objective
+from trainables.objective import TOO_LARGE, Objective, same_streams
 from trainables.prefix import Kept, normalised, precision, suffix
 from trainables.seeds import seed_for
+from trainables.steps import Diverged, Numbers, Steps
 from trainables.stopwatch import Stopwatch
-
-
-class Diverged(ArithmeticError):
-    """The training or validation loss is no longer a finite number."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +56,7 @@ def fit(
     while trainer.epoch < config.epochs:
         start = time.perf_counter()
         train = trainer.train_epoch()
-        with watch.on("read"):
-            tokens = trainer.kept.validation()
-        evaluation = evaluate_split(trainer.model, data, data.val, config, device, tokens, watch)
+        evaluation = trainer.evaluate()
         if not math.isfinite(evaluation.metrics["loss"]):  # the last step broke the weights: accuracy would look sane
             raise Diverged(f"the validation loss is {evaluation.metrics['loss']} after epoch {trainer.epoch}")
         metrics = {f"train_{k}": v for k, v in train.items()} | {f"val_{k}": v for k, v in evaluation.metrics.items()}
@@ -88,9 +82,8 @@ class Trainer:
         check_adapters(self.model)
         read_last_row(self.model)
         self.kept = Kept(self.model, config, data, device)
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, config), fused=True)
         self.objective = Objective(config, len(data.manifest.classes), len(data.manifest.groups), device)
+        self.steps = Steps(self.model, config, self.objective, lambda inputs: forward(self.model, inputs, config))
         self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
         self.epoch, self.watch = 0, watch or Stopwatch()
         if checkpoint is not None:
@@ -99,42 +92,27 @@ class Trainer:
     def train_epoch(self) -> dict[str, float]:
         """One pass over the training split; returns the means of loss, cross-entropy and penalty over its steps."""
         self.model.train()
-        losses = []
+        first = self.epoch * self.steps_per_epoch
+        numbers = Numbers(self.steps_per_epoch, first, self.steps.device)
         with self.watch.on("read"):
             tokens = self.kept.training(self.epoch)
-        with torch.random.fork_rng(devices=[] if self.device == "cpu" else None):
+        with same_streams(self.device), self.steps.context():
             torch.manual_seed(seed_for(self.config.seed, "dropout", self.epoch))
             batches = training_batches(self.data.train, self.config, self.epoch, self.device, tokens)
-            for i, batch in enumerate(self.watch.each("read", batches)):
+            for step, batch in enumerate(self.watch.each("read", batches), start=first):
                 with self.watch.on("train"):
-                    losses.append(self._step(self.epoch * self.steps_per_epoch + i, *batch))
+                    numbers.add(self.steps(self._schedule(step), *batch))
+            with self.watch.on("train"):
+                loss, cross_entropy, penalty = numbers.means()
         self.epoch += 1
-        loss, cross_entropy, penalty = np.mean(losses, axis=0).tolist()
         return {"loss": loss, "cross_entropy": cross_entropy, "penalty": penalty}
 
-    def _step(self, step: int, inputs: Tensor, label: Tensor, group: Tensor) -> tuple[float, float, float]:
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = parameters["peak"] * self._schedule(step)
-        loss = self._backward(inputs, label, group)
-        numbers = tuple(torch.stack(loss).tolist())  # at once: each question is a wait for the GPU
-        if not math.isfinite(numbers[0]):
-            raise Diverged(f"the training loss is {numbers[0]} at step {step} (epoch {self.epoch + 1})")
-        if self.config.clip_norm:
-            nn.utils.clip_grad_norm_(self.trained, self.config.clip_norm)
-        self.optimizer.step()
-        return numbers
-
-    def _backward(self, inputs: Tensor, label: Tensor, group: Tensor) -> Loss:
-        """The batch's gradient. Where memory is too small for that, in smaller and smaller parts, which add up to the
-        same gradient; they stay small until the run's end."""
-        while True:
-            before = copy.copy(self.objective.running)  # must take each batch in once
-            self.optimizer.zero_grad(set_to_none=True)
-            with contextlib.suppress(torch.OutOfMemoryError):
-                return self.objective.backward(lambda x: forward(self.model, x, self.config), inputs, label, group)
-            self.objective.running = before
-            self.objective.halve(len(inputs))
-            torch.cuda.empty_cache()
+    def evaluate(self) -> Evaluation:
+        """Every metric of the validation split."""
+        with self.watch.on("read"):
+            tokens = self.kept.validation()
+        with self.steps.context():
+            return evaluate_split(self.model, self.data, self.data.val, self.config, self.device, tokens, self.watch)
 
     def _schedule(self, step: int) -> float:
         """Share of the peak learning rate at ``step``: a linear warm-up, then half a cosine down to 0."""
@@ -147,13 +125,13 @@ class Trainer:
     def checkpoint(self) -> dict:
         """Tensors and plain values, so that ``torch.load(weights_only=True)`` reads it: epoch, configuration, the
         trained weights (adapters and head alone for the LoRA methods), the optimiser's state and the penalty's running
-        means. Copies, as the next epoch writes into the tensors."""
+        means. Copies on the CPU, as the next epoch writes into the tensors."""
         return {
             "epoch": self.epoch,
             "config_id": self.config.config_id,
             "seed": self.config.seed,
             "model": trained_state(self.model),
-            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "optimizer": self.steps.state(),
             "objective": self.objective.state(),
         }
 
@@ -165,14 +143,14 @@ class Trainer:
                 f"but is {checkpoint['config_id']}'s with seed {checkpoint['seed']}"
             )
         self.model.load_state_dict(checkpoint["model"], strict=False)
-        self.optimizer.load_state_dict(copy.deepcopy(checkpoint["optimizer"]))  # it would train in the caller's tensors
+        self.steps.restore(checkpoint["optimizer"])
         self.objective.restore(checkpoint["objective"])
         self.epoch = checkpoint["epoch"]
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """The weights that training changes, by name, detached copies on the CPU."""
-    return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+    return {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters() if p.requires_grad}
 
 
 def forward(model: nn.Module, inputs: Tensor, config: TrainConfig) -> Tensor:
@@ -201,13 +179,15 @@ def evaluate_split(
     for inputs, label, _ in watch.each("read", evaluation_batches(split, device, tokens=tokens)):
         with watch.on("validate"):
             logits = _logits(model, inputs, config).float()
-            predictions.append(logits.argmax(dim=1).cpu())
-            losses.append(sample_losses(logits, label).cpu())
+            predictions.append(logits.argmax(dim=1))
+            losses.append(sample_losses(logits, label))
+    with watch.on("validate"):  # asked for at the end: each question is a wait for the GPU
+        predicted, loss = torch.cat(predictions).cpu().numpy(), torch.cat(losses).cpu().numpy()
     with watch.on("metrics"):
         return evaluate(
             split.label.numpy(),
-            torch.cat(predictions).numpy(),
-            torch.cat(losses).numpy(),
+            predicted,
+            loss,
             split.group.numpy(),
             n_classes=len(data.manifest.classes),
             n_groups=len(data.manifest.groups),
@@ -223,16 +203,3 @@ def _logits(model: nn.Module, inputs: Tensor, config: TrainConfig) -> Tensor:
         raise ConfigError(TOO_LARGE)
     torch.cuda.empty_cache()
     return torch.cat([_logits(model, half, config) for half in inputs.chunk(2)])
-
-
-def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
-    """Body and head with their own peak learning rates; weight decay on matrices alone."""
-    groups, exempt = [], model.no_weight_decay()  # timm's: tokens, position embeddings, a Swin's position bias
-    for is_head, peak in ((False, config.lr), (True, config.head_lr or config.lr)):
-        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and n.startswith("head.") == is_head]
-        for decays in (True, False):
-            chosen = [p for n, p in named if (p.ndim > 1 and n not in exempt) == decays]
-            if chosen:
-                decay = config.weight_decay if decays else 0.0
-                groups.append({"params": chosen, "lr": peak, "peak": peak, "weight_decay": decay})
-    return groups

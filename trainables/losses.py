@@ -67,7 +67,8 @@ def penalty_weights(levels: Tensor, counts: Tensor, index: Tensor, reduction: st
     effort between groups and never train uphill as a whole, which deviations from a centre of another time would.
     """
     present = counts > 0
-    levels = levels - levels[index[0]]  # so that equal levels give zeros, not rounding errors
+    # So that equal levels give zeros, not rounding errors. (levels[index[0]] would ask a GPU for index[0].)
+    levels = levels - levels.index_select(0, index[:1])
     levels = torch.where(present, levels, 0.0)
     n_present = present.sum()
     deviations = torch.where(present, levels - levels.sum() / n_present, 0.0)
@@ -94,8 +95,8 @@ class RunningMeans:
     def update(self, means: Tensor, counts: Tensor) -> Tensor:
         """Take one batch's ``group_means`` in and return the levels in nats; those of groups never seen are 0."""
         moved = self.decay * self.average + (1 - self.decay) * means
-        self.average = torch.where(counts > 0, moved, self.average)
-        self.updates = self.updates + (counts > 0)
+        self.average.copy_(torch.where(counts > 0, moved, self.average))  # in place, for a GPU's recorded step
+        self.updates += counts > 0
         unbiased = self.average / (1 - self.decay ** self.updates.double())
         return torch.where(self.updates > 0, unbiased, 0.0)
 

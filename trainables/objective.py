@@ -1,5 +1,6 @@
 """The gradient of one batch's objective, in one forward pass or exactly the same in several smaller ones."""
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -19,6 +20,12 @@ from trainables.losses import (
 
 TOO_LARGE = "a single image must fit into a trial's GPU memory, but does not: give it more with --gpus-per-trial"
 Forward = Callable[[Tensor], Tensor]  # images [n, 3, size, size] -> logits [n, classes]
+
+
+def same_streams(device: str | torch.device) -> contextlib.AbstractContextManager:
+    """torch's random streams are afterwards as they were before."""
+    gpu = torch.device(device).type == "cuda"
+    return torch.random.fork_rng(devices=[torch.cuda.current_device()] if gpu else [])
 
 
 class Objective:
@@ -68,7 +75,7 @@ class Objective:
         parts, done = list(zip(images.split(size), label.split(size))), []
         weights = torch.full_like(label, 1 / len(label), dtype=torch.float32)
         if index is not None:
-            with torch.no_grad(), torch.random.fork_rng(devices=[] if self.device == "cpu" else None):
+            with torch.no_grad(), same_streams(self.device):
                 losses = torch.cat([sample_losses(forward(x), y) for x, y in parts])
             weights = self._weights(losses, index)
         for (x, y), weight in zip(parts, weights.split(size)):

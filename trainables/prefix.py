@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,16 @@ def suffix(model: VisionTransformer, tokens: Tensor, m: int) -> Tensor:
 
 def normalised(images: Tensor, config: TrainConfig) -> Tensor:
     """Images float ``[n, 3, size, size]`` in [0, 1] as the backbone wants them."""
-    row = BACKBONES[config.backbone]
-    return (images - images.new_tensor(row.mean)[:, None, None]) / images.new_tensor(row.std)[:, None, None]
+    mean, std = _statistics(config.backbone, images.device)
+    return (images - mean) / std
+
+
+@lru_cache(maxsize=4)
+def _statistics(backbone: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation ``[3, 1, 1]``, made once: on a GPU each new constant is a wait."""
+    row = BACKBONES[backbone]
+    with torch.inference_mode(False):
+        return tuple(torch.tensor(values, device=device)[:, None, None] for values in (row.mean, row.std))
 
 
 def precision(config: TrainConfig, device: torch.device) -> contextlib.AbstractContextManager:

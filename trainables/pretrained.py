@@ -9,16 +9,7 @@ import torch
 from timm.models import swin_transformer_v2, vision_transformer
 from torch import Tensor, nn
 
-from trainables.architectures import RANDOM
 from trainables.config import ConfigError
-from trainables.store import file_hash
-
-
-def fingerprint(weights: str | Path | None) -> str:
-    """sha256 of a weights file, for the record; "random" for untrained weights, "" for the hub."""
-    if not weights or weights == RANDOM:
-        return weights or ""
-    return file_hash(weights)
 
 
 def read(path: str | Path) -> dict[str, Tensor]:

@@ -136,9 +136,11 @@ class Store:
         """The row numbers of ``split``, int64, ascending."""
         return np.flatnonzero(self.split == split)
 
-    def images(self, rows: np.ndarray) -> np.ndarray:
-        """The images of ``rows`` as a new array, uint8 ``[len(rows), size, size, 3]``; nothing is decoded."""
-        out = np.empty((len(rows), self.manifest.size, self.manifest.size, 3), np.uint8)
+    def images(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The images of ``rows``, uint8 ``[len(rows), size, size, 3]``, in ``out`` or a new array; nothing is
+        decoded."""
+        if out is None:
+            out = np.empty((len(rows), self.manifest.size, self.manifest.size, 3), np.uint8)
         for i, row in enumerate(rows):
             out[i] = self._chunks[row // ROWS_PER_BATCH][row % ROWS_PER_BATCH]
         return out

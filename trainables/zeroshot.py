@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables import clip, pretrained
+from trainables.architectures import fingerprint
 from trainables.config import ConfigError
 from trainables.store import cache_folder, replace_atomically, save_safetensors
 
@@ -75,7 +76,7 @@ def cache_file(row, classes: tuple[str, ...], weights: str | None) -> Path:
     import open_clip
 
     version = [open_clip.__version__, hashlib.sha256(Path(__file__).read_bytes()).hexdigest()]
-    key = [row.arch, row.clip, row.tag, pretrained.fingerprint(weights), list(classes), version]
+    key = [row.arch, row.clip, row.tag, fingerprint(weights), list(classes), version]
     return cache_folder() / f"zeroshot-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.safetensors"
 
 

@@ -1,4 +1,6 @@
-"""Whether space, data and weights fit, proved before a search starts. Each check raises ConfigError in one line."""
+"""Whether space, data and weights fit, proved before a search starts. Each check raises ConfigError in one line.
+
+torch comes with the last check alone, which ``proved.py`` often spares."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,21 +8,22 @@ from pathlib import Path
 import numpy as np
 
 from search_spaces.space import Space
-from trainables import adapters, backbones, data, prefix, zeroshot
-from trainables.architectures import BACKBONES, RANDOM
+from trainables.architectures import BACKBONES
 from trainables.config import ConfigError, TrainConfig
 from trainables.metrics import evaluate
+from trainables.store import Store
+from tune_fairlora.proved import first_configs
 
 SMALL_CLASS = 10  # validation images, under which one image moves a class's recall by more than 10 points
 
 
-def check_objectives(names: Sequence[str], space: Space, store: Path) -> None:
+def check_objectives(names: Sequence[str], space: Space, store: Store) -> None:
     """An objective or constraint that has no value even for perfect predictions would fail every trial: say so before
     the first."""
-    val, manifest = data.open_data(store).val, data.open_data(store).manifest
+    val, manifest = store.rows("val"), store.manifest
     if len(manifest.groups) < 2:
         _refuse_group_searches(names, space)
-    label, group = val.label.numpy(), val.group.numpy()
+    label, group = store.label[val], store.group[val]
     shape = {"n_classes": len(manifest.classes), "n_groups": len(manifest.groups), "positive": manifest.positive}
     perfect = evaluate(label, label, np.zeros(len(label)), group, **shape).metrics
     for name in names:
@@ -38,10 +41,10 @@ def _refuse_group_searches(names: Sequence[str], space: Space) -> None:
         raise ConfigError(f"{asked[0]} needs at least two groups: metadata.csv must have a column group or group_name")
 
 
-def warn_small(store: Path) -> None:
+def warn_small(store: Store) -> None:
     """A gap between classes of a few images is mostly noise; said before hours go into it."""
-    val, manifest = data.open_data(store).val, data.open_data(store).manifest
-    smallest = int(np.bincount(val.label.numpy(), minlength=len(manifest.classes)).min())
+    val, classes = store.rows("val"), len(store.manifest.classes)
+    smallest = int(np.bincount(store.label[val], minlength=classes).min())
     if smallest < SMALL_CLASS:
         print(f"note: the smallest class has {smallest} validation images; gaps between classes will be mostly noise")
 
@@ -49,27 +52,26 @@ def warn_small(store: Path) -> None:
 def check_weights(space: Space, weights: str | None, classes: list[str], store: Path | None = None) -> str | None:
     """The local weights file, once each method's first models were built with it, their adapters proved, and what they
     will keep of the images in ``store`` found to fit onto the disk."""
+    from trainables import adapters, backbones, data, prefix
+
     config = space.config({}, 0)
     if config.backbone == "vit_nano" and weights is None and not backbones.nano_file().exists():
         print("pretraining vit_nano on plain digits: about 20 s, once", flush=True)
-    if weights == RANDOM:
-        print(f"note: {config.backbone} has random weights: what is found says nothing about pretrained models")
     path = backbones.weights_file(config.backbone, weights)
     source = str(path.resolve()) if isinstance(path, Path) else path
-    for method in space.methods:
-        point = space.first_point(method)
-        for head in getattr(space.distribution("head", method), "choices", [space.config(point, 0).head]):
-            first = space.config(point | {"head": head}, 0)
-            _announce_texts(first, classes, source)
-            model = adapters.adapt(backbones.fresh_model(first, classes, source), first)
-            adapters.check_adapters(model)
-            if store is not None:
-                prefix.Kept(model, first, data.open_data(store), "cpu")
+    for first in first_configs(space):
+        _announce_texts(first, classes, source)
+        model = adapters.adapt(backbones.fresh_model(first, classes, source), first)
+        adapters.check_adapters(model)
+        if store is not None:
+            prefix.Kept(model, first, data.open_data(store), "cpu")
     return source
 
 
 def _announce_texts(config: TrainConfig, classes: list[str], weights: str | None) -> None:
     if config.head == "zeroshot":
+        from trainables import zeroshot
+
         row = BACKBONES[config.backbone]
         if not zeroshot.cache_file(row, tuple(classes), weights).exists():
             print(f"reading {len(classes)} class names with CLIP's text tower: a second or two each, once", flush=True)

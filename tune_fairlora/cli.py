@@ -37,8 +37,8 @@ def positive(text: str) -> float:
     return _number(text, float, lambda v: v > 0, "> 0")
 
 
-def share(text: str) -> float:
-    return _number(text, float, lambda v: v >= 0, ">= 0")
+def share(text: str) -> float | str:
+    return text if text == "auto" else _number(text, float, lambda v: v >= 0, ">= 0 (or auto)")
 
 
 def count(text: str) -> int:

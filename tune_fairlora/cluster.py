@@ -13,13 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainables.config import ConfigError
+from tune_fairlora import gpus
+from tune_fairlora.gpus import AUTO
 from tune_fairlora.signals import chatter_to
 from tune_fairlora.startup import environment
 
 ANSWER_SECONDS = 10
 GPUS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")  # Nvidia's, AMD's, and in Windows's Linux
-TRIAL = "trainables.ray_trainable"  # what a trial's process imports
-PLANNING = ("ray.tune", TRIAL, "tune_fairlora.checks")
+TRIAL = ("trainables.ray_trainable", "trainables.trial")  # what a trial's process imports
+TUNE, MODELS = ("ray.tune", TRIAL[0]), ("trainables.backbones", "trainables.adapters")
 # What a search needs at once, and what MLflow's thread will need (tracking.py).
 SEARCHING = ("tune_fairlora.executor", "mlflow", "mlflow.store.tracking.sqlalchemy_store")
 
@@ -57,7 +59,8 @@ class Cluster:
     """Ray, from its start to the end of the block: it is shut down, however the block ends.
 
     A search starts it as soon as what is quickly checked is in order. Ray's processes then come up, and those of the
-    trials load their libraries, while this process loads its own and looks at model, data and weights.
+    trials load their libraries, while this process loads its own and looks at model, data and weights: at the model
+    only where that is new (``proved.py``), as its libraries take long to load, and all the longer in three processes.
     """
 
     def __init__(self):
@@ -71,26 +74,43 @@ class Cluster:
     def __exit__(self, *error) -> None:
         self._end.close()
 
-    def start(self, args: argparse.Namespace, trials: int) -> None:
+    def start(self, args: argparse.Namespace, trials: int, models: bool) -> None:
         """Start or join Ray as the options say, for ``trials`` at most. Raises ConfigError where it cannot hold one.
 
-        At its end the libraries that a plan needs are imported.
+        At its end the libraries that a plan needs are imported, with ``models`` also those that it needs to make some.
         """
         address, folder = address_of(args.address), self._temporary_folder()
         with chatter_to(folder / "log.txt") as console:
             console.print("starting Ray …" if address == "local" else f"joining Ray at {address} …")
-            imported = _import_meanwhile(PLANNING, SEARCHING)
+            imported = import_meanwhile([*TUNE, *MODELS * models], SEARCHING)
             with environment(load_ahead(args, trials) if address == "local" else {}):
                 self._connect(address, folder)
             self.up = time.time()
             import ray
 
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            self.gpus, fits = slots(nodes, args.cpus_per_trial, args.gpus_per_trial)
-            self.at_once = min(fits, args.max_concurrent or fits, trials)
+            self._hold(nodes, args.cpus_per_trial, args.gpus_per_trial, min(args.max_concurrent or trials, trials))
             imported.wait()
             plain_environment(address == "local")
         self.printed = (folder / "log.txt").read_text(errors="replace")
+
+    def _hold(self, nodes: list[dict[str, float]], cpus: float, gpus: float | str | None, most: int) -> None:
+        """How many trials of these resources are at work at once."""
+        self._nodes, self._most = nodes, most
+        self.gpus, fits = slots(nodes, cpus, None if gpus == AUTO else gpus)
+        self.at_once = min(fits, most)
+
+    def share_gpus(self, plan) -> str:
+        """Where ``plan`` leaves it to us, find out how many trials share a GPU; what was found, in a line. Nothing
+        where trials have no GPU."""
+        if plan.gpus != AUTO or not self.gpus:
+            return ""
+        configs = gpus.largest(plan.space)
+        needed, total = gpus.measure(configs, str(plan.store), plan.weights, plan.cpus)
+        gpu_nodes = [node for node in self._nodes if node.get("GPU", 0) >= 1]
+        cores = max(int(node["CPU"] / plan.cpus / node["GPU"] + 1e-9) for node in gpu_nodes)
+        self._hold(self._nodes, plan.cpus, gpus.share(max(needed), total, max(1, cores)), self._most)
+        return gpus.sentence(configs, needed, total, self.gpus)
 
     def _temporary_folder(self) -> Path:
         try:
@@ -124,11 +144,11 @@ def load_ahead(args: argparse.Namespace, trials: int) -> dict[str, str]:
     process still plans. Nothing where not each would become a trial's, or where there is a GPU: a process must not
     look for one before Ray has said which is its own."""
     every = os.cpu_count() or 1
-    if args.gpus_per_trial or any(glob.glob(files) for files in GPUS):
+    if args.gpus_per_trial not in (None, 0, AUTO) or any(glob.glob(files) for files in GPUS):
         return {}
     if args.cpus_per_trial != 1 or min(args.max_concurrent or every, trials) < every:
         return {}
-    settings = {"RAY_prestart_worker_first_driver": "1", "RAY_preload_python_modules": TRIAL}
+    settings = {"RAY_prestart_worker_first_driver": "1", "RAY_preload_python_modules": ",".join(TRIAL)}
     # Once Tune has reserved the processors for its trials, Ray would end the processes that still wait for theirs.
     settings["RAY_idle_worker_killing_time_threshold_ms"] = "600000"
     # Ray says this to a trial's process later, which is too late for libraries that are loaded by then.
@@ -146,7 +166,7 @@ def plain_environment(local: bool) -> None:
         class_cache.ENV_VARS_TO_PROPAGATE.clear()
 
 
-def _import_meanwhile(*parts: Sequence[str]) -> threading.Event:
+def import_meanwhile(*parts: Sequence[str]) -> threading.Event:
     """Import modules in a thread, as Ray's start is mostly waiting for other processes. The event says that those of
     the first part are imported. An error shows where the module is used."""
     done = threading.Event()

@@ -192,9 +192,13 @@ class Conductor:
             discard(self.plan.folder, dropped)
         self._kept = members
 
+    def last_are_at_work(self) -> bool:
+        """Whether no trial is left to be started."""
+        return not self.searcher.again and self.searcher.next >= self.searcher.trials
+
     def complete(self) -> bool:
         """Whether every trial that was to be is there and at its end."""
-        return not self.searcher.again and not self.open and self.searcher.next >= self.searcher.trials
+        return not self.open and self.last_are_at_work()
 
 
 def make_scheduler(plan: Plan) -> MultiObjectiveAsha | None:

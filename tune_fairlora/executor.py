@@ -15,10 +15,13 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from trainables.ray_trainable import RayTrainable
+from tune_fairlora.cluster import import_meanwhile
 from tune_fairlora.conductor import Conductor
 from tune_fairlora.state import FAILED
 
 RAY_FOLDER = "ray"
+# What logging the front's models will need, torch among it: imported while a trial's processor has nothing left to do.
+EXPORTING = ("trainables.exported",)
 CONFIG_ERROR = re.compile(r"([\w.]+\.)?ConfigError\b")
 
 
@@ -33,6 +36,7 @@ class Executor(tune.Callback):
         """``check`` raises KeyboardInterrupt when the search is to end. It is called where no event is half-way."""
         self.conductor, self.slots, self.check = conductor, slots, check
         self._hung: dict[int, str] = {}
+        self._last_are_at_work = False
 
     def __getstate__(self) -> dict:
         """Nothing: Ray pickles what it is given for a restore of its own, which is never made."""
@@ -74,6 +78,9 @@ class Executor(tune.Callback):
 
     def on_trial_complete(self, iteration, trials, trial: RayTrial, **info) -> None:
         self.conductor.ended(trial.config["number"])
+        if not self._last_are_at_work and self.conductor.last_are_at_work():
+            self._last_are_at_work = True
+            import_meanwhile(EXPORTING)
 
     def on_trial_error(self, iteration, trials, trial: RayTrial, **info) -> None:
         number = trial.config["number"]

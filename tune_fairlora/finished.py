@@ -56,13 +56,12 @@ def require_images(settings: dict) -> None:
 
 def require_weights(settings: dict) -> None:
     """Other pretrained weights are another model. Raises ConfigError."""
-    from trainables import pretrained
-    from trainables.architectures import RANDOM
+    from trainables.architectures import RANDOM, fingerprint
 
     file = settings["weights_file"]
     if file not in ("", RANDOM) and not Path(file).is_file():
         raise ConfigError(f"the search's weights are gone from {file}: put them there again")
-    if file and pretrained.fingerprint(file) != settings["weights"]:
+    if file and fingerprint(file) != settings["weights"]:
         raise ConfigError(f"the weights in {file} must be those of the search, but are others now")
 
 

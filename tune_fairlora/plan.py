@@ -1,6 +1,6 @@
 """A search before it starts: every option resolved and checked, everything prepared, nothing written to its folder.
 
-What needs torch is imported where it is used: its import takes seconds, and comes while Ray starts (``cluster.py``).
+What needs torch (``checks.check_weights``) comes while Ray starts, and only where ``proved.py`` does not know it.
 """
 
 import argparse
@@ -18,14 +18,15 @@ from pathlib import Path
 from search_spaces import resolve
 from search_spaces.space import Space
 from trainables import datasets
-from trainables.architectures import RANDOM, require_file, require_size
+from trainables.architectures import RANDOM, fingerprint, require_file, require_size
 from trainables.config import ConfigError
 from trainables.metrics import OBJECTIVES
-from trainables.store import Manifest
-from tune_fairlora import cluster, constraints, enqueue, stores
+from trainables.store import Manifest, Store
+from tune_fairlora import checks, cluster, constraints, enqueue, stores
+from tune_fairlora.proved import Proof
 from tune_fairlora.record import FORMAT, Record, collapse_floor
 
-Begin = Callable[[argparse.Namespace, int], None]
+Begin = Callable[[argparse.Namespace, int, bool], None]  # options, most trials, whether a model is to be looked at
 NOT_KEPT = ("list", "describe", "dry_run", "resume", "resync", "name", "storage")  # options of one command alone
 
 
@@ -51,7 +52,7 @@ class Plan:
     time_budget: float | None  # seconds
     trial_timeout: float | None  # seconds; None: from the epochs seen
     cpus: float
-    gpus: float | None
+    gpus: float | str | None  # "auto": as many share one as have room; None: one where there is one
     max_concurrent: int | None
     tracking_uri: str
     experiment: str
@@ -64,8 +65,7 @@ class Plan:
 
     def settings(self) -> dict:
         """What the record says of the search, plain values alone."""
-        from trainables import data, pretrained
-
+        store = Store(self.store)
         return {
             "id": uuid.uuid4().hex,
             "format": FORMAT,
@@ -86,13 +86,12 @@ class Plan:
             "data_notes": self.manifest.notes,
             "image_size": self.manifest.size,
             "classes": self.manifest.classes,
-            "collapse_floor": collapse_floor(data.open_data(self.store).val.label.numpy(), len(self.manifest.classes)),
+            "collapse_floor": collapse_floor(store.label[store.rows("val")], len(self.manifest.classes)),
             "groups": self.manifest.groups,
             "store": str(self.store),
             "weights_file": self.weights or "",
-            "weights": pretrained.fingerprint(self.weights) or "hub",
+            "weights": fingerprint(self.weights) or "hub",
             "cpus_per_trial": self.cpus,
-            "gpus_per_trial": self.gpus,
             "max_concurrent": self.max_concurrent,
             "tracking_uri": stores.without_password(self.tracking_uri),
             "experiment": self.experiment,
@@ -117,14 +116,14 @@ def _plain(entry) -> str | dict[str, str]:
     return {method: str(one) for method, one in entry.items()} if isinstance(entry, Mapping) else str(entry)
 
 
-def nothing(args: argparse.Namespace, trials: int) -> None:
+def nothing(args: argparse.Namespace, trials: int, models: bool) -> None:
     """What begins where a plan is all that is wanted."""
 
 
 def make_plan(args: argparse.Namespace, progress, begin: Begin = nothing) -> Plan:
     """A new search from its command line: everything prepared, nothing written to its folder. Raises ConfigError.
 
-    ``begin`` is called with the options and the largest number of trials, once what is quickly checked is in order.
+    ``begin`` is called once what is quickly checked is in order.
     """
     space = resolve_space(args)
     folder = _new_folder(Path(args.storage), args.name or f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -133,8 +132,9 @@ def make_plan(args: argparse.Namespace, progress, begin: Begin = nothing) -> Pla
     base = space.config({}, 0)
     require_size(base.backbone, base.image_size)
     store = prepare(space, args, progress)
-    begin(args, most_trials(args, space))
-    return assemble(args, space, folder, store, points)
+    proof = Proof(space, args.weights, Store(store).manifest)
+    begin(args, most_trials(args, space), not proof.known)
+    return assemble(args, space, folder, store, points, proof)
 
 
 def most_trials(args: argparse.Namespace, space: Space) -> int:
@@ -155,25 +155,28 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def assemble(
-    args: argparse.Namespace, space: Space, folder: Path, store: Path, points: tuple[dict, ...], record=None
+    args: argparse.Namespace,
+    space: Space,
+    folder: Path,
+    store: Path,
+    points: tuple[dict, ...],
+    proof: Proof,
+    record: Record | None = None,
 ) -> Plan:
     """The plan of ``args``, once model, data and objectives are proved to fit. Raises ConfigError."""
-    from trainables import data
-    from tune_fairlora import checks
-
     space.config({}, args.seed + args.seeds - 1)  # the last seed keeps its rule too
     trials = args.trials or space.trials
     if args.sampler == "grid":
         trials = min(args.trials or sys.maxsize, len(points) + len(space.grid_points()))
-    manifest = data.open_data(store).manifest
-    checks.check_objectives((*space.objectives, *(c.metric for c in constraints.parse(args.constraint))), space, store)
-    checks.warn_small(store)
+    images, bounded = Store(store), (c.metric for c in constraints.parse(args.constraint))
+    checks.check_objectives((*space.objectives, *bounded), space, images)
+    checks.warn_small(images)
     return Plan(
         folder=folder,
         space=space,
         store=store,
-        manifest=manifest,
-        weights=checks.check_weights(space, args.weights, manifest.classes, store),
+        manifest=images.manifest,
+        weights=proof.source(store),
         trials=trials * args.seeds,
         seeds=args.seeds,
         sampler=args.sampler,

@@ -3,10 +3,13 @@
 import argparse
 from pathlib import Path
 
+from trainables import checkpoints
+from trainables.architectures import fingerprint
 from trainables.config import ConfigError
 from trainables.store import Store
 from tune_fairlora import journal, plan, spool
 from tune_fairlora.folders import find
+from tune_fairlora.proved import Proof
 from tune_fairlora.record import FORMAT, LOG, Record
 from tune_fairlora.state import FAILED, INTERRUPTED, RUNNING, Trial
 
@@ -49,11 +52,10 @@ def _plan(record: Record, args: argparse.Namespace, given: dict, defaults: dict,
     _compare("space", {name: settings[name] for name in plan.space_facts(space)}, plan.space_facts(space))
     plan.check_options(merged)
     store = _store(settings, space, merged, given, progress)
-    begin(merged, plan.most_trials(merged, space))
-    from trainables import checkpoints, pretrained
-
-    made = plan.assemble(merged, space, record.folder, store, tuple(settings["enqueue"]), record)
-    weights = pretrained.fingerprint(made.weights) or "hub"
+    proof = Proof(space, merged.weights, Store(store).manifest)
+    begin(merged, plan.most_trials(merged, space), not proof.known)
+    made = plan.assemble(merged, space, record.folder, store, tuple(settings["enqueue"]), proof, record)
+    weights = fingerprint(made.weights) or "hub"
     _compare("weights", {"weights": settings["weights"]}, {"weights": weights})
     if made.trials < len(record.trials):
         raise ConfigError(f"--trials must be at least the {len(record.trials)} that were begun, but is {made.trials}")

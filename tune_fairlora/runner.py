@@ -4,6 +4,7 @@ import importlib
 import json
 import shlex
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -43,9 +44,12 @@ LOG = "log.txt"  # what Ray, MLflow and their processes print
 def run(plan: Plan, cluster: Cluster, signals: Signals) -> int:
     """Carry out ``plan`` on a Ray that is up; the exit status: 0 done, 1 failed or nothing complete, 130 or 143
     interrupted."""
-    settings = plan.settings()
+    console = Console(highlight=False)
+    if shared := cluster.share_gpus(plan):
+        console.print(shared)
+    settings = plan.settings() | {"gpus_per_trial": cluster.gpus}
     # Before there is a folder: a reader that has gone away ends the search here.
-    Console(highlight=False).print(f"Ray is up: {cluster.at_once} of {plan.trials} trials at a time")
+    console.print(f"Ray is up: {cluster.at_once} of {plan.trials} trials at a time")
     signals.hold()  # from here on there is a record to be closed, and `carry_out` closes it
     if plan.record is None:
         _make_folder(plan.folder)
@@ -112,30 +116,32 @@ class Run:
         return conductor.complete()
 
     def _end(self, outcome: str, why: str) -> None:
-        """Close trials, Ray, record and MLflow. A step that fails is logged, and the next ones are taken anyway."""
+        """Close trials, Ray, record and MLflow. The tables and the front are written while Ray ends, which is mostly
+        waiting."""
         import ray
 
         record, executor = self.record, self.executor
         if outcome == INTERRUPTED:
             _say(self.console, f"interrupted; closing the record and MLflow (at most {CLOSE_SECONDS} s) …")
-        steps: list[Callable[[], object]] = [
-            lambda: executor and executor.conductor.end_open_trials(why or outcome),
-            ray.shutdown,
-            lambda: executor and executor.tidy(),
+        writing: list[Callable[[], object]] = [
             lambda: executor and executor.conductor.renderer.close(),
             lambda: render(record),
             lambda: render_front(record),
+        ]
+        written = threading.Thread(target=take, args=[writing])
+        steps: list[Callable[[], object]] = [
+            lambda: executor and executor.conductor.end_open_trials(why or outcome),
+            written.start,
+            ray.shutdown,
+            lambda: executor and executor.tidy(),
+            written.join,
             lambda: record.add("close", status=outcome, reason=why),
             lambda: self.tracker.close(self._seconds_for_mlflow()),
             lambda: render(record),  # once more, with the run ids that MLflow's thread brings late
             lambda: self._report(outcome),
             record.close,
         ]
-        for step in steps:
-            try:
-                step()
-            except BaseException:
-                traceback.print_exc()
+        take(steps)
 
     def _seconds_for_mlflow(self) -> float:
         """What it does not get in time, it gets by ``--resync``."""
@@ -163,6 +169,15 @@ class Run:
             _say(self.console, f"            {search_command('--resync', folder)}")
         if outcome != COMPLETE:
             _say(self.console, f"go on with  {search_command('--resume', folder)}")
+
+
+def take(steps: list[Callable[[], object]]) -> None:
+    """Take each step; one that fails is logged, and the next ones are taken anyway."""
+    for step in steps:
+        try:
+            step()
+        except BaseException:
+            traceback.print_exc()
 
 
 def search_command(option: str, folder: Path, command: str = "search") -> str:

@@ -120,7 +120,10 @@ def parser() -> cli.Parser:
         "--cpus-per-trial", type=cli.positive, default=1.0, metavar="X", help="default: 1; fractions are allowed"
     )
     where.add_argument(
-        "--gpus-per-trial", type=cli.share, metavar="X", help="fractions share a GPU; default: 1 where there is one"
+        "--gpus-per-trial",
+        type=cli.share,
+        metavar="X|auto",
+        help="fractions share a GPU, auto: as many as its memory holds; default: 1 where there is one",
     )
     where.add_argument("--max-concurrent", type=cli.positive_int, metavar="N", help="default: as many as fit")
     where.add_argument("--address", metavar="ADDR", help="of a Ray cluster (host:port, auto); default: Ray starts here")
@@ -187,8 +190,8 @@ def _search(args: argparse.Namespace, argv: list[str] | None) -> int:
 
     with signals.Signals() as caught, cluster.Cluster() as ray:
 
-        def begin(options: argparse.Namespace, trials: int) -> None:
-            ray.start(options, trials)
+        def begin(options: argparse.Namespace, trials: int, models: bool) -> None:
+            ray.start(options, trials, models)
             caught.install()  # Ray has put a handler of its own in place
 
         try:

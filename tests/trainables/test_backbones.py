@@ -11,11 +11,11 @@ from timm.layers import resample_abs_pos_embed
 
 from tests.weights import same, saved
 from trainables.adapters import adapt, check_adapters, parameter_counts
+from trainables.architectures import RANDOM, fingerprint
 from trainables.backbones import BACKBONES, create, fresh_model, load, skeleton, weights_file
 from trainables.config import ConfigError, TrainConfig
-from trainables.fit import _parameter_groups
 from trainables.nano import vit_nano
-from trainables.pretrained import RANDOM, fingerprint
+from trainables.steps import _parameter_groups
 
 TINY, CLIP, OPENAI, SWIN = "vit_tiny", "clip_b32", "clip_b32_openai", "swinv2_t"
 CLASSES = tuple("0123456789")

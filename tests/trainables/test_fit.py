@@ -139,10 +139,10 @@ HIGH, LOW = 0.5 + math.cos(math.pi / 4) / 2, 0.5 - math.cos(math.pi / 8) / 2
 def test_learning_rates_rise_linearly_and_fall_as_a_cosine(data, warmup, epochs, head_lr, shares):
     config = dataclasses.replace(CONFIG, epochs=epochs, warmup=warmup, lr=0.003, head_lr=head_lr)
     trainer, seen = Trainer(config, data, None, "cpu", None), []
-    groups, head = trainer.optimizer.param_groups, {id(p) for p in trainer.model.head.parameters()}
+    groups, head = trainer.steps.optimizer.param_groups, {id(p) for p in trainer.model.head.parameters()}
     peaks = [head_lr or 0.003 if {id(p) for p in g["params"]} <= head else 0.003 for g in groups]
     assert len(peaks) == 3  # the adapters; the head's weight and its bias
-    trainer.optimizer.register_step_pre_hook(lambda *_: seen.append([g["lr"] for g in groups]))
+    trainer.steps.optimizer.register_step_pre_hook(lambda *_: seen.append([g["lr"] for g in groups]))
     while trainer.epoch < epochs:
         trainer.train_epoch()
     assert len(seen) == max(shares) + 1
@@ -152,7 +152,7 @@ def test_learning_rates_rise_linearly_and_fall_as_a_cosine(data, warmup, epochs,
 
 def test_biases_norms_and_tokens_have_no_weight_decay(data):
     trainer = Trainer(dataclasses.replace(CONFIG, method="fft", weight_decay=0.3), data, None, "cpu", None)
-    decay = {id(p): g["weight_decay"] for g in trainer.optimizer.param_groups for p in g["params"]}
+    decay = {id(p): g["weight_decay"] for g in trainer.steps.optimizer.param_groups for p in g["params"]}
     for name, p in trainer.model.named_parameters():
         plain = "norm" in name or name.endswith("bias") or name in ("cls_token", "pos_embed")
         assert decay.pop(id(p)) == (0.0 if plain else 0.3), name
@@ -164,7 +164,7 @@ def test_the_gradients_norm_is_limited(data, clip, most):
     norms = []
     trainer = Trainer(dataclasses.replace(CONFIG, clip_norm=clip, method="fairfft", lam=10.0), data, None, "cpu", None)
     weights = list(trainer.model.parameters())
-    trainer.optimizer.register_step_pre_hook(
+    trainer.steps.optimizer.register_step_pre_hook(
         lambda *_: norms.append(nn.utils.get_total_norm([p.grad for p in weights]))
     )
     trainer.train_epoch()
@@ -174,7 +174,9 @@ def test_the_gradients_norm_is_limited(data, clip, most):
 def test_dropout_is_on_in_each_epoch_and_drawn_anew(data):
     seen, epochs = [], fit(dataclasses.replace(CONFIG, epochs=3), data)
     trainer = next(epochs).trainer  # and so each epoch below comes behind an evaluation
-    trainer.optimizer.register_step_pre_hook(lambda *_: seen.append((trainer.model.training, torch.initial_seed())))
+    trainer.steps.optimizer.register_step_pre_hook(
+        lambda *_: seen.append((trainer.model.training, torch.initial_seed()))
+    )
     assert len(list(epochs)) == 2 and len(seen) == 8
     assert all(training for training, _ in seen) and len({seed for _, seed in seen}) == 2
 
@@ -233,7 +235,7 @@ def test_an_absurd_learning_rate_diverges_even_in_the_last_step(data, epochs, ba
 def test_an_image_without_numbers_diverges_before_it_moves_a_weight(data, monkeypatch, method, changes):
     trainer = Trainer(dataclasses.replace(CONFIG, method=method, **changes), data, None, "cpu", None)
     before = trained_state(trainer.model)
-    monkeypatch.setattr(Split, "pixels", lambda _, index: torch.full((len(index), 3, 16, 16), math.nan))
+    monkeypatch.setattr(Split, "pixels", lambda _, index, pinned: torch.full((len(index), 3, 16, 16), math.nan))
     with pytest.raises(Diverged, match=r"^the training loss is nan at step 0 \(epoch 1\)$"):
         trainer.train_epoch()
     assert all(torch.equal(before[name], after) for name, after in trained_state(trainer.model).items())
@@ -245,10 +247,14 @@ class Guarded:
     def __init__(self, store):
         self.store, self.forbidden, self.read = store, set(store.rows("test").tolist()), set()
 
-    def images(self, rows):
+    @property
+    def manifest(self):
+        return self.store.manifest
+
+    def images(self, rows, out):
         self.read |= set(rows.tolist())
         assert not self.forbidden & self.read, "the test split was read"
-        return self.store.images(rows)
+        return self.store.images(rows, out)
 
 
 def test_training_reads_its_own_splits_and_never_the_test_split(data):

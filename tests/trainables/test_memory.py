@@ -13,7 +13,7 @@ from tests.few_digits import few_digits
 from trainables.config import ConfigError, TrainConfig
 from trainables.data import Data
 from trainables.fit import Trainer, evaluate_split
-from trainables.ray_trainable import _parts
+from trainables.trial import parts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FAIR = TrainConfig(method="fairfft", batch_size=32, lr=1e-3, lam=0.5, flip=False, crop=1.0, penalty_center="running")
@@ -87,6 +87,6 @@ def test_the_record_says_so(data):
     class Epoch:
         trainer = trainer(dataclasses.replace(PLAIN, micro_batch=16), data, largest=10)
 
-    assert _parts(Epoch) == ""  # as it was asked for
+    assert parts(Epoch) == ""  # as it was asked for
     Epoch.trainer.train_epoch()
-    assert _parts(Epoch) == " micro_batch=8"
+    assert parts(Epoch) == " micro_batch=8"

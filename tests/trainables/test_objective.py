@@ -118,7 +118,7 @@ def test_a_trained_transformers_gradient_is_the_same_in_parts(digits, center, re
     trainer = Trainer(config, digits, None, "cpu", None)
     batches = list(itertools.islice(training_batches(digits.train, config, 0), 6))
     for step, one in enumerate(batches[:5]):
-        trainer._step(step, *one)
+        trainer.steps(trainer._schedule(step), *one)
     in_parts = Objective(dataclasses.replace(config, micro_batch=24), 10, 2, "cpu")
     in_parts.restore(trainer.objective.state())
     found = []

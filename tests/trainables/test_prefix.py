@@ -194,11 +194,11 @@ class Guarded:
     """The store, but it notes which rows are read."""
 
     def __init__(self, store):
-        self.store, self.path, self.read = store, store.path, set()
+        self.store, self.path, self.manifest, self.read = store, store.path, store.manifest, set()
 
-    def images(self, rows):
+    def images(self, rows, out):
         self.read |= set(rows.tolist())
-        return self.store.images(rows)
+        return self.store.images(rows, out)
 
 
 def test_a_search_never_computes_the_test_split_and_confirming_has_a_file_of_its_own(seen, weights, cache):

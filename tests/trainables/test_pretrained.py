@@ -9,9 +9,9 @@ import timm
 import torch
 
 from tests.weights import refusal, same, saved
+from trainables.architectures import RANDOM, fingerprint
 from trainables.backbones import create, load
 from trainables.nano import vit_nano
-from trainables.pretrained import RANDOM, fingerprint
 
 TINY, OPENAI, SWIN = "vit_tiny", "clip_b32_openai", "swinv2_t"
 

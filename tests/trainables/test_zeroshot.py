@@ -14,9 +14,10 @@ from trainables.adapters import adapt, check_adapters, parameter_counts
 from trainables.backbones import BACKBONES, create, fresh_model, load, skeleton
 from trainables.config import ConfigError, TrainConfig
 from trainables.data import open_data
-from trainables.fit import _parameter_groups, evaluate_split, fit, forward
+from trainables.fit import evaluate_split, fit, forward
 from trainables.last_row import read_last_row
 from trainables.pretrained import RANDOM
+from trainables.steps import _parameter_groups
 from trainables.store import Manifest, write
 
 CLASSES = ("red_square", "blue_square")

@@ -20,7 +20,7 @@ from trainables.config import TrainConfig
 from trainables.data import open_data
 from trainables.fit import fit, forward, trained_state
 from trainables.prepare.make import Request, prepare_into
-from trainables.ray_trainable import _tables
+from trainables.trial import tables
 from tune_fairlora import card, export, predict
 from tune_fairlora.card import escaped
 from tune_fairlora.record import Record
@@ -87,7 +87,7 @@ def search(tmp_path_factory, photos):
         for epoch in fit(config, data.open_data(store)):
             metrics = epoch.metrics | dict(zip(OBJECTIVES, [(0.6, 0.1), (0.9, 0.4), (0.5, 0.5)][number]))
             record.add("epoch", number=number, epoch=epoch.number, metrics=metrics, seconds=1.0)
-        record.add("end", number=number, status="complete", reason="", tables=_tables(epoch))
+        record.add("end", number=number, status="complete", reason="", tables=tables(epoch))
         models.append(epoch.trainer.model.eval())
         if number < 2:
             save_weights(trial_folder(folder, number), trained_state(models[number]), values)

@@ -57,7 +57,7 @@ def test_libraries_are_imported_meanwhile():
     """In a thread of its own; what cannot be imported shows where it is used."""
     for name in ("colorsys", "netrc"):
         sys.modules.pop(name, None)
-    first = cluster._import_meanwhile(["no_such_module", "this.neither", "colorsys"], ["netrc"])
+    first = cluster.import_meanwhile(["no_such_module", "this.neither", "colorsys"], ["netrc"])
     assert first.wait(30) and "colorsys" in sys.modules and "no_such_module" not in sys.modules
     for thread in threading.enumerate():
         if thread.name == "import":
@@ -70,11 +70,11 @@ LOADED = """
 import argparse, json, os, sys
 from tune_fairlora import startup
 startup.quiet_libraries()
-from tune_fairlora.cluster import PLANNING, Cluster
+from tune_fairlora.cluster import MODELS, TUNE, Cluster
 options = {"address": "local", "cpus_per_trial": 1.0, "gpus_per_trial": None, "max_concurrent": None}
 with Cluster() as cluster:
-    cluster.start(argparse.Namespace(**options), 99)
-    planned = [name in sys.modules for name in PLANNING]
+    cluster.start(argparse.Namespace(**options), 99, sys.argv[2] == "models")
+    planned = [name in sys.modules for name in (*TUNE, *MODELS, "torch")]
     import psutil, ray
     from ray import tune
     before = [p.pid for p in psutil.Process().children(recursive=True)]
@@ -83,7 +83,7 @@ with Cluster() as cluster:
         def step(self):
             names = {"threads": "OMP_NUM_THREADS", "key": "AWS_SESSION_TOKEN"}
             found = {"process": os.getpid()} | {key: os.environ[name] for key, name in names.items()}
-            return found | {"loaded": "trainables.ray_trainable" in sys.modules, "done": True}
+            return found | {"loaded": "trainables.trial" in sys.modules, "done": True}
 
         def save_checkpoint(self, folder):
             return {}
@@ -97,16 +97,17 @@ print(json.dumps({"planned": planned, "before": before, "took": took, "left": le
 """
 
 
-def test_trials_take_the_processes_that_ray_has_started_beforehand(tmp_path):
+@pytest.mark.parametrize("kind", ["models", "no models"])
+def test_trials_take_the_processes_that_ray_has_started_beforehand(tmp_path, kind):
     """They have loaded their libraries by then. Ray Tune would give its trials an environment of their own, and so new
     processes: an upgrade that changes how would cost each search 8 seconds for nothing."""
     cloud = os.environ | {"AWS_SESSION_TOKEN": "made up"}  # which Tune would put into the trials' environment
     done = subprocess.run(
-        [sys.executable, "-c", LOADED, tmp_path], capture_output=True, text=True, timeout=200, env=cloud
+        [sys.executable, "-c", LOADED, tmp_path, kind], capture_output=True, text=True, timeout=200, env=cloud
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["planned"] == [True] * 3 and not found["up"]
+    assert found["planned"] == [True] * 2 + [kind == "models"] * 3 and not found["up"]
     assert found["left"] == ["RAY_prestart_worker_first_driver"]  # for whatever the search's process starts later
     assert len(found["took"]) == os.cpu_count() and {each["process"] for each in found["took"]} <= {*found["before"]}
     assert all(each["loaded"] and each["threads"] == "1" and each["key"] == "made up" for each in found["took"])
@@ -129,7 +130,7 @@ def test_no_process_is_started_that_would_not_become_a_trials(monkeypatch, optio
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     usual = {"cpus_per_trial": 1.0, "gpus_per_trial": None, "max_concurrent": None}
     ahead = cluster.load_ahead(argparse.Namespace(**usual), 9)
-    assert ahead["RAY_preload_python_modules"] == cluster.TRIAL and ahead["OMP_NUM_THREADS"] == "1"
+    assert ahead["RAY_preload_python_modules"] == ",".join(cluster.TRIAL) and ahead["OMP_NUM_THREADS"] == "1"
     monkeypatch.setattr(cluster, "GPUS", ("/dev/null",) if gpu else ())
     assert cluster.load_ahead(argparse.Namespace(**usual | options), trials) == {}
 
@@ -141,7 +142,7 @@ def test_what_ray_refuses_is_one_line_and_leaves_no_ray():
     wide = argparse.Namespace(address="local", cpus_per_trial=4096.0, gpus_per_trial=None, max_concurrent=None)
     line = "--cpus-per-trial 4096 fits on no node: this Ray's largest node has"
     with pytest.raises(ConfigError, match=line), cluster.Cluster() as refused:
-        refused.start(wide, 1)
+        refused.start(wide, 1, False)
     assert not ray.is_initialized()
 
 
