@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables import pretrained
+from trainables.architectures import RANDOM
 from trainables.config import ConfigError
 from trainables.seeds import seed_for
 
@@ -28,7 +29,7 @@ def state_dict(name: str, row, weights: str | Path | None) -> dict[str, Tensor]:
     """
     if weights is None:
         return _download(name, row)
-    if weights == pretrained.RANDOM:
+    if weights == RANDOM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(0, "weights", name))
             return build(row).state_dict()

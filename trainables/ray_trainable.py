@@ -14,13 +14,14 @@ class RayTrainable(tune.Trainable):
     ``context``: ``store`` and ``weights`` (paths that every node can read), ``folder`` (of the search), ``cpus`` and
     ``gpus`` (of this trial). ``report`` in a result holds one dict, that of ``trial.Trial.step``.
 
-    The trial's checkpoint is a file of our own, written after every epoch: a trial that is started again under its
-    number, in whatever process, goes on from it.
+    The trial's checkpoint is a file of our own, written after every epoch, beside the next: a trial that is started
+    again under its number, in whatever process, goes on from it, and may report an epoch twice.
     """
 
     def setup(self, config: dict) -> None:
         from trainables import trial
 
+        self.trial = None
         context = config["context"]
         self.device = trial.prepare(context["cpus"], context["gpus"])
         self.given = ",".join(map(str, ray.get_gpu_ids())) if ray.is_initialized() else ""
@@ -37,7 +38,7 @@ class RayTrainable(tune.Trainable):
     def _begin(self, config: dict) -> None:
         from trainables.trial import Trial
 
-        self.trial = None  # the last one's model goes first
+        self.cleanup()  # the last one's model goes before the next one comes
         self.trial = Trial(config, self.device, self.given)
 
     def step(self) -> dict:
@@ -46,4 +47,6 @@ class RayTrainable(tune.Trainable):
         return {"done": result["done"], "report": [result]}
 
     def cleanup(self) -> None:
+        if self.trial is not None:
+            self.trial.close()
         self.trial = None

@@ -1,5 +1,6 @@
 """A trial in its process: training, epoch by epoch, and its files. Knows nothing of Ray (``ray_trainable.py``)."""
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import torch
 
 from trainables import gpu
+from trainables.beside import Beside
 from trainables.checkpoints import load_checkpoint, save_checkpoint, save_weights, trial_folder
 from trainables.config import TrainConfig
 from trainables.data import open_data
@@ -27,6 +29,7 @@ class Trial:
 
     def __init__(self, config: dict, device: str, given: str = ""):
         self.config, self.device, self.given, self.epochs = config, device, given, None
+        self.writer = Beside()
         self.folder = trial_folder(Path(config["context"]["folder"]), config["number"])
 
     def step(self) -> dict:
@@ -72,12 +75,20 @@ class Trial:
         }
 
     def _save(self, epoch: Epoch, result: dict) -> None:
-        """While training, what is needed to go on; at the end the trained weights, and that it is the end."""
+        """While training, what is needed to go on, written beside the next epoch: a process that dies meanwhile trains
+        that epoch again. At the end the trained weights, and that it is the end, before anybody hears of it."""
         if not result["done"]:
-            return save_checkpoint(self.folder, epoch.trainer.checkpoint(), result)
+            checkpoint = epoch.trainer.checkpoint()
+            return self.writer.begin(lambda: save_checkpoint(self.folder, checkpoint, result))
+        self.writer.wait()
         config = epoch.trainer.config
         save_weights(self.folder, trained_state(epoch.trainer.model), self.config["values"])
         save_checkpoint(self.folder, {"config_id": config.config_id, "seed": config.seed}, result)
+
+    def close(self) -> None:
+        """Wait for the last checkpoint. Nobody asks how it went: the trial is over, and its files may be gone."""
+        with contextlib.suppress(Exception):
+            self.writer.wait()
 
     def _device(self) -> str:
         """Where this trial runs, and which GPUs it was given (none: "cpu")."""

@@ -192,6 +192,14 @@ class Conductor:
             discard(self.plan.folder, dropped)
         self._kept = members
 
+    def sweep(self) -> None:
+        """Discard once more what belongs to no trial that can go on: a process may have been about to write a
+        checkpoint when its trial's files were deleted."""
+        for number, trial in self.record.trials.items():
+            ended = trial.status not in (RUNNING, INTERRUPTED) and not (trial.status == FAILED and trial.faults)
+            if ended and number not in self._kept:
+                discard(self.plan.folder, number)
+
     def last_are_at_work(self) -> bool:
         """Whether no trial is left to be started."""
         return not self.searcher.again and self.searcher.next >= self.searcher.trials

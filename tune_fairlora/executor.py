@@ -106,7 +106,8 @@ class Executor(tune.Callback):
         ray.kill(trial.temporary_state.ray_actor)
 
     def tidy(self) -> None:
-        """Delete what Ray keeps of its own, unless a trial failed: then its traceback lies there."""
+        """Once Ray is down: delete what it keeps of its own, unless a trial failed: then its traceback lies there."""
+        self.conductor.sweep()
         if not self.conductor.record.count(FAILED):
             shutil.rmtree(self.conductor.plan.folder / RAY_FOLDER, ignore_errors=True)
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.adapters import adapt
+from trainables.architectures import RANDOM
 from trainables.backbones import fresh_model
 from trainables.config import TrainConfig
 from trainables.last_row import read_last_row
-from trainables.pretrained import RANDOM
 
 SIZE, BATCH, CLASSES, WARM_UP = 112, 32, 10, 2
 

@@ -32,6 +32,7 @@ def trial(folder: Path, store: Path, reported: int = 0) -> RayTrainable:
 
 def step(made: RayTrainable) -> dict:
     result = made.step()
+    made.trial.writer.wait()
     assert result["done"] == result["report"][0]["done"]
     return result["report"][0]
 
@@ -72,6 +73,35 @@ def test_at_its_end_a_trial_leaves_its_weights_and_the_news_of_it(tmp_path, stor
     assert not any(isinstance(value, torch.Tensor) for value in saved.values()) and "model" not in saved
     assert told(step(trial(tmp_path, store, reported=2))) == told(whole[2])
     assert told(step(trial(tmp_path, store, reported=3))) == told(whole[2])  # its end may not have been written down
+
+
+def test_a_checkpoint_that_a_kill_cut_short_costs_an_epoch_and_no_number(tmp_path, store, whole):
+    """The search has heard of two epochs, of which the second's checkpoint never came onto the disk."""
+    made, path = trial(tmp_path, store), tmp_path / "trials/0007/checkpoint.pt"
+    step(made)
+    first = path.read_bytes()
+    step(made)
+    path.write_bytes(first)
+    again = trial(tmp_path, store, reported=2)
+    assert [told(step(again)) for _ in range(2)] == [told(result) for result in whole[1:]]
+
+
+def test_a_checkpoint_that_cannot_be_written_fails_the_trial_with_its_reason(small_disk, store):
+    made = trial(small_disk, store)
+    (small_disk / "full").write_bytes(bytes(2 * 1024 * 1024 - 20_000))
+    with pytest.raises(OSError, match="No space left on device"):
+        for _ in range(3):
+            made.step()
+
+
+def test_the_next_trial_waits_for_the_last_ones_checkpoint_and_not_for_its_luck(tmp_path, store):
+    made = trial(tmp_path, store)
+    made.step()
+    written = made.trial.writer._thread
+    assert made.reset_config(made.config | {"number": 8}) and not written.is_alive()
+    made.trial.writer.begin(lambda: 1 / 0)
+    made.cleanup()
+    assert made.trial is None
 
 
 def test_lora_checkpoints_hold_adapters_and_head_alone(tmp_path, store):

@@ -18,11 +18,11 @@ from tests.test_layers import BLOCK
 from tests.weights import saved
 from trainables import backbones, export, loader, zeroshot
 from trainables.adapters import SplitQKV, adapt
+from trainables.architectures import RANDOM
 from trainables.backbones import BACKBONES, create, fresh_model
 from trainables.config import TrainConfig
 from trainables.exported import open_model
 from trainables.prepare import decode
-from trainables.pretrained import RANDOM
 
 CLASSES = ["<script>alert(1)</script>", "=cmd()", "cat"]
 HOW = {"banner": 0, "sizes": [16]}

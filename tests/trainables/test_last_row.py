@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from trainables import zeroshot
 from trainables.adapters import adapt, check_adapters
+from trainables.architectures import RANDOM
 from trainables.backbones import fresh_model, load
 from trainables.config import TrainConfig
 from trainables.last_row import RowBlock, read_last_row
 from trainables.objective import Objective
-from trainables.pretrained import RANDOM
 
 CLASSES = tuple("0123456789")
 SIZES = {"vit_nano": 16, "vit_tiny": 32, "dino_b16": 32, "clip_b32": 64, "clip_b32_openai": 64}

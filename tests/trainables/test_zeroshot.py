@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from trainables import clip, zeroshot
 from trainables.adapters import adapt, check_adapters, parameter_counts
+from trainables.architectures import RANDOM
 from trainables.backbones import BACKBONES, create, fresh_model, load, skeleton
 from trainables.config import ConfigError, TrainConfig
 from trainables.data import open_data
 from trainables.fit import evaluate_split, fit, forward
 from trainables.last_row import read_last_row
-from trainables.pretrained import RANDOM
 from trainables.steps import _parameter_groups
 from trainables.store import Manifest, write
 

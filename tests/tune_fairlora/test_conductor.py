@@ -16,7 +16,7 @@ from rich.console import Console
 from search_spaces import SPACES
 from tests.records import metrics
 from trainables import data, datasets
-from trainables.checkpoints import save_checkpoint, trial_folder
+from trainables.checkpoints import save_checkpoint, save_weights, trial_folder
 from tune_fairlora.clock import Clock
 from tune_fairlora.conductor import Conductor
 from tune_fairlora.plan import Plan
@@ -183,6 +183,21 @@ def test_files_of_front_and_open_trials_are_kept_and_no_others(search):
     running = search.launch()["number"]
     search.report(running, 1)
     assert search.files(best) == [] and search.files(worse) == [] and search.files(running) == ["checkpoint.pt"]
+
+
+def test_a_checkpoint_that_came_after_its_trials_end_is_swept_away(search):
+    """Those of trials that go on, or may be tried again, stay."""
+    best = search.whole(accuracy=0.9, delta=0.1)
+    worse = search.whole(accuracy=0.5, delta=0.5)
+    running, failed = (search.launch()["number"] for _ in range(2))
+    for number in (running, failed):
+        search.report(number, 1)
+    search.conductor.failed(failed, "broken", again=False)
+    save_checkpoint(trial_folder(search.folder, worse), {"epoch": 1}, result(1))
+    save_weights(trial_folder(search.folder, best), {}, {})
+    search.conductor.sweep()
+    assert not trial_folder(search.folder, worse).exists() and search.files(best) == ["model.safetensors"]
+    assert search.files(running) == search.files(failed) == ["checkpoint.pt"]
 
 
 def test_the_scheduler_stops_what_is_poor_and_every_decision_is_in_the_record(tmp_path):

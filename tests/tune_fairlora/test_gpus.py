@@ -28,7 +28,8 @@ def test_the_largest_of_a_methods_configurations_takes_most_memory():
         if config.method.endswith("lora"):
             assert (config.rank, config.targets, config.last_blocks) == (64, "all", 0)
         assert config.lr == space.config(space.first_point(config.method), 0).lr  # costs no memory
-    only = dataclasses.replace(space, search=batches | {"micro_batch": CategoricalDistribution((8, 32))})
+    parts = {"micro_batch": CategoricalDistribution((8, 32))}
+    only = dataclasses.replace(space, search=batches | parts, first=space.first | {"micro_batch": 8})
     assert {config.micro_batch for config in gpus.largest(only)} == {32}
 
 
