@@ -25,7 +25,7 @@ ONLY_IN = {
     "mlflow": {"tune_fairlora/mlflow_store.py", "tune_fairlora/mlflow_models.py"},
     "optuna": {f"search_spaces/{n}.py" for n in ("space", "digits", "folder", "fairlora", "utkface")}
     | {f"tune_fairlora/{n}.py" for n in ("searcher", "journal", "samplers", "describe")},
-    "torch": {f"tune_fairlora/{n}.py" for n in ("checks", "describe", "confirm")},  # besides the core
+    "torch": {f"tune_fairlora/{n}.py" for n in ("checks", "describe")},  # besides the core
     "open_clip": {"trainables/clip.py", "trainables/zeroshot.py"},
 }
 

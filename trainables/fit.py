@@ -47,7 +47,8 @@ def fit(
     """Train ``config`` on ``data.train``, one epoch a step; each epoch's numbers are its own, on ``data.val``.
 
     ``checkpoint`` is an earlier ``Trainer.checkpoint()`` of the same configuration: training goes on behind its epoch,
-    and equals the run that was never interrupted to the last bit (CPU, one thread). To stop early, stop iterating.
+    and equals the run that was never interrupted to the last bit (a CPU with one thread, or a GPU that ``gpu.claim``
+    has prepared). To stop early, stop iterating.
     Raises Diverged when a loss is NaN or infinite, ConfigError where configuration, weights and data do not fit.
     """
     watch = Stopwatch()

@@ -55,9 +55,9 @@ def _command(args: argparse.Namespace) -> int:
 
 
 def _require_device(name: str) -> None:
-    import torch
+    from trainables import gpu
 
-    if name == "cuda" and not torch.cuda.is_available():
+    if gpu.claim(float(name == "cuda")) != name:
         raise ConfigError("--device cuda needs a GPU that torch can use, but there is none: leave it out")
 
 
