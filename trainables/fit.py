@@ -79,12 +79,13 @@ class Trainer:
         if data.manifest.size != config.image_size:
             raise ConfigError(f"image_size={config.image_size}, but the store holds {data.manifest.size} px images")
         self.config, self.data, self.device = config, data, device
-        self.model = adapt(fresh_model(config, data.manifest.classes, weights), config).to(device)
-        check_adapters(self.model)
-        read_last_row(self.model)
-        self.kept = Kept(self.model, config, data, device)
+        model = self.model = adapt(fresh_model(config, data.manifest.classes, weights), config).to(device)
+        check_adapters(model)
+        read_last_row(model)
+        self.kept = Kept(model, config, data, device)
         self.objective = Objective(config, len(data.manifest.classes), len(data.manifest.groups), device)
-        self.steps = Steps(self.model, config, self.objective, lambda inputs: forward(self.model, inputs, config))
+        # Not through self: such a cycle would keep the model, and its memory, until garbage is collected.
+        self.steps = Steps(model, config, self.objective, lambda inputs: forward(model, inputs, config))
         self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
         self.epoch, self.watch = 0, watch or Stopwatch()
         if checkpoint is not None:

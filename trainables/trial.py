@@ -1,6 +1,7 @@
 """A trial in its process: training, epoch by epoch, and its files. Knows nothing of Ray (``ray_trainable.py``)."""
 
 import contextlib
+import copy
 import os
 import time
 from pathlib import Path
@@ -78,8 +79,8 @@ class Trial:
         """While training, what is needed to go on, written beside the next epoch: a process that dies meanwhile trains
         that epoch again. At the end the trained weights, and that it is the end, before anybody hears of it."""
         if not result["done"]:
-            checkpoint = epoch.trainer.checkpoint()
-            return self.writer.begin(lambda: save_checkpoint(self.folder, checkpoint, result))
+            checkpoint, kept = epoch.trainer.checkpoint(), copy.deepcopy(result)  # as both go on changing
+            return self.writer.begin(lambda: save_checkpoint(self.folder, checkpoint, kept))
         self.writer.wait()
         config = epoch.trainer.config
         save_weights(self.folder, trained_state(epoch.trainer.model), self.config["values"])

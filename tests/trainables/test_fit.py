@@ -2,8 +2,10 @@
 
 import copy
 import dataclasses
+import gc
 import io
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -267,3 +269,17 @@ def test_training_reads_its_own_splits_and_never_the_test_split(data):
 def test_a_store_of_another_size_is_refused(data):
     with pytest.raises(ConfigError, match="image_size=24, but the store holds 16 px images"):
         next(fit(dataclasses.replace(CONFIG, image_size=24), data))
+
+
+def test_a_run_that_is_dropped_frees_its_model_at_once(data):
+    """Without a collection of garbage: the next trial's model would come on top of it, on a GPU too."""
+    gc.collect()
+    gc.disable()
+    try:
+        epochs = fit(CONFIG, data)
+        model = weakref.ref(next(epochs).trainer.model)
+        assert model() is not None
+        del epochs
+        assert model() is None
+    finally:
+        gc.enable()
