@@ -120,6 +120,17 @@ def test_four_trials_share_one_gpu_and_each_sees_it(tmp_path, ray_with_one_gpu):
     assert _most_at_once(events) == 4
 
 
+def test_a_gpu_that_torch_cannot_use_is_told_in_one_line(tmp_path, ray_with_one_gpu):
+    argv = ["--space", "digits", "--gpus-per-trial", "auto", "--address", ray_with_one_gpu, "--name", "auto"]
+    done = subprocess.run(
+        [sys.executable, *MODULE, *argv], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+    )  # fmt: skip
+    assert done.returncode == 2 and not (tmp_path / "runs" / "auto").exists()
+    line = "--gpus-per-trial auto needs a GPU that torch can use, but Ray's is none: say how many, --gpus-per-trial 1"
+    assert done.stderr.splitlines() == [f"error: {line}"]
+
+
 def _most_at_once(events: list[dict]) -> int:
     """The largest number of trials between their first epoch's report and their end."""
     seen, ended, most = set(), set(), 0

@@ -113,8 +113,13 @@ class Trainer:
         """Every metric of the validation split."""
         with self.watch.on("read"):
             tokens = self.kept.validation()
+        parts = (self.model, self.data, self.data.val, self.config, self.device, tokens, self.watch)
         with self.steps.context():
-            return evaluate_split(self.model, self.data, self.data.val, self.config, self.device, tokens, self.watch)
+            if self.steps.graph is not None:
+                with contextlib.suppress(ConfigError):  # beside the recording, not even one image fits into memory
+                    return evaluate_split(*parts)
+                self.steps.forget()
+            return evaluate_split(*parts)
 
     def _schedule(self, step: int) -> float:
         """Share of the peak learning rate at ``step``: a linear warm-up, then half a cosine down to 0."""

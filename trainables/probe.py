@@ -1,5 +1,6 @@
 """How much of a GPU's memory a trial takes: a few real steps, looked at from outside."""
 
+import contextlib
 import gc
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from trainables.config import TrainConfig
 from trainables.data import Data, Split
 from trainables.fit import Trainer
 from trainables.gpu import PROCESS_BYTES
-from trainables.steps import WARM
+from trainables.steps import WARM, Diverged
 
 EVALUATED = 128  # images; as many as a forward pass of an evaluation takes
 
@@ -27,7 +28,8 @@ def trial_bytes(config: TrainConfig, data: Data, weights: str | None) -> int:
     config = replace(config, cache_prefix=False)  # no file is made of what is looked at once
     train = _some(data.train, (WARM + 2) * config.batch_size + max(1, config.batch_size // 2))
     trainer = Trainer(config, Data(data.manifest, train, _some(data.val, EVALUATED)), weights, "cuda", None)
-    trainer.train_epoch()
+    with contextlib.suppress(Diverged):  # which is the trial's own matter
+        trainer.train_epoch()
     trainer.evaluate()
     return torch.cuda.max_memory_reserved() + PROCESS_BYTES
 

@@ -62,9 +62,11 @@ class Steps:
             return
         outer = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(outer)
-        with torch.cuda.stream(self.stream):
-            yield
-        outer.wait_stream(self.stream)
+        try:
+            with torch.cuda.stream(self.stream):
+                yield
+        finally:  # a run that has diverged still has a step at work, in memory that is about to be freed
+            outer.wait_stream(self.stream)
 
     def __call__(self, share: float, *batch: Tensor) -> Tensor:
         """One step at ``share`` of the peak learning rates; its total, cross-entropy and penalty, float32 ``[3]`` on
@@ -93,33 +95,43 @@ class Steps:
     def _record(self, batch: Batch) -> bool:
         """Record the step of ``batch``, which computes nothing yet. False where memory is too small for both the
         recording and the batches that are computed as they come: then all are."""
-        self._inputs = tuple(part.clone() for part in batch)
         graph = torch.cuda.CUDAGraph()
         self.optimizer.zero_grad(set_to_none=True)  # so that gradients are written, not added to
         try:
+            self._inputs = tuple(part.clone() for part in batch)
             with torch.cuda.graph(graph, stream=self.stream):
                 self._numbers = self._updated(self._gradient(self._inputs))
-        except torch.OutOfMemoryError:
-            self._may_record, self._inputs, self._numbers = False, None, None
-            self.optimizer.zero_grad(set_to_none=True)
+        except RuntimeError as error:  # torch's own OutOfMemoryError, or CUDA's, where the recording is closed
+            if "out of memory" not in str(error).lower():
+                raise
             del graph
-            torch.cuda.empty_cache()
+            self.forget()
             return False
         self.graph = graph
         return True
 
+    def forget(self) -> None:
+        """Give up the recording, and with it the memory that it holds, until the run's end."""
+        self._may_record, self.graph, self._inputs, self._numbers = False, None, None, None
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+
     def _computed(self, batch: Batch) -> Tensor:
-        """Where memory is too small for the batch's gradient, in smaller and smaller parts, which add up to the same;
-        they stay small until the run's end."""
+        return self._updated(self._fitting_gradient(batch))
+
+    def _fitting_gradient(self, batch: Batch) -> Tensor:
+        """Where memory is too small for the batch's gradient, the recording goes first. Then it is computed in smaller
+        and smaller parts, which add up to the same; they stay small until the run's end."""
         while True:
             before = copy.deepcopy(self.objective.running)  # must take each batch in once
             self.optimizer.zero_grad(set_to_none=True)
             with contextlib.suppress(torch.OutOfMemoryError):
-                return self._updated(self._gradient(batch))
+                return self._gradient(batch)
             self.objective.running = before
-            self.objective.halve(len(batch[0]))
-            self.graph = self._inputs = self._numbers = None  # a recording keeps its memory
-            torch.cuda.empty_cache()
+            if self.graph is None:
+                self.objective.halve(len(batch[0]))
+            self.forget()
 
     def _gradient(self, batch: Batch) -> Tensor:
         return torch.stack(self.objective.backward(self.forward, *batch))

@@ -81,7 +81,7 @@ class Trial:
         if not result["done"]:
             checkpoint, kept = epoch.trainer.checkpoint(), copy.deepcopy(result)  # as both go on changing
             return self.writer.begin(lambda: save_checkpoint(self.folder, checkpoint, kept))
-        self.writer.wait()
+        self.close()  # a checkpoint that failed does not matter any more
         config = epoch.trainer.config
         save_weights(self.folder, trained_state(epoch.trainer.model), self.config["values"])
         save_checkpoint(self.folder, {"config_id": config.config_id, "seed": config.seed}, result)

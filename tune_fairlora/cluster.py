@@ -107,9 +107,8 @@ class Cluster:
             return ""
         configs = gpus.largest(plan.space)
         needed, total = gpus.measure(configs, str(plan.store), plan.weights, plan.cpus)
-        gpu_nodes = [node for node in self._nodes if node.get("GPU", 0) >= 1]
-        cores = max(int(node["CPU"] / plan.cpus / node["GPU"] + 1e-9) for node in gpu_nodes)
-        self._hold(self._nodes, plan.cpus, gpus.share(max(needed), total, max(1, cores)), self._most)
+        most = gpus.most_on_one(self._nodes, plan.cpus, self._most)
+        self._hold(self._nodes, plan.cpus, gpus.share(max(needed), total, most), self._most)
         return gpus.sentence(configs, needed, total, self.gpus)
 
     def _temporary_folder(self) -> Path:

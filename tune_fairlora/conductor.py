@@ -30,7 +30,7 @@ class Conductor:
         self._tables: dict[int, dict] = {}  # of each open trial's last epoch
         self._diverged: dict[int, str] = {}
         self._stopped: set[int] = set()  # whom the scheduler has stopped
-        self._kept = set(record.front())  # front members, whose weights stay on disk
+        self._kept = self._members()  # whose weights stay on disk
         self.context = {
             "store": str(plan.store),
             "weights": plan.weights,
@@ -70,7 +70,8 @@ class Conductor:
         if trial.status != RUNNING:
             self.record.add("launch", number=trial.number)
         saved = load_checkpoint(trial_folder(self.plan.folder, trial.number))
-        self.finish(trial.number, *self.record.outcome(trial.number), saved["result"]["tables"] if saved else {})
+        own = saved is not None and saved["result"]["epoch"] == len(trial.epochs)  # it may be an epoch behind
+        self.finish(trial.number, *self.record.outcome(trial.number), saved["result"]["tables"] if own else {})
 
     def launch(self, number: int, config: TrainConfig) -> dict:
         """The searcher gives a trial out: a new one, or one that goes on from its last epoch."""
@@ -105,6 +106,8 @@ class Conductor:
         self._tables[number] = result["tables"]
         if result["epoch"] == len(trial.epochs) + 1:
             self._new_epoch(trial, result)
+        else:  # trained again, as its checkpoint was lost: a sign of life, and nothing new
+            self.clock.started(number)
         return number not in self._stopped and not result["done"]
 
     def _new_epoch(self, trial: Trial, result: dict) -> None:
@@ -182,7 +185,7 @@ class Conductor:
     def _prune(self, number: int) -> None:
         """A trial that is off the front never comes back to it: its files can go. One whose process failed may be tried
         again when the search is resumed: what it can go on from stays."""
-        trial, members = self.record.trials[number], {*self.record.front(), *self.record.undecided()}
+        trial, members = self.record.trials[number], self._members()
         if trial.status == COMPLETE:
             drop_checkpoint(self.plan.folder, number)
         leaving = self._kept - members
@@ -192,12 +195,17 @@ class Conductor:
             discard(self.plan.folder, dropped)
         self._kept = members
 
+    def _members(self) -> set[int]:
+        """The front, and who may still come onto it when other seeds end."""
+        return {*self.record.front(), *self.record.undecided()}
+
     def sweep(self) -> None:
         """Discard once more what belongs to no trial that can go on: a process may have been about to write a
         checkpoint when its trial's files were deleted."""
+        members = self._members()
         for number, trial in self.record.trials.items():
             ended = trial.status not in (RUNNING, INTERRUPTED) and not (trial.status == FAILED and trial.faults)
-            if ended and number not in self._kept:
+            if ended and number not in members:
                 discard(self.plan.folder, number)
 
     def last_are_at_work(self) -> bool:

@@ -5,6 +5,7 @@ configurations, the classes, the weights' content, the libraries and our code, a
 are what they were, a file in the cache folder says so, and the search's own process never imports torch.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -16,10 +17,11 @@ from trainables.architectures import BACKBONES, RANDOM, fingerprint
 from trainables.config import TrainConfig
 from trainables.store import Manifest, cache_folder, file_hash, replace_atomically
 
-LIBRARIES = ("torch", "torchvision", "timm", "peft", "transformers", "safetensors", "numpy")
+LIBRARIES = ("torch", "torchvision", "timm", "peft", "transformers", "open_clip_torch", "safetensors", "numpy")
 # Of a configuration, what its model depends on.
 FIELDS = ("backbone", "image_size", "head", "method", "rank", "alpha", "dropout", "targets", "last_blocks")
 OURS = Path(__file__).resolve().parent.parent / "trainables"
+CHECKS = Path(__file__).with_name("checks.py")
 
 
 class Proof:
@@ -46,7 +48,8 @@ class Proof:
         source = checks.check_weights(self.space, self.given, self.manifest.classes, store)
         if self._file is not None and source is not None:
             content = json.dumps({"source": source, "sha256": fingerprint(source)})
-            replace_atomically(self._file, lambda path: path.write_text(content))
+            with contextlib.suppress(OSError):  # a full disk: it is proved all the same
+                replace_atomically(self._file, lambda path: path.write_text(content))
         return source
 
     def _kept(self) -> str | None:
@@ -66,12 +69,14 @@ class Proof:
             return None
         if self.given is None and BACKBONES[configs[0].backbone].arch:
             return None
-        code = [file_hash(path) for path in sorted(OURS.rglob("*.py"))]
+        code = [file_hash(path) for path in (*sorted(OURS.rglob("*.py")), CHECKS)]
         facts = [[{name: getattr(config, name) for name in FIELDS} for config in configs], self.manifest.classes, code]
         facts += [[f"{name} {version(name)}" for name in LIBRARIES], fingerprint(self.given)]
         where = "" if self.given in (None, RANDOM) else str(Path(self.given).resolve())
         key = hashlib.sha256(json.dumps([*facts, where]).encode()).hexdigest()
-        return cache_folder() / f"proved-{key[:32]}.json"
+        with contextlib.suppress(OSError):  # no cache folder: nothing is kept
+            return cache_folder() / f"proved-{key[:32]}.json"
+        return None
 
 
 def first_configs(space: Space) -> Iterator[TrainConfig]:

@@ -94,6 +94,14 @@ def test_a_checkpoint_that_cannot_be_written_fails_the_trial_with_its_reason(sma
             made.step()
 
 
+def test_a_checkpoint_that_failed_does_not_cost_a_trial_its_end(tmp_path, store, whole):
+    made = trial(tmp_path, store)
+    for _ in range(2):
+        step(made)
+    made.trial.writer.begin(lambda: 1 / 0)
+    assert told(step(made)) == told(whole[2])
+
+
 def test_the_next_trial_waits_for_the_last_ones_checkpoint_and_not_for_its_luck(tmp_path, store):
     made = trial(tmp_path, store)
     made.step()

@@ -52,6 +52,23 @@ def test_smaller_parts_train_the_same_weights(config, data):
     assert_alike(whole, halved, data)
 
 
+@pytest.mark.parametrize("config", [FAIR, PLAIN], ids=["fair", "plain"])
+def test_a_recording_goes_before_batches_are_halved(config, data):
+    """A GPU's recorded step holds its memory: without it the batch fits, whole."""
+    whole, holding = trainer(config, data), trainer(config, data)
+    holding.steps.graph = object()
+
+    def refuse(module, inputs):
+        if holding.steps.graph is not None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    holding.model.register_forward_pre_hook(refuse)
+    assert holding.train_epoch() == whole.train_epoch()
+    assert holding.steps.graph is None and holding.objective.micro_batch is None
+    holding.steps.graph = object()
+    assert holding.evaluate().metrics == whole.evaluate().metrics and holding.steps.graph is None
+
+
 def test_a_batch_that_fails_half_way_counts_once(data):
     """The forward pass may fit and the backward pass not: by then the running means have taken the batch in."""
     whole, failing = trainer(FAIR, data), trainer(FAIR, data)

@@ -200,6 +200,42 @@ def test_a_checkpoint_that_came_after_its_trials_end_is_swept_away(search):
     assert search.files(running) == search.files(failed) == ["checkpoint.pt"]
 
 
+def test_a_search_that_ends_at_once_keeps_what_may_still_come_onto_the_front(tmp_path):
+    """Resumed and interrupted again before any trial ends: the weights of a seed whose siblings are open stay."""
+    search = Search(tmp_path, seeds=3)
+    first = search.whole(accuracy=0.9, delta=0.1)
+    save_weights(trial_folder(search.folder, first), {}, {})
+    again = search.again()
+    assert again.record.front() == [] and again.record.undecided() == [first]
+    again.conductor.sweep()
+    assert again.files(first) == ["model.safetensors"]
+    again.die()
+
+
+def test_an_epoch_that_is_trained_again_is_a_sign_of_life(search):
+    number = search.launch()["number"]
+    search.report(number, 1)
+    search.conductor.clock._heard[number] -= 1000
+    search.report(number, 1)
+    assert search.conductor.clock.silent() == [] and len(search.record.trials[number].epochs) == 1
+
+
+def test_tables_of_an_earlier_epoch_are_not_taken_for_the_last_ones(tmp_path):
+    """The machine died between the decision to stop a trial and its checkpoint's way onto the disk."""
+    search = Search(tmp_path, scheduler="moasha", trials=8, grace_period=2)
+    good = [search.whole(accuracy=0.9, delta=0.1) for _ in range(4)]
+    poor = search.launch()["number"]
+    assert good and search.report(poor, 1, accuracy=0.5, delta=0.6)
+    path = trial_folder(search.folder, poor) / "checkpoint.pt"
+    behind = path.read_bytes()
+    assert not search.report(poor, 2, accuracy=0.5, delta=0.6)
+    path.write_bytes(behind)
+    resumed = search.again()
+    trial = resumed.record.trials[poor]
+    assert trial.status == "stopped" and trial.tables == {}
+    resumed.die()
+
+
 def test_the_scheduler_stops_what_is_poor_and_every_decision_is_in_the_record(tmp_path):
     search = Search(tmp_path, scheduler="moasha", trials=8)
     good = [search.whole(accuracy=0.9, delta=0.1) for _ in range(2)]

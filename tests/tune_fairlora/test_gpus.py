@@ -34,11 +34,27 @@ def test_the_largest_of_a_methods_configurations_takes_most_memory():
 
 
 @pytest.mark.parametrize(
-    ("needed", "cores", "expected"),
+    ("needed", "most", "expected"),
     [(100 * GIB, 16, 1.0), (60 * GIB, 16, 1.0), (40 * GIB, 16, 0.5), (40 * GIB, 1, 1.0), (GIB, 64, 0.5)],
 )
-def test_as_many_share_a_gpu_as_have_room_a_core_each_and_gain(needed, cores, expected):
-    assert gpus.share(needed, 80 * GIB, cores) == expected
+def test_as_many_share_a_gpu_as_have_room_and_gain(needed, most, expected):
+    assert gpus.share(needed, 80 * GIB, most) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus", "trials", "expected"),
+    [
+        ([{"CPU": 16.0, "GPU": 1.0}], 1.0, 24, 16),
+        ([{"CPU": 16.0, "GPU": 1.0}], 8.0, 24, 2),
+        ([{"CPU": 16.0, "GPU": 1.0}], 1.0, 1, 1),
+        ([{"CPU": 16.0, "GPU": 4.0}], 1.0, 4, 1),  # GPUs enough: none is shared
+        ([{"CPU": 16.0, "GPU": 4.0}], 1.0, 5, 2),
+        ([{"CPU": 8.0, "GPU": 8.0}, {"CPU": 32.0, "GPU": 1.0}], 1.0, 99, 1),  # the node with fewest cores a GPU
+        ([{"GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 64.0}], 1.0, 99, 8),  # one that holds none does not count
+    ],
+)
+def test_trials_share_a_gpu_where_there_are_too_few(nodes, cpus, trials, expected):
+    assert gpus.most_on_one(nodes, cpus, trials) == expected
 
 
 def test_three_thirds_are_no_more_than_a_gpu(monkeypatch):

@@ -82,6 +82,14 @@ def test_a_damaged_file_is_no_proof(cache, images, content):
     assert proof(images).source(images) == "random" and proof(images).known
 
 
+def test_without_a_cache_folder_nothing_is_kept_and_all_is_proved(images, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TUNE_FAIRLORA_CACHE", str(tmp_path / "file" / "cache"))
+    for _ in range(2):
+        made = proof(images)
+        assert not made.known and made.source(images) == "random"
+
+
 def test_what_a_proof_cannot_hold_is_checked_each_time(cache, images):
     """Room on the disk for kept outputs; class names to be read; the hub's weights."""
     assert proof(images, last_blocks="1")._file is None
