@@ -15,13 +15,17 @@ from pathlib import Path
 from trainables.config import ConfigError
 from tune_fairlora import gpus
 from tune_fairlora.gpus import AUTO
+from tune_fairlora.registered import FOLDER
 from tune_fairlora.signals import chatter_to
 from tune_fairlora.startup import environment
 
 ANSWER_SECONDS = 10
+REGISTER_SECONDS = 10
+TRIAL_AHEAD = "RAY_preload_python_modules"
 GPUS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")  # Nvidia's, AMD's, and in Windows's Linux
-TRIAL = ("trainables.ray_trainable", "trainables.trial")  # what a trial's process imports
-TUNE, MODELS = ("ray.tune", TRIAL[0]), ("trainables.backbones", "trainables.adapters")
+# What a trial's process imports; the first says that it is there.
+TRIAL = ("tune_fairlora.registered", "trainables.ray_trainable", "trainables.trial")
+TUNE, MODELS = ("ray.tune", "trainables.ray_trainable"), ("trainables.backbones", "trainables.adapters")
 # What a search needs at once, and what MLflow's thread will need (tracking.py).
 SEARCHING = ("tune_fairlora.executor", "mlflow", "mlflow.store.tracking.sqlalchemy_store")
 
@@ -83,7 +87,8 @@ class Cluster:
         with chatter_to(folder / "log.txt") as console:
             console.print("starting Ray …" if address == "local" else f"joining Ray at {address} …")
             imported = import_meanwhile([*TUNE, *MODELS * models], SEARCHING)
-            with environment(load_ahead(args, trials) if address == "local" else {}):
+            ahead = load_ahead(args, trials) | {FOLDER: str(folder)} if address == "local" else {}
+            with environment(ahead):
                 self._connect(address, folder)
             self.up = time.time()
             import ray
@@ -91,6 +96,8 @@ class Cluster:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             self._hold(nodes, args.cpus_per_trial, args.gpus_per_trial, min(args.max_concurrent or trials, trials))
             imported.wait()
+            if TRIAL_AHEAD in ahead:
+                _await_files(folder, os.cpu_count() or 1)
             plain_environment(address == "local")
         self.printed = (folder / "log.txt").read_text(errors="replace")
 
@@ -147,11 +154,18 @@ def load_ahead(args: argparse.Namespace, trials: int) -> dict[str, str]:
         return {}
     if args.cpus_per_trial != 1 or min(args.max_concurrent or every, trials) < every:
         return {}
-    settings = {"RAY_prestart_worker_first_driver": "1", "RAY_preload_python_modules": ",".join(TRIAL)}
+    settings = {"RAY_prestart_worker_first_driver": "1", TRIAL_AHEAD: ",".join(TRIAL)}
     # Once Tune has reserved the processors for its trials, Ray would end the processes that still wait for theirs.
     settings["RAY_idle_worker_killing_time_threshold_ms"] = "600000"
     # Ray says this to a trial's process later, which is too late for libraries that are loaded by then.
     return settings if "OMP_NUM_THREADS" in os.environ else settings | {"OMP_NUM_THREADS": "1"}
+
+
+def _await_files(folder: Path, n: int) -> None:
+    """Until ``n`` processes have said that Ray knows them, which takes a second or two; else without them."""
+    end = time.monotonic() + REGISTER_SECONDS
+    while len(list(folder.glob("process-*"))) < n and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def plain_environment(local: bool) -> None:

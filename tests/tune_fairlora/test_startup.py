@@ -82,7 +82,10 @@ with Cluster() as cluster:
     class Process(tune.Trainable):
         def step(self):
             names = {"threads": "OMP_NUM_THREADS", "key": "AWS_SESSION_TOKEN"}
-            found = {"process": os.getpid()} | {key: os.environ[name] for key, name in names.items()}
+            every = [" ".join(p.cmdline()) for p in psutil.Process().parent().children()]
+            workers = [line for line in every if ("ray::" in line and "Agent" not in line) or "default_worker" in line]
+            found = {key: os.environ[name] for key, name in names.items()}
+            found |= {"process": os.getpid(), "workers": len(workers)}
             return found | {"loaded": "trainables.trial" in sys.modules, "done": True}
 
         def save_checkpoint(self, folder):
@@ -91,7 +94,7 @@ with Cluster() as cluster:
     config = tune.RunConfig(storage_path=sys.argv[1], verbose=0)
     tuned = tune.TuneConfig(num_samples=cluster.at_once)
     results = tune.Tuner(tune.with_resources(Process, {"cpu": 1}), tune_config=tuned, run_config=config).fit()
-    took = [{k: r.metrics[k] for k in ("process", "threads", "loaded", "key")} for r in results]
+    took = [{k: r.metrics[k] for k in ("process", "workers", "threads", "loaded", "key")} for r in results]
 left = [name for name in os.environ if "prestart" in name or "preload" in name]
 print(json.dumps({"planned": planned, "before": before, "took": took, "left": left, "up": ray.is_initialized()}))
 """
@@ -110,6 +113,7 @@ def test_trials_take_the_processes_that_ray_has_started_beforehand(tmp_path, kin
     assert found["planned"] == [True] * 2 + [kind == "models"] * 3 and not found["up"]
     assert found["left"] == ["RAY_prestart_worker_first_driver"]  # for whatever the search's process starts later
     assert len(found["took"]) == os.cpu_count() and {each["process"] for each in found["took"]} <= {*found["before"]}
+    assert all(1 <= each["workers"] <= os.cpu_count() for each in found["took"])  # none was started for nothing
     assert all(each["loaded"] and each["threads"] == "1" and each["key"] == "made up" for each in found["took"])
 
 
