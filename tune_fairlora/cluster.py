@@ -9,22 +9,22 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainables.config import ConfigError
 from tune_fairlora import gpus
 from tune_fairlora.gpus import AUTO
-from tune_fairlora.registered import FOLDER
+from tune_fairlora.loaded import FOLDER
 from tune_fairlora.signals import chatter_to
 from tune_fairlora.startup import environment
 
 ANSWER_SECONDS = 10
-REGISTER_SECONDS = 10
+LOAD_SECONDS = 60
 TRIAL_AHEAD = "RAY_preload_python_modules"
 GPUS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")  # Nvidia's, AMD's, and in Windows's Linux
-# What a trial's process imports; the first says that it is there.
-TRIAL = ("tune_fairlora.registered", "trainables.ray_trainable", "trainables.trial")
+# What a trial's process imports; the last says that all is loaded.
+TRIAL = ("trainables.ray_trainable", "trainables.trial", "tune_fairlora.loaded")
 TUNE, MODELS = ("ray.tune", "trainables.ray_trainable"), ("trainables.backbones", "trainables.adapters")
 # What a search needs at once, and what MLflow's thread will need (tracking.py).
 SEARCHING = ("tune_fairlora.executor", "mlflow", "mlflow.store.tracking.sqlalchemy_store")
@@ -70,6 +70,7 @@ class Cluster:
     def __init__(self):
         self.gpus, self.at_once = 0.0, 0  # GPUs a trial; how many trials fit
         self.printed, self.up = "", 0.0  # what Ray said while it started; when it was up, seconds since 1970
+        self._folder, self._loading = Path(), 0  # where processes started beforehand say that they are, and how many
         self._end = contextlib.ExitStack()
 
     def __enter__(self) -> "Cluster":
@@ -96,8 +97,7 @@ class Cluster:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             self._hold(nodes, args.cpus_per_trial, args.gpus_per_trial, min(args.max_concurrent or trials, trials))
             imported.wait()
-            if TRIAL_AHEAD in ahead:
-                _await_files(folder, os.cpu_count() or 1)
+            self._folder, self._loading = folder, (os.cpu_count() or 1) * (TRIAL_AHEAD in ahead)
             plain_environment(address == "local")
         self.printed = (folder / "log.txt").read_text(errors="replace")
 
@@ -117,6 +117,14 @@ class Cluster:
         most = gpus.most_on_one(self._nodes, plan.cpus, self._most)
         self._hold(self._nodes, plan.cpus, gpus.share(max(needed), total, most), self._most)
         return gpus.sentence(configs, needed, total, self.gpus)
+
+    def await_processes(self, check: Callable[[], None]) -> None:
+        """Return when those that Ray has started beforehand have loaded their libraries (``loaded.py`` says why), or
+        after a minute without them. ``check`` raises what is to end the wait."""
+        end = time.monotonic() + LOAD_SECONDS
+        while len(list(self._folder.glob("process-*"))) < self._loading and time.monotonic() < end:
+            check()
+            time.sleep(0.05)
 
     def _temporary_folder(self) -> Path:
         try:
@@ -159,13 +167,6 @@ def load_ahead(args: argparse.Namespace, trials: int) -> dict[str, str]:
     settings["RAY_idle_worker_killing_time_threshold_ms"] = "600000"
     # Ray says this to a trial's process later, which is too late for libraries that are loaded by then.
     return settings if "OMP_NUM_THREADS" in os.environ else settings | {"OMP_NUM_THREADS": "1"}
-
-
-def _await_files(folder: Path, n: int) -> None:
-    """Until ``n`` processes have said that Ray knows them, which takes a second or two; else without them."""
-    end = time.monotonic() + REGISTER_SECONDS
-    while len(list(folder.glob("process-*"))) < n and time.monotonic() < end:
-        time.sleep(0.05)
 
 
 def plain_environment(local: bool) -> None:

@@ -107,6 +107,7 @@ class Run:
         conductor = Conductor(self.plan, self.record, progress, clock, self.cluster.gpus)
         self.executor = Executor(conductor, self.cluster.at_once, check)
         conductor.take_up()
+        self.cluster.await_processes(check)
         try:
             self.executor.run()
         except TimeIsUp:

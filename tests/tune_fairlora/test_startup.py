@@ -67,13 +67,15 @@ def test_libraries_are_imported_meanwhile():
 
 # What a search does of Ray, and then trials of Tune's that tell their process; printed: which processes were there.
 LOADED = """
-import argparse, json, os, sys
+import argparse, json, os, sys, time
 from tune_fairlora import startup
 startup.quiet_libraries()
 from tune_fairlora.cluster import MODELS, TUNE, Cluster
 options = {"address": "local", "cpus_per_trial": 1.0, "gpus_per_trial": None, "max_concurrent": None}
 with Cluster() as cluster:
     cluster.start(argparse.Namespace(**options), 99, sys.argv[2] == "models")
+    cluster.await_processes(lambda: None)
+    asked = time.time()
     planned = [name in sys.modules for name in (*TUNE, *MODELS, "torch")]
     import psutil, ray
     from ray import tune
@@ -85,7 +87,7 @@ with Cluster() as cluster:
             every = [" ".join(p.cmdline()) for p in psutil.Process().parent().children()]
             workers = [line for line in every if ("ray::" in line and "Agent" not in line) or "default_worker" in line]
             found = {key: os.environ[name] for key, name in names.items()}
-            found |= {"process": os.getpid(), "workers": len(workers)}
+            found |= {"process": os.getpid(), "workers": len(workers), "waited": time.time() - asked}
             return found | {"loaded": "trainables.trial" in sys.modules, "done": True}
 
         def save_checkpoint(self, folder):
@@ -94,7 +96,7 @@ with Cluster() as cluster:
     config = tune.RunConfig(storage_path=sys.argv[1], verbose=0)
     tuned = tune.TuneConfig(num_samples=cluster.at_once)
     results = tune.Tuner(tune.with_resources(Process, {"cpu": 1}), tune_config=tuned, run_config=config).fit()
-    took = [{k: r.metrics[k] for k in ("process", "workers", "threads", "loaded", "key")} for r in results]
+    took = [{k: r.metrics[k] for k in ("process", "workers", "waited", "threads", "loaded", "key")} for r in results]
 left = [name for name in os.environ if "prestart" in name or "preload" in name]
 print(json.dumps({"planned": planned, "before": before, "took": took, "left": left, "up": ray.is_initialized()}))
 """
@@ -114,6 +116,7 @@ def test_trials_take_the_processes_that_ray_has_started_beforehand(tmp_path, kin
     assert found["left"] == ["RAY_prestart_worker_first_driver"]  # for whatever the search's process starts later
     assert len(found["took"]) == os.cpu_count() and {each["process"] for each in found["took"]} <= {*found["before"]}
     assert all(1 <= each["workers"] <= os.cpu_count() for each in found["took"])  # none was started for nothing
+    assert all(each["waited"] < 4 for each in found["took"])  # for Tune itself; libraries take 6 and more
     assert all(each["loaded"] and each["threads"] == "1" and each["key"] == "made up" for each in found["took"])
 
 
