@@ -36,7 +36,7 @@ class Executor(tune.Callback):
         """``check`` raises KeyboardInterrupt when the search is to end. It is called where no event is half-way."""
         self.conductor, self.slots, self.check = conductor, slots, check
         self._hung: dict[int, str] = {}
-        self._last_are_at_work = False
+        self._imports = False
 
     def __getstate__(self) -> dict:
         """Nothing: Ray pickles what it is given for a restore of its own, which is never made."""
@@ -78,8 +78,9 @@ class Executor(tune.Callback):
 
     def on_trial_complete(self, iteration, trials, trial: RayTrial, **info) -> None:
         self.conductor.ended(trial.config["number"])
-        if not self._last_are_at_work and self.conductor.last_are_at_work():
-            self._last_are_at_work = True
+        idle = self.conductor.last_are_at_work() and len(self.conductor.open) < self.slots
+        if idle and not self._imports:
+            self._imports = True
             import_meanwhile(EXPORTING)
 
     def on_trial_error(self, iteration, trials, trial: RayTrial, **info) -> None:
