@@ -1,10 +1,10 @@
 """Runs a plan: lets the conductor work, and ends everything properly whatever happens."""
 
+import gc
 import importlib
 import json
 import shlex
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -117,29 +117,23 @@ class Run:
         return conductor.complete()
 
     def _end(self, outcome: str, why: str) -> None:
-        """Close trials, Ray, record and MLflow. The tables and the front are written while Ray ends, which is mostly
-        waiting."""
-        import ray
-
-        record, executor = self.record, self.executor
+        """Close trials, Ray, record and MLflow. Ray comes first where its processes are still at work, and else last:
+        it takes a second that nobody has to wait for."""
+        record, executor, over = self.record, self.executor, outcome == COMPLETE
         if outcome == INTERRUPTED:
             _say(self.console, f"interrupted; closing the record and MLflow (at most {CLOSE_SECONDS} s) …")
-        writing: list[Callable[[], object]] = [
+        ray: list[Callable[[], object]] = [shut_down, lambda: executor and executor.tidy()]
+        steps: list[Callable[[], object]] = [
+            lambda: executor and executor.conductor.end_open_trials(why or outcome),
+            *([] if over else ray),
             lambda: executor and executor.conductor.renderer.close(),
             lambda: render(record),
             lambda: render_front(record),
-        ]
-        written = threading.Thread(target=take, args=[writing])
-        steps: list[Callable[[], object]] = [
-            lambda: executor and executor.conductor.end_open_trials(why or outcome),
-            written.start,
-            ray.shutdown,
-            lambda: executor and executor.tidy(),
-            written.join,
             lambda: record.add("close", status=outcome, reason=why),
             lambda: self.tracker.close(self._seconds_for_mlflow()),
             lambda: render(record),  # once more, with the run ids that MLflow's thread brings late
             lambda: self._report(outcome),
+            *(ray if over else []),
             record.close,
         ]
         take(steps)
@@ -170,6 +164,19 @@ class Run:
             _say(self.console, f"            {search_command('--resync', folder)}")
         if outcome != COMPLETE:
             _say(self.console, f"go on with  {search_command('--resume', folder)}")
+
+
+def shut_down() -> None:
+    """End Ray. It would end this process as well if another thread freed an object of Ray's meanwhile ("the core worker
+    has already been shutdown"): so garbage is collected before, and not again until Ray is gone."""
+    import ray
+
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
 
 
 def take(steps: list[Callable[[], object]]) -> None:
