@@ -30,7 +30,7 @@ class Conductor:
         self._tables: dict[int, dict] = {}  # of each open trial's last epoch
         self._diverged: dict[int, str] = {}
         self._stopped: set[int] = set()  # whom the scheduler has stopped
-        self._kept = self._members()  # whose weights stay on disk
+        self._kept = kept(record)  # whose weights stay on disk
         self.context = {
             "store": str(plan.store),
             "weights": plan.weights,
@@ -185,7 +185,7 @@ class Conductor:
     def _prune(self, number: int) -> None:
         """A trial that is off the front never comes back to it: its files can go. One whose process failed may be tried
         again when the search is resumed: what it can go on from stays."""
-        trial, members = self.record.trials[number], self._members()
+        trial, members = self.record.trials[number], kept(self.record)
         if trial.status == COMPLETE:
             drop_checkpoint(self.plan.folder, number)
         leaving = self._kept - members
@@ -195,14 +195,10 @@ class Conductor:
             discard(self.plan.folder, dropped)
         self._kept = members
 
-    def _members(self) -> set[int]:
-        """The front, and who may still come onto it when other seeds end."""
-        return {*self.record.front(), *self.record.undecided()}
-
     def sweep(self) -> None:
         """Discard once more what belongs to no trial that can go on: a process may have been about to write a
         checkpoint when its trial's files were deleted."""
-        members = self._members()
+        members = kept(self.record)
         for number, trial in self.record.trials.items():
             ended = trial.status not in (RUNNING, INTERRUPTED) and not (trial.status == FAILED and trial.faults)
             if ended and number not in members:
@@ -215,6 +211,11 @@ class Conductor:
     def complete(self) -> bool:
         """Whether every trial that was to be is there and at its end."""
         return not self.open and self.last_are_at_work()
+
+
+def kept(record: Record) -> set[int]:
+    """Whose weights stay: the front, and who may still come onto it when other seeds end."""
+    return {*record.front(), *record.undecided()}
 
 
 def make_scheduler(plan: Plan) -> MultiObjectiveAsha | None:
