@@ -97,7 +97,8 @@ class Cluster:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             self._hold(nodes, args.cpus_per_trial, args.gpus_per_trial, min(args.max_concurrent or trials, trials))
             imported.wait()
-            self._folder, self._loading = folder, (os.cpu_count() or 1) * (TRIAL_AHEAD in ahead)
+            # One for each processor that Ray counts: a container may have fewer than its machine.
+            self._folder, self._loading = folder, int(nodes[0].get("CPU", 0)) * (TRIAL_AHEAD in ahead)
             plain_environment(address == "local")
         self.printed = (folder / "log.txt").read_text(errors="replace")
 

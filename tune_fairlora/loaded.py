@@ -6,10 +6,12 @@ before the second has begun, and Ray Tune would hand the first process on to it,
 for another process: again and again, one trial at a time.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
 FOLDER = "TUNE_FAIRLORA_LOADED"
 
 if os.environ.get(FOLDER):
-    Path(os.environ[FOLDER], f"process-{os.getpid()}").touch()
+    with contextlib.suppress(OSError):  # a process that is started later, when nobody waits
+        Path(os.environ[FOLDER], f"process-{os.getpid()}").touch()
