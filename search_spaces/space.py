@@ -73,7 +73,7 @@ class Space:
         for name in self.search:
             distribution = self.distribution(name, method)
             if distribution is not None:
-                for value in getattr(distribution, "choices", None) or (distribution.low, distribution.high):
+                for value in outermost(distribution):
                     self.config(point | {name: value}, seed=0)
                 self._check_grid(name, method, distribution)
 
@@ -221,6 +221,11 @@ class Space:
         """Where the search starts when ``name`` is searched over ``values`` alone: as before if that is among them."""
         before = self.fixed.get(name, self.first.get(name, FIELDS[name].default))
         return {m: _of_method(before, m) if _of_method(before, m) in values else values[0] for m in self.methods}
+
+
+def outermost(distribution: BaseDistribution) -> tuple:
+    """The choices of a distribution, or its two ends."""
+    return getattr(distribution, "choices", None) or (distribution.low, distribution.high)
 
 
 def _of_method(entry, method: str):

@@ -17,6 +17,7 @@ from trainables.seeds import seed_for
 from trainables.store import Manifest, Store
 
 Batch = tuple[Tensor, Tensor, Tensor]  # images, label, group
+EVALUATED = 128  # images a forward pass of an evaluation
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    split: Split, device: str = "cpu", size: int = 128, tokens: np.ndarray | None = None
+    split: Split, device: str = "cpu", size: int = EVALUATED, tokens: np.ndarray | None = None
 ) -> Iterator[Batch]:
     """(images, label, group) as in ``training_batches``, in the split's order and as they are."""
     for index in torch.arange(len(split)).split(size):

@@ -7,12 +7,10 @@ from dataclasses import replace
 import torch
 
 from trainables.config import TrainConfig
-from trainables.data import Data, Split
+from trainables.data import EVALUATED, Data, Split
 from trainables.fit import Trainer
 from trainables.gpu import PROCESS_BYTES
 from trainables.steps import WARM, Diverged
-
-EVALUATED = 128  # images; as many as a forward pass of an evaluation takes
 
 
 def trial_bytes(config: TrainConfig, data: Data, weights: str | None) -> int:

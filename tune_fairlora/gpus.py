@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from search_spaces.space import Space
+from search_spaces.space import Space, outermost
 from trainables.config import TARGETS, ConfigError, TrainConfig
 
 AUTO = "auto"
@@ -33,12 +33,7 @@ def largest(space: Space) -> list[TrainConfig]:
 
 def _largest(space: Space, method: str) -> dict[str, object]:
     found = {name: space.distribution(name, method) for name in WEIGHTS if name in space.search}
-    return {name: max(_values(entry), key=WEIGHTS[name]) for name, entry in found.items() if entry is not None}
-
-
-def _values(distribution) -> Sequence:
-    """The choices of one of Optuna's distributions, or its ends."""
-    return getattr(distribution, "choices", None) or (distribution.low, distribution.high)
+    return {name: max(outermost(entry), key=WEIGHTS[name]) for name, entry in found.items() if entry is not None}
 
 
 def measure(configs: list[TrainConfig], store: str, weights: str | None, cpus: float) -> tuple[list[int], int]:

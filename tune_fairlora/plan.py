@@ -52,7 +52,7 @@ class Plan:
     time_budget: float | None  # seconds
     trial_timeout: float | None  # seconds; None: from the epochs seen
     cpus: float
-    gpus: float | str | None  # "auto": as many share one as have room; None: one where there is one
+    gpus: float | str | None  # "auto": gpus.py finds out; None: one where there is one
     max_concurrent: int | None
     tracking_uri: str
     experiment: str

@@ -123,7 +123,7 @@ def parser() -> cli.Parser:
         "--gpus-per-trial",
         type=cli.share,
         metavar="X|auto",
-        help="fractions share a GPU, auto: as many as its memory holds; default: 1 where there is one",
+        help="fractions share a GPU, auto: two where they fit and GPUs are few; default: 1 where there is one",
     )
     where.add_argument("--max-concurrent", type=cli.positive_int, metavar="N", help="default: as many as fit")
     where.add_argument("--address", metavar="ADDR", help="of a Ray cluster (host:port, auto); default: Ray starts here")

@@ -174,6 +174,7 @@ def main() -> None:
                         print(measured(data, backbone, method, batch, limit), flush=True)
                     except torch.OutOfMemoryError:
                         print(f"| {backbone} | {method} | {batch} | does not fit into memory |", flush=True)
+    print(f"taken of the card beside tensors: {gpu.other_bytes() / 2**30:.2f} GiB")
 
 
 if __name__ == "__main__":
