@@ -50,6 +50,7 @@ from tests.searches import (
 from tune_fairlora.state import COMPLETE, DIVERGED, FAILED, RUNNING
 
 SILENCE = 20
+A_DEATH = 2  # epochs that the death of a process may cost
 
 
 def begin(folder: Path, trials: int, *options: object) -> Search:
@@ -94,7 +95,8 @@ def hit(search: Search, folder: Path, number: int, epoch: int, what: int) -> int
 
 
 def lost_epochs(folder: Path) -> dict[int, int]:
-    """How many epochs of each trial were begun again, as they were in flight when its process died."""
+    """How many epochs of each trial were begun again, as they were not saved when its process died: ``A_DEATH`` at
+    most each time, the one at work and the one whose checkpoint was being written beside it."""
     numbers = {(t.config_id, t.seed): t.number for t in state_of(folder).trials.values()}
     times = Counter(trained(folder))
     return dict(Counter(numbers[key[:2]] for key in times.elements()) - Counter(numbers[key[:2]] for key in times))
@@ -113,7 +115,7 @@ def processes_killed(folder: Path, seed: int) -> bool:
     text = f"a: trial 1 {second.status} after {second.faults} fault and {len(second.epochs)} epochs"
     good &= check((second.status, second.faults, len(second.epochs)) == (COMPLETE, 1, epochs), text)
     lost = lost_epochs(folder)
-    good &= check(lost.get(0, 0) <= 2 and lost.get(1, 0) <= 1, f"a: epochs trained again by trial: {lost}")
+    good &= check(lost.get(0, 0) <= 2 * A_DEATH and lost.get(1, 0) <= A_DEATH, f"a: epochs trained again by trial: {lost}")
     good &= check({t.status for t in others} == {COMPLETE}, f"a: the other {len(others)} complete")
     return good & check_all(folder, space(epochs), 4)
 
@@ -276,7 +278,7 @@ def driver_killed(folder: Path, seed: int) -> bool:
     good = check(status == 0, f"h: exit status {status} of --resume right behind kill -9 of the driver alone")
     good &= check(not alive, f"h: of its {len(left)} processes {len(alive)} are alive at the end")
     lost = lost_epochs(folder)
-    good &= check(max(lost.values(), default=0) <= 1, f"h: epochs trained again by trial: {lost}")
+    good &= check(max(lost.values(), default=0) <= A_DEATH, f"h: epochs trained again by trial: {lost}")
     return good & check_all(folder, space(8), 4)
 
 

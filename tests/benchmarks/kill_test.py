@@ -36,12 +36,12 @@ STARTING = 30.0  # seconds in which a process starts
 
 def in_flight(folder: Path, before: int) -> list[tuple[str, int, int]]:
     """The epochs that were begun, behind ``before`` others, and not saved, once every process is dead: these must be
-    trained again."""
+    trained again. Of a trial two at most: the one at work, and the one whose checkpoint was written beside it."""
     begun, lost = {(config, seed): epoch for config, seed, epoch in trained(folder)[before:]}, []
     for trial in [trial for trial in state_of(folder).trials.values() if trial.status == RUNNING]:
         key, checkpoint = (trial.config_id, trial.seed), load_checkpoint(trial_folder(runs(folder), trial.number))
-        if begun.get(key, 0) > (checkpoint["result"]["epoch"] if checkpoint else 0):
-            lost.append((*key, begun[key]))
+        saved = checkpoint["result"]["epoch"] if checkpoint else 0
+        lost += [(*key, epoch) for epoch in range(max(saved, begun.get(key, 0) - 2) + 1, begun.get(key, 0) + 1)]
     return lost
 
 
