@@ -3,6 +3,8 @@
 Without torch until a trial begins: the search's own process knows this class, but trains nothing.
 """
 
+import importlib
+
 import ray
 from ray import tune
 
@@ -19,6 +21,8 @@ class RayTrainable(tune.Trainable):
     """
 
     def setup(self, config: dict) -> None:
+        if ray.is_initialized():  # a process of its own
+            importlib.import_module("trainables.lean_peft")
         from trainables import trial
 
         self.trial = None

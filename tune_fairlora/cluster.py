@@ -14,6 +14,7 @@ from pathlib import Path
 
 from trainables.config import ConfigError
 from tune_fairlora import gpus
+from tune_fairlora.bare_ray import bare_ray
 from tune_fairlora.gpus import AUTO
 from tune_fairlora.loaded import FOLDER
 from tune_fairlora.signals import chatter_to
@@ -24,8 +25,9 @@ LOAD_SECONDS = 60
 TRIAL_AHEAD = "RAY_preload_python_modules"
 GPUS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")  # Nvidia's, AMD's, and in Windows's Linux
 # What a trial's process imports; the last says that all is loaded.
-TRIAL = ("trainables.ray_trainable", "trainables.trial", "tune_fairlora.loaded")
-TUNE, MODELS = ("ray.tune", "trainables.ray_trainable"), ("trainables.backbones", "trainables.adapters")
+TRIAL = ("trainables.ray_trainable", "trainables.lean_peft", "trainables.trial", "tune_fairlora.loaded")
+TUNE = ("ray.tune", "trainables.ray_trainable")
+MODELS = ("trainables.lean_peft", "trainables.backbones", "trainables.adapters")
 # What a search needs at once, and what MLflow's thread will need (tracking.py).
 SEARCHING = ("tune_fairlora.executor", "mlflow", "mlflow.store.tracking.sqlalchemy_store")
 
@@ -141,7 +143,8 @@ class Cluster:
         self._end.callback(ray.shutdown)
         try:
             options = {"include_dashboard": False} if address == "local" else {}
-            ray.init(address=address, log_to_driver=False, logging_level="error", **options)
+            with bare_ray() if address == "local" else contextlib.nullcontext():
+                ray.init(address=address, log_to_driver=False, logging_level="error", **options)
         except Exception as error:  # Ray raises plain ones, too: where a busy machine does not start it in time, say
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             if address == "local":

@@ -65,8 +65,9 @@ def test_libraries_are_imported_meanwhile():
     assert "netrc" in sys.modules
 
 
+NEEDLESS = ("dashboard/dashboard.py", "monitor.py", "log_monitor.py")
 # What a search does of Ray, and then trials of Tune's that tell their process; printed: which processes were there.
-LOADED = """
+LOADED = f"NEEDLESS = {NEEDLESS}" + """
 import argparse, json, os, sys, time
 from tune_fairlora import startup
 startup.quiet_libraries()
@@ -80,6 +81,7 @@ with Cluster() as cluster:
     import psutil, ray
     from ray import tune
     before = [p.pid for p in psutil.Process().children(recursive=True)]
+    programs = " ".join(word for p in psutil.Process().children(recursive=True) for word in p.cmdline())
 
     class Process(tune.Trainable):
         def step(self):
@@ -88,6 +90,7 @@ with Cluster() as cluster:
             workers = [line for line in every if ("ray::" in line and "Agent" not in line) or "default_worker" in line]
             found = {key: os.environ[name] for key, name in names.items()}
             found |= {"process": os.getpid(), "workers": len(workers), "waited": time.time() - asked}
+            found |= {"lean": "peft" in sys.modules and "transformers" not in sys.modules}
             return found | {"loaded": "trainables.trial" in sys.modules, "done": True}
 
         def save_checkpoint(self, folder):
@@ -96,9 +99,10 @@ with Cluster() as cluster:
     config = tune.RunConfig(storage_path=sys.argv[1], verbose=0)
     tuned = tune.TuneConfig(num_samples=cluster.at_once)
     results = tune.Tuner(tune.with_resources(Process, {"cpu": 1}), tune_config=tuned, run_config=config).fit()
-    took = [{k: r.metrics[k] for k in ("process", "workers", "waited", "threads", "loaded", "key")} for r in results]
+    took = [{k: r.metrics[k] for k in ("process", "workers", "waited", "threads", "loaded", "key", "lean")} for r in results]
 left = [name for name in os.environ if "prestart" in name or "preload" in name]
-print(json.dumps({"planned": planned, "before": before, "took": took, "left": left, "up": ray.is_initialized()}))
+print(json.dumps({"planned": planned, "before": before, "took": took, "left": left, "up": ray.is_initialized(),
+                  "programs": [name for name in ("raylet", *NEEDLESS) if name in programs]}))
 """
 
 
@@ -112,12 +116,13 @@ def test_trials_take_the_processes_that_ray_has_started_beforehand(tmp_path, kin
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["planned"] == [True] * 2 + [kind == "models"] * 3 and not found["up"]
+    assert found["planned"] == [True] * 2 + [kind == "models"] * 4 and not found["up"]
+    assert found["programs"] == ["raylet"]  # bare_ray.py: an upgrade that starts them otherwise would wait for them
     assert found["left"] == ["RAY_prestart_worker_first_driver"]  # for whatever the search's process starts later
     assert len(found["took"]) == os.cpu_count() and {each["process"] for each in found["took"]} <= {*found["before"]}
     assert all(1 <= each["workers"] <= os.cpu_count() for each in found["took"])  # none was started for nothing
     assert all(each["waited"] < 4 for each in found["took"])  # for Tune itself; libraries take 6 and more
-    assert all(each["loaded"] and each["threads"] == "1" and each["key"] == "made up" for each in found["took"])
+    assert all(each["loaded"] and each["threads"] == "1" and each["key"] == "made up" and each["lean"] for each in found["took"])
 
 
 @pytest.mark.parametrize(
