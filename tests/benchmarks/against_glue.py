@@ -83,7 +83,7 @@ class Inputs:
     folder: Path
     weights: Path
     model_options: dict
-    points: Path
+    points: Path | None  # None: glue begins where its own sampler does
     database: Path
     until: bool
     reuse_actors: bool
@@ -164,7 +164,8 @@ def our_command(inputs: Inputs, out: Path, seed: int) -> list[str]:
 def glue_command(inputs: Inputs, out: Path, seed: int) -> list[str]:
     setup = inputs.setup
     command = ["tests.benchmarks.glue", "--data", inputs.data, "--folder", inputs.folder, "--weights", inputs.weights]
-    command += ["--model-options", json.dumps(inputs.model_options), "--points", inputs.points, "--out", out]
+    command += ["--model-options", json.dumps(inputs.model_options), "--out", out]
+    command += ["--points", inputs.points] if inputs.points else []
     command += ["--trials", setup.trials, "--epochs", setup.epochs, "--max-concurrent", AT_ONCE, "--seed", seed]
     command += ["--image-size", setup.image_size]
     return [str(word) for word in command] + ["--reuse-actors"] * inputs.reuse_actors

@@ -43,6 +43,7 @@ class Part(NamedTuple):
 
 PARTS = {
     "digits": Part("digits against glue and bare loop", parts.ROUNDS_MINUTES["digits"], parts.digits),
+    "start": Part("what a start leaves out", 2, parts.start),
     "penalty": Part("the penalty's cost", 1, parts.penalty),
     "logging": Part("a result's logging", 2, parts.logging),
     "prefix": Part("frozen blocks kept", 4, parts.prefix, photographs=True),

@@ -115,7 +115,9 @@ def processes_killed(folder: Path, seed: int) -> bool:
     text = f"a: trial 1 {second.status} after {second.faults} fault and {len(second.epochs)} epochs"
     good &= check((second.status, second.faults, len(second.epochs)) == (COMPLETE, 1, epochs), text)
     lost = lost_epochs(folder)
-    good &= check(lost.get(0, 0) <= 2 * A_DEATH and lost.get(1, 0) <= A_DEATH, f"a: epochs trained again by trial: {lost}")
+    good &= check(
+        lost.get(0, 0) <= 2 * A_DEATH and lost.get(1, 0) <= A_DEATH, f"a: epochs trained again by trial: {lost}"
+    )
     good &= check({t.status for t in others} == {COMPLETE}, f"a: the other {len(others)} complete")
     return good & check_all(folder, space(epochs), 4)
 

@@ -8,6 +8,9 @@ takes 6 minutes on two cores instead of half an hour, and there can be several. 
 number), order and the hypervolume's reference are those of `against_glue.py`. Progress is read from the disk once a
 second: ours from its record, glue's from the result.json of each of its trials, a trial being at its end with its last
 epoch.
+
+Glue begins at the four points at which ours does, or with `--own-start` where OptunaSearch begins by itself: at random,
+as a search does whose user has no good points in mind.
 """
 
 import argparse
@@ -18,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -78,10 +82,13 @@ def main() -> int:
     p.add_argument("--folder", type=Path, required=True)
     p.add_argument("--weights", type=Path, required=True)
     p.add_argument("--rounds", type=int, default=2)
+    p.add_argument("--own-start", action="store_true", help="glue is given no points to begin with")
     args = p.parse_args()
-    chosen = argparse.Namespace(data="signdigits", trials=None, epochs=None, until=0.95, reuse_actors=False)
+    chosen = {"data": "signdigits", "trials": None, "epochs": None, "until": 0.95, "reuse_actors": False}
+    chosen |= {"folder": args.folder, "weights": args.weights}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
-        inputs = against_glue.prepared(argparse.Namespace(**vars(chosen), **vars(args)), Path(work))
+        inputs = against_glue.prepared(argparse.Namespace(**chosen), Path(work))
+        inputs = replace(inputs, points=None) if args.own_start else inputs
         ratios = [run_round(inputs, Path(work), i, args.target) for i in range(args.rounds)]
     middle, goal = statistics.median(ratios), inputs.setup.goal
     print(f"glue / ours: median {middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f}), goal {goal:g}")

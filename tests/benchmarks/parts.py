@@ -89,6 +89,12 @@ def penalty(work: Path, minutes: float) -> list[Row]:
     return penalty_cost.rows()
 
 
+def start(work: Path, minutes: float) -> list[Row]:
+    from tests.benchmarks import start_cost
+
+    return start_cost.rows()
+
+
 def half(work: Path, minutes: float) -> list[Row]:
     from tests.benchmarks import half_precision
 
