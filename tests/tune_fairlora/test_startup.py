@@ -70,7 +70,7 @@ NEEDLESS = ("dashboard/dashboard.py", "monitor.py", "log_monitor.py")
 LOADED = (
     f"NEEDLESS = {NEEDLESS}"
     + """
-import argparse, json, os, sys, time
+import argparse, contextlib, json, os, sys, time
 from tune_fairlora import startup
 startup.quiet_libraries()
 from tune_fairlora.cluster import MODELS, TUNE, Cluster
@@ -82,13 +82,21 @@ with Cluster() as cluster:
     planned = [name in sys.modules for name in (*TUNE, *MODELS, "torch")]
     import psutil, ray
     from ray import tune
+
+    def lines(processes):
+        found = []
+        for process in processes:
+            with contextlib.suppress(psutil.Error):  # the other trial's may be ending
+                found.append(" ".join(process.cmdline()))
+        return found
+
     before = [p.pid for p in psutil.Process().children(recursive=True)]
-    programs = " ".join(word for p in psutil.Process().children(recursive=True) for word in p.cmdline())
+    programs = " ".join(lines(psutil.Process().children(recursive=True)))
 
     class Process(tune.Trainable):
         def step(self):
             names = {"threads": "OMP_NUM_THREADS", "key": "AWS_SESSION_TOKEN"}
-            every = [" ".join(p.cmdline()) for p in psutil.Process().parent().children()]
+            every = lines(psutil.Process().parent().children())
             workers = [line for line in every if ("ray::" in line and "Agent" not in line) or "default_worker" in line]
             found = {key: os.environ[name] for key, name in names.items()}
             found |= {"process": os.getpid(), "workers": len(workers), "waited": time.time() - asked}
