@@ -1,5 +1,7 @@
 """Importing this module imports peft without the library that takes nine tenths of its time: for a trial's own process.
 
+Not for a process of several threads: another could import what stands in for a moment, and keep it.
+
 peft imports transformers, for the language models that it can adapt as well, and transformers imports loss functions
 for detection, SciPy's optimisers, image transforms and more: 1.6 to 2.1 s of the 6 to 8 s that a trial's process takes
 to load, twice on two cores. Here an adapted model is always timm's. So while peft is imported, an empty class stands

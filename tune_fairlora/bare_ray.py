@@ -24,12 +24,20 @@ def bare_ray() -> Iterator[None]:
     """Inside, ``ray.init`` starts no more than a search needs; not for several threads at once."""
     with contextlib.ExitStack() as end:
         for module, owner, name, result in LEFT_OUT:
-            home = importlib.import_module(module)
-            home = getattr(home, owner, None) if owner else home
+            home = _home(module, owner)
             if hasattr(home, name):
                 end.callback(setattr, home, name, getattr(home, name))
                 setattr(home, name, _returning(result))
         yield
+
+
+def _home(module: str, owner: str) -> object:
+    """The module, or the class in it; None where this version of Ray has no such."""
+    try:
+        found = importlib.import_module(module)
+    except ImportError:
+        return None
+    return getattr(found, owner, None) if owner else found
 
 
 def _returning(result: object) -> Callable[..., object]:

@@ -26,8 +26,7 @@ TRIAL_AHEAD = "RAY_preload_python_modules"
 GPUS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")  # Nvidia's, AMD's, and in Windows's Linux
 # What a trial's process imports; the last says that all is loaded.
 TRIAL = ("trainables.ray_trainable", "trainables.lean_peft", "trainables.trial", "tune_fairlora.loaded")
-TUNE = ("ray.tune", "trainables.ray_trainable")
-MODELS = ("trainables.lean_peft", "trainables.backbones", "trainables.adapters")
+TUNE, MODELS = ("ray.tune", "trainables.ray_trainable"), ("trainables.backbones", "trainables.adapters")
 # What a search needs at once, and what MLflow's thread will need (tracking.py).
 SEARCHING = ("tune_fairlora.executor", "mlflow", "mlflow.store.tracking.sqlalchemy_store")
 

@@ -21,7 +21,7 @@ from tune_fairlora.state import FAILED
 
 RAY_FOLDER = "ray"
 # What logging the front's models will need, torch among it: imported while a trial's processor has nothing left to do.
-EXPORTING = ("trainables.lean_peft", "trainables.exported")
+EXPORTING = ("trainables.exported",)
 CONFIG_ERROR = re.compile(r"([\w.]+\.)?ConfigError\b")
 
 
