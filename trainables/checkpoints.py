@@ -81,6 +81,12 @@ def drop_checkpoint(folder: Path, number: int) -> None:
     (trial_folder(folder, number) / CHECKPOINT).unlink(missing_ok=True)
 
 
+def drop_torn(folder: Path, number: int) -> None:
+    """Delete what a process that was killed left of its writing; none may be at work any more."""
+    for name in (CHECKPOINT, WEIGHTS):
+        remove_torn(trial_folder(folder, number) / name)
+
+
 def discard(folder: Path, number: int) -> None:
     """Delete all files of a trial that is off the front for good."""
     shutil.rmtree(trial_folder(folder, number), ignore_errors=True)

@@ -5,7 +5,7 @@ Knows nothing of Ray (``executor.py``): whoever runs trials calls ``launch``, ``
 
 import logging
 
-from trainables.checkpoints import discard, drop_checkpoint, load_checkpoint, trial_folder
+from trainables.checkpoints import discard, drop_checkpoint, drop_torn, load_checkpoint, trial_folder
 from trainables.config import TrainConfig
 from tune_fairlora.clock import Clock
 from tune_fairlora.plan import Plan
@@ -197,12 +197,11 @@ class Conductor:
 
     def sweep(self) -> None:
         """Discard once more what belongs to no trial that can go on: a process may have been about to write a
-        checkpoint when its trial's files were deleted."""
+        checkpoint when its trial's files were deleted. Of the others, what one that was killed has half written."""
         members = kept(self.record)
         for number, trial in self.record.trials.items():
             ended = trial.status not in (RUNNING, INTERRUPTED) and not (trial.status == FAILED and trial.faults)
-            if ended and number not in members:
-                discard(self.plan.folder, number)
+            (discard if ended and number not in members else drop_torn)(self.plan.folder, number)
 
     def last_are_at_work(self) -> bool:
         """Whether no trial is left to be started."""

@@ -195,6 +195,8 @@ def test_a_checkpoint_that_came_after_its_trials_end_is_swept_away(search):
     search.conductor.failed(failed, "broken", again=False)
     save_checkpoint(trial_folder(search.folder, worse), {"epoch": 1}, result(1))
     save_weights(trial_folder(search.folder, best), {}, {})
+    for number, name in ((best, "model.safetensors"), (running, "checkpoint.pt"), (failed, "checkpoint.pt")):
+        (trial_folder(search.folder, number) / f".{name}.0a1b.tmp").touch()  # of a process that was killed
     search.conductor.sweep()
     assert not trial_folder(search.folder, worse).exists() and search.files(best) == ["model.safetensors"]
     assert search.files(running) == search.files(failed) == ["checkpoint.pt"]
