@@ -31,7 +31,7 @@ from collections import Counter
 from pathlib import Path
 
 from search_spaces import resolve
-from tests.benchmarks.kill_test import never_up
+from tests.benchmarks.kill_test import A_DEATH, never_up
 from tests.mirror import Server
 from tests.searches import (
     DATABASE,
@@ -50,7 +50,6 @@ from tests.searches import (
 from tune_fairlora.state import COMPLETE, DIVERGED, FAILED, RUNNING
 
 SILENCE = 20
-A_DEATH = 2  # epochs that the death of a process may cost
 
 
 def begin(folder: Path, trials: int, *options: object) -> Search:
@@ -96,7 +95,7 @@ def hit(search: Search, folder: Path, number: int, epoch: int, what: int) -> int
 
 def lost_epochs(folder: Path) -> dict[int, int]:
     """How many epochs of each trial were begun again, as they were not saved when its process died: ``A_DEATH`` at
-    most each time, the one at work and the one whose checkpoint was being written beside it."""
+    most each time."""
     numbers = {(t.config_id, t.seed): t.number for t in state_of(folder).trials.values()}
     times = Counter(trained(folder))
     return dict(Counter(numbers[key[:2]] for key in times.elements()) - Counter(numbers[key[:2]] for key in times))

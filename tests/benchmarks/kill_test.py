@@ -32,16 +32,18 @@ from tune_fairlora.journal import JOURNAL
 from tune_fairlora.state import RUNNING
 
 STARTING = 30.0  # seconds in which a process starts
+A_DEATH = 2  # epochs of a trial that the death of its process may cost: one at work, one whose checkpoint was at work
 
 
 def in_flight(folder: Path, before: int) -> list[tuple[str, int, int]]:
     """The epochs that were begun, behind ``before`` others, and not saved, once every process is dead: these must be
-    trained again. Of a trial two at most: the one at work, and the one whose checkpoint was written beside it."""
+    trained again. Of a trial ``A_DEATH`` at most."""
     begun, lost = {(config, seed): epoch for config, seed, epoch in trained(folder)[before:]}, []
     for trial in [trial for trial in state_of(folder).trials.values() if trial.status == RUNNING]:
         key, checkpoint = (trial.config_id, trial.seed), load_checkpoint(trial_folder(runs(folder), trial.number))
         saved = checkpoint["result"]["epoch"] if checkpoint else 0
-        lost += [(*key, epoch) for epoch in range(max(saved, begun.get(key, 0) - 2) + 1, begun.get(key, 0) + 1)]
+        last = begun.get(key, 0)
+        lost += [(*key, epoch) for epoch in range(max(saved, last - A_DEATH) + 1, last + 1)]
     return lost
 
 
