@@ -3,7 +3,7 @@
 import pandas as pd
 
 from analysis import labels
-from analysis.trials import Search
+from analysis.results import Search
 from trainables.config import FIELDS, METHODS
 
 CHOSEN_BY = "val_accuracy"  # FairLoRA chooses its models so too

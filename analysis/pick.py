@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis import configurations
 from analysis.pareto import SIGNS, as_minimization, front, knee
-from analysis.trials import Search
+from analysis.results import Search
 from trainables.config import ConfigError, lookup
 from trainables.metrics import OBJECTIVES
 

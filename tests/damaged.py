@@ -8,8 +8,8 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from trainables.config import ConfigError
+from trainables.data.store import SPLITS
 from trainables.prepare.listing import Listing
-from trainables.store import SPLITS
 
 NASTY = [
     "",

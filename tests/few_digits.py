@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from trainables import data, datasets
-from trainables.data import Data, Split
+from trainables.data import batches
+from trainables.data.batches import Data, Split
+from trainables.prepare import datasets
 
 
 def few(split: Split, n: int) -> Split:
@@ -13,5 +14,5 @@ def few(split: Split, n: int) -> Split:
 
 
 def few_digits(train: int, val: int) -> Data:
-    whole = data.open_data(datasets.prepare("digits", None, 16))
+    whole = batches.open_data(datasets.prepare("digits", None, 16))
     return Data(whole.manifest, few(whole.train, train), few(whole.val, val))

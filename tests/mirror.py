@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from trainables.config import TrainConfig
-from tune_fairlora.record import Record, read_events
-from tune_fairlora.state import State
-from tune_fairlora.tracking import RUN_STATUS, Tracker
+from tune_fairlora.record.event_log import Record, read_events
+from tune_fairlora.record.state import State
+from tune_fairlora.tracking.tracker import RUN_STATUS, Tracker
 
 SETTINGS = {
     "groups": ["day", "night"],

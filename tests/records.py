@@ -5,8 +5,8 @@ from pathlib import Path
 
 from trainables.config import TrainConfig
 from trainables.metrics import METRICS
-from tune_fairlora.record import FORMAT, Record
-from tune_fairlora.state import COMPLETE, FAILED
+from tune_fairlora.record.event_log import FORMAT, Record
+from tune_fairlora.record.state import COMPLETE, FAILED
 
 SETTINGS = {
     "id": "0123456789abcdef",

@@ -21,9 +21,9 @@ import psutil
 from optuna.trial import FixedTrial, TrialState
 
 from search_spaces.space import Space
-from tune_fairlora.journal import Journal
-from tune_fairlora.record import LOG, read_events
-from tune_fairlora.state import INTERRUPTED, RUNNING, State
+from tune_fairlora.algorithms.study import Journal
+from tune_fairlora.record.event_log import LOG, read_events
+from tune_fairlora.record.state import INTERRUPTED, RUNNING, State
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME, DATABASE, OUTPUT, TRAINED = "search", "mlflow.db", "out.txt", "trained.jsonl"
@@ -32,7 +32,7 @@ import importlib.util, json, os, sys
 FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "{TRAINED}")
 class Wrap:
     def find_spec(self, name, path=None, target=None):
-        if name == "trainables.fit":
+        if name == "trainables.training.fit":
             sys.meta_path.remove(self)
             spec = importlib.util.find_spec(name)
             load, spec.loader.exec_module = spec.loader.exec_module, lambda module: (load(module), wrap(module.Trainer))

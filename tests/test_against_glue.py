@@ -14,12 +14,14 @@ from PIL import Image
 
 from search_spaces import SPACES
 from tests.benchmarks import against_glue, first_front, glue
-from trainables import data, datasets, losses
-from trainables.backbones import BACKBONES, load, weights_file
 from trainables.config import TrainConfig
-from trainables.export import NANO
-from trainables.fit import Trainer
-from trainables.store import Manifest, write
+from trainables.data import batches
+from trainables.data.store import Manifest, write
+from trainables.export.write import NANO
+from trainables.models.create import BACKBONES, load, weights_file
+from trainables.prepare import datasets
+from trainables.training import penalty
+from trainables.training.fit import Trainer
 
 SPACE_OF = {"digits": SPACES["digits"], "signdigits": SPACES["folder_vit_tiny"]}
 
@@ -54,8 +56,8 @@ def test_glue_searches_our_space(name, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def digits() -> data.Data:
-    return data.open_data(datasets.prepare("digits", None, 16))
+def digits() -> batches.Data:
+    return batches.open_data(datasets.prepare("digits", None, 16))
 
 
 @pytest.mark.parametrize("values", [{"rank": 0}, {"rank": 8, "alpha": 16.0}, {}])
@@ -90,7 +92,7 @@ def test_glue_has_our_objective(lam):
     logits = torch.randn(32, 10, generator=generator, dtype=torch.float64).float().requires_grad_()
     label = torch.randint(0, 7, (32,), generator=generator)  # three classes are absent
     index = label if lam else None
-    total = losses.objective(losses.sample_losses(logits, label), index, 10, lam, "sum").total
+    total = penalty.objective(penalty.sample_losses(logits, label), index, 10, lam, "sum").total
     ours = torch.autograd.grad(total, logits)[0]
     theirs = torch.autograd.grad(glue.objective(logits, label, lam), logits)[0]
     assert torch.allclose(ours, theirs, atol=1e-7)

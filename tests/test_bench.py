@@ -12,12 +12,12 @@ import torch
 
 from tests.benchmarks import bare_loop, bench, book, efficiency, growth, penalty_cost, prefix, rows
 from tests.benchmarks.rows import Row
-from trainables import data, datasets
 from trainables.config import TrainConfig
-from trainables.data import Data, Split
-from trainables.fit import fit
-from trainables.prepare import prepared
-from trainables.store import Store
+from trainables.data import batches
+from trainables.data.batches import Data, Split
+from trainables.data.store import Store
+from trainables.prepare import datasets, prepared
+from trainables.training.fit import fit
 
 BASE = {"epochs": 2, "batch_size": 64, "flip": False, "crop": 1.0}
 
@@ -25,7 +25,7 @@ BASE = {"epochs": 2, "batch_size": 64, "flip": False, "crop": 1.0}
 @pytest.fixture(scope="module")
 def few() -> Data:
     """A quarter of the digits."""
-    seen = data.open_data(datasets.prepare("digits", None, 16))
+    seen = batches.open_data(datasets.prepare("digits", None, 16))
     return dataclasses.replace(seen, train=_quarter(seen.train), val=_quarter(seen.val))
 
 

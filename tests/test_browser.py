@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests import mirror
-from tune_fairlora import views
+from tune_fairlora.tracking import ui_views
 
 pytestmark = pytest.mark.slow
 WIDE = {"width": 1700, "height": 1000}
@@ -106,9 +106,9 @@ def test_the_address_opens_on_the_front_in_red(address, page, trials, screens):
     colors = fills(page, len(trials))
     page.screenshot(path=screens / "front.png")
     front = trials[trials["on_front"]]
-    assert colors.count(rgb(views.FRONT_COLOR)) == len(front) > 1
+    assert colors.count(rgb(ui_views.FRONT_COLOR)) == len(front) > 1
     others = trials[~trials["on_front"]]
-    assert colors.count(rgb(views.COMPLETE_COLOR)) == (others["status"] == "complete").sum()
+    assert colors.count(rgb(ui_views.COMPLETE_COLOR)) == (others["status"] == "complete").sum()
     assert page.get_by_text("Parallel Coordinates").count() >= 1
 
 
@@ -187,10 +187,10 @@ def test_the_views_of_a_search_of_300_trials_stay_usable(tmp_path, page, screens
     with ui(tmp_path) as address:
         began = time.monotonic()
         page.goto(address)
-        colors = fills(page, views.LOADED)
+        colors = fills(page, ui_views.LOADED)
         print(f"{time.monotonic() - began:.1f} s until the scatter of 300 trials is drawn")
         page.screenshot(path=screens / "many.png")
-    assert colors.count(rgb(views.FRONT_COLOR)) == len(front)
+    assert colors.count(rgb(ui_views.FRONT_COLOR)) == len(front)
 
 
 HOSTILE = ["<script>alert(1)</script>", "=cmd()", "<img src=x onerror=alert(2)>", "$a_b|c`d`"]

@@ -13,7 +13,7 @@ import mlflow
 import pandas as pd
 import pytest
 
-from tune_fairlora.record import read_events
+from tune_fairlora.record.event_log import read_events
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,16 +17,14 @@ ALLOWED = {
 }
 # A library that only the files named may import, wherever the import stands in the file.
 ONLY_IN = {
-    "ray": {
-        "trainables/ray_trainable.py",
-        *(f"tune_fairlora/{n}.py" for n in ("cluster", "executor", "gpus", "runner")),
-    }
-    | {"tune_fairlora/searcher.py"},
-    "mlflow": {"tune_fairlora/mlflow_store.py", "tune_fairlora/mlflow_models.py"},
-    "optuna": {f"search_spaces/{n}.py" for n in ("space", "digits", "folder", "fairlora", "utkface")}
-    | {f"tune_fairlora/{n}.py" for n in ("searcher", "journal", "samplers", "describe")},
-    "torch": {f"tune_fairlora/{n}.py" for n in ("checks", "describe")},  # besides the core
-    "open_clip": {"trainables/clip.py", "trainables/zeroshot.py"},
+    "ray": {"trainables/trial/ray_trainable.py", "tune_fairlora/algorithms/searcher.py"}
+    | {f"tune_fairlora/run/{n}.py" for n in ("ray_cluster", "ray_executor", "gpu_sharing", "runner")},
+    "mlflow": {"tune_fairlora/tracking/client.py", "tune_fairlora/tracking/models.py"},
+    "optuna": {f"search_spaces/{n}.py" for n in ("space", "digits", "folder", "fairlora_paper", "ding_paper")}
+    | {f"tune_fairlora/algorithms/{n}.py" for n in ("searcher", "study", "samplers")}
+    | {"tune_fairlora/plan/describe.py"},
+    "torch": {f"tune_fairlora/plan/{n}.py" for n in ("checks", "describe")},  # besides the core
+    "open_clip": {"trainables/models/clip.py", "trainables/models/zeroshot.py"},
 }
 
 
@@ -87,7 +85,7 @@ import torch
 torch.set_num_threads(1)
 from trainables import backbones, data, datasets
 from trainables.config import TrainConfig
-from trainables.fit import fit
+from trainables.training.fit import fit
 store = datasets.prepare("digits", None, 16)
 weights = str(backbones.weights_file("vit_nano", None))
 config = TrainConfig(method="fairlora", epochs=2, lr=5e-3, batch_size=64, flip=False, crop=1.0)
@@ -105,5 +103,5 @@ def test_config_needs_the_standard_library_alone_and_metrics_numpy():
 
 
 def test_the_analysis_needs_neither_ray_nor_mlflow_nor_torch():
-    code = "import analysis.pareto, analysis.trials, analysis.figures; print('ok')"
+    code = "import analysis.pareto, analysis.results, analysis.figures.front; print('ok')"
     assert run_without({"torch", "ray", "mlflow", "optuna"}, code) == "ok"

@@ -7,9 +7,9 @@ import numpy as np
 
 from trainables.config import TrainConfig
 from trainables.metrics import evaluate
-from tune_fairlora.record import FORMAT, Record
-from tune_fairlora.render import render
-from tune_fairlora.state import COMPLETE, STOPPED
+from tune_fairlora.record.event_log import FORMAT, Record
+from tune_fairlora.record.state import COMPLETE, STOPPED
+from tune_fairlora.record.tables import render
 
 CLASSES, GROUPS, IMAGES, EPOCHS = ["cat", "dog", "owl", "=cmd()"], ["indoor", "outdoor"], 120, 4
 KINDS = ("by_class", "by_group", "by_cell")

@@ -6,8 +6,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from trainables.backbones import load
 from trainables.config import ConfigError
+from trainables.models.create import load
 
 
 def saved(state: dict, path: Path) -> str:

@@ -15,7 +15,8 @@ from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from trainables.config import ConfigError, TrainConfig  # noqa: E402
-from tune_fairlora import cli, finished  # noqa: E402
+from tune_fairlora import cli  # noqa: E402
+from tune_fairlora.record import search_folder  # noqa: E402
 
 TABLE = "confirmed.parquet"
 SHOWN = ("accuracy", "delta_f1", "min_group_accuracy")
@@ -40,9 +41,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> int:
-    done = finished.read(args.search, "it is confirmed")
-    finished.require_images(done.settings)
-    finished.require_weights(done.settings)
+    done = search_folder.read(args.search, "it is confirmed")
+    search_folder.require_images(done.settings)
+    search_folder.require_weights(done.settings)
     _require_device(args.device)
     chosen = _chosen(done.search.trials, args.trials)
     if args.refit is None:
@@ -55,7 +56,7 @@ def _command(args: argparse.Namespace) -> int:
 
 
 def _require_device(name: str) -> None:
-    from trainables import gpu
+    from trainables.training import gpu
 
     if gpu.claim(float(name == "cuda")) != name:
         raise ConfigError("--device cuda needs a GPU that torch can use, but there is none: leave it out")
@@ -83,7 +84,7 @@ def _whole(text: str) -> int:
 
 
 def _require_weights(folder: Path, numbers) -> None:
-    missing = [number for number in numbers if not finished.weights_of(folder, number).is_file()]
+    missing = [number for number in numbers if not search_folder.weights_of(folder, number).is_file()]
     if missing:
         raise ConfigError(f"trial {missing[0]} has no saved weights (the front's trials have): add --refit train")
 
@@ -94,8 +95,8 @@ def _validation(chosen) -> Iterator[tuple[int, dict]]:
         yield row["number"], {k: row[f"val_{k}"] for k in SHOWN}
 
 
-def _confirm(args: argparse.Namespace, done: finished.Finished, number: int, before: dict) -> int:
-    from trainables.fit import Diverged
+def _confirm(args: argparse.Namespace, done: search_folder.Finished, number: int, before: dict) -> int:
+    from trainables.training.fit import Diverged
 
     config = done.config(number)
     try:
@@ -109,17 +110,18 @@ def _confirm(args: argparse.Namespace, done: finished.Finished, number: int, bef
     return 0
 
 
-def _measure(args: argparse.Namespace, done: finished.Finished, number: int, config: TrainConfig):
+def _measure(args: argparse.Namespace, done: search_folder.Finished, number: int, config: TrainConfig):
     """The evaluation on the test split, and what the model was trained on."""
-    from trainables import data, fit
+    from trainables.data import batches
+    from trainables.training import fit
 
-    seen = data.open_confirmation(done.settings["store"], trainval=args.refit == "trainval")
+    seen = batches.open_confirmation(done.settings["store"], trainval=args.refit == "trainval")
     if not len(seen.val):
         raise ConfigError("the data set has no test split, so there is nothing to confirm on")
     if args.refit:
         epochs = fit.fit(config, seen, done.settings["weights_file"] or None, args.device)
         return deque(epochs, maxlen=1).pop().evaluation, args.refit
-    model = finished.model_of(done, number, "add --refit train", args.device)
+    model = search_folder.model_of(done, number, "add --refit train", args.device)
     return fit.evaluate_split(model, seen, seen.val, config, args.device), "train"
 
 
@@ -127,7 +129,7 @@ def _keep(folder: Path, number: int, config: TrainConfig, trained_on: str, evalu
     """Put the trial's row into the table, in place of an earlier one of the same trial and training data."""
     import pandas as pd
 
-    from trainables.store import replace_atomically
+    from trainables.data.store import replace_atomically
 
     row = {"number": number, "config_id": config.config_id, "seed": config.seed, "trained_on": trained_on}
     row |= {f"test_{name}": value for name, value in evaluation.metrics.items()}

@@ -22,9 +22,12 @@ from pathlib import Path  # noqa: E402
 from safetensors import SafetensorError  # noqa: E402
 
 from trainables.config import ConfigError  # noqa: E402
-from tune_fairlora import card, cli, finished, mlflow_models, point, stores  # noqa: E402
-from tune_fairlora.spool import read_position  # noqa: E402
-from tune_fairlora.state import COMPLETE  # noqa: E402
+from tune_fairlora import cli  # noqa: E402
+from tune_fairlora.record import search_folder  # noqa: E402
+from tune_fairlora.record.state import COMPLETE  # noqa: E402
+from tune_fairlora.reporting import model_card, trial_results  # noqa: E402
+from tune_fairlora.tracking import models, tracking_uri  # noqa: E402
+from tune_fairlora.tracking.outbox import read_position  # noqa: E402
 
 METRICS, CARD = "metrics.json", "README.md"
 
@@ -57,13 +60,13 @@ def _command(args: argparse.Namespace) -> int:
     from tune_fairlora.folders import find
 
     _require_names(args.register, args.alias)
-    done = finished.read(find(args.search, "runs"), "a trial is exported")
+    done = search_folder.read(find(args.search, "runs"), "a trial is exported")
     number, why = args.trial, ""
     if args.pick is not None:
         number, why = _picked(done, args.pick)
         print(why)
     _require_trial(done, number)
-    finished.require_weights(done.settings)
+    search_folder.require_weights(done.settings)
     out = args.out or done.folder / "exports" / f"{number:04d}{'-merged' * args.merge}"
     _require_new(out)
     where = registry(done, number) if args.register else ()
@@ -71,21 +74,21 @@ def _command(args: argparse.Namespace) -> int:
     size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
     print(f"trial {number} is in {out} ({size:.1f} MB); loaded again, its logits differ by {difference:.1e} at most")
     if args.register:
-        version = mlflow_models.register_trial(*where, done, number, args.register, args.alias)
+        version = models.register_trial(*where, done, number, args.register, args.alias)
         reference = f"@{args.alias}" if args.alias else f"/{version}"
         print(f"registered in {where[0]}: models:/{args.register}{reference}")
     return 0
 
 
-def registry(done: finished.Finished, number: int) -> tuple[str, str]:
+def registry(done: search_folder.Finished, number: int) -> tuple[str, str]:
     """Address and experiment of the MLflow that the search went to. Raises ConfigError where that does not answer or
     never got the trial."""
     position = read_position(done.folder)
     if position is None or not done.state.trials[number].run_id:
         resync = f"python -m tune_fairlora.search --resync {done.folder}"
         raise ConfigError(f"--register needs the search in MLflow: send it with `{resync}`")
-    stores.check_store(position.uri)
-    stores.require_database(position.uri)
+    tracking_uri.check_store(position.uri)
+    tracking_uri.require_database(position.uri)
     return position.uri, position.experiment
 
 
@@ -97,21 +100,21 @@ def _require_names(model: str | None, alias: str | None) -> None:
             raise ConfigError(f"{option} takes letters, digits, spaces, dots, - and _, but got {text!r}")
 
 
-def _picked(done: finished.Finished, rule: str) -> tuple[int, str]:
+def _picked(done: search_folder.Finished, rule: str) -> tuple[int, str]:
     from analysis.pick import pick
 
     choice = pick(done.search, rule)
     return choice.number, f"{rule.strip()}: {choice.why}"
 
 
-def _require_trial(done: finished.Finished, number: int) -> None:
+def _require_trial(done: search_folder.Finished, number: int) -> None:
     trial = done.state.trials.get(number)
     if trial is None:
         raise ConfigError(f"--trial must be one of the search's {len(done.state.trials)}, but {number} does not exist")
     if trial.status != COMPLETE:
         raise ConfigError(f"--trial must be a complete trial, but trial {number} is {trial.status}")
-    if not finished.weights_of(done.folder, number).is_file():
-        kept = [n for n in sorted(done.state.trials) if finished.weights_of(done.folder, n).is_file()]
+    if not search_folder.weights_of(done.folder, number).is_file():
+        kept = [n for n in sorted(done.state.trials) if search_folder.weights_of(done.folder, n).is_file()]
         known = f"take one of {', '.join(map(str, kept[:20]))}" if kept else "no other trial has any either"
         raise ConfigError(
             f"trial {number} has no saved weights, as a search keeps those of its front alone: {known}, "
@@ -149,26 +152,26 @@ def whole(out: Path, write: Callable[[Path], float]) -> float:
     return result
 
 
-def write(folder: Path, done: finished.Finished, number: int, why: str = "", merge: bool = False) -> float:
+def write(folder: Path, done: search_folder.Finished, number: int, why: str = "", merge: bool = False) -> float:
     """Write a trial's model with its card and metrics into ``folder``, which exists and is empty; the largest
     difference between the logits of the trial's model and of the one that is loaded from there. ``why`` says why it was
     chosen."""
-    from trainables import export
+    from trainables.export import write
 
     config, settings = done.config(number), done.settings
-    model = finished.model_of(done, number, "choose another trial")
+    model = search_folder.model_of(done, number, "choose another trial")
     trial = done.state.trials[number]
     origin = {
         "groups": settings["groups"],
         "search": {key: settings.get(key, "") for key in ("id", "name", "space", "code_version")},
         "trial": {"number": number, "seed": trial.seed, "config_id": trial.config_id},
     }
-    weights, how = settings["weights_file"] or None, point.preprocessing(settings, config)
-    difference = export.write(folder, model, config, settings["classes"], weights, how, origin, merge)
-    results = point.results(done, number, why)
+    weights, how = settings["weights_file"] or None, trial_results.preprocessing(settings, config)
+    difference = write.write(folder, model, config, settings["classes"], weights, how, origin, merge)
+    results = trial_results.results(done, number, why)
     (folder / METRICS).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    (folder / CARD).write_text(card.text(facts, results, settings), encoding="utf-8")
+    (folder / CARD).write_text(model_card.text(facts, results, settings), encoding="utf-8")
     return difference
 
 

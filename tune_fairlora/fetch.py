@@ -16,10 +16,11 @@ from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
 from trainables.config import ConfigError  # noqa: E402
-from tune_fairlora import cli, stores  # noqa: E402
+from tune_fairlora import cli  # noqa: E402
+from tune_fairlora.tracking import tracking_uri  # noqa: E402
 
 if TYPE_CHECKING:
-    from tune_fairlora.mlflow_store import Found
+    from tune_fairlora.tracking.client import Found
 
 
 def parser() -> cli.Parser:
@@ -29,7 +30,7 @@ def parser() -> cli.Parser:
         allow_abbrev=False,
     )
     p.add_argument("--search", metavar="NAME", help="the search; default: the newest")
-    p.add_argument("--tracking-uri", default=stores.DEFAULT, metavar="URI", help="MLflow's; default: %(default)s")
+    p.add_argument("--tracking-uri", default=tracking_uri.DEFAULT, metavar="URI", help="MLflow's; default: %(default)s")
     p.add_argument("--out", type=Path, metavar="DIR", help="a new folder; default: runs/NAME")
     return p
 
@@ -40,10 +41,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> int:
-    from tune_fairlora.mlflow_store import newest_search
-    from tune_fairlora.record import LOG
+    from tune_fairlora.record.event_log import LOG
+    from tune_fairlora.tracking.client import newest_search
 
-    uri = stores.absolute_uri(args.tracking_uri)
+    uri = tracking_uri.absolute_uri(args.tracking_uri)
     found = newest_search(uri, args.search)
     out = args.out or Path("runs") / Path(found.name).name
     if out.exists():
@@ -59,9 +60,9 @@ def _command(args: argparse.Namespace) -> int:
 
 def _fetch(uri: str, found: "Found", out: Path) -> None:
     """All of it or nothing."""
-    from tune_fairlora.mlflow_store import download_record
-    from tune_fairlora.record import LOG
-    from tune_fairlora.render import TABLES
+    from tune_fairlora.record.event_log import LOG
+    from tune_fairlora.record.tables import TABLES
+    from tune_fairlora.tracking.client import download_record
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".fetch-") as folder:
@@ -76,10 +77,10 @@ def _fetch(uri: str, found: "Found", out: Path) -> None:
 
 def _check(folder: Path) -> None:
     """What came over the network is what the analysis reads, or it is not kept."""
-    from analysis import trials
+    from analysis import results
 
     try:
-        trials.read(folder)
+        results.read(folder)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ConfigError(f"the tables in MLflow must be those of a search, but: {error}") from error
 

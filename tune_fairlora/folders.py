@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from trainables.config import ConfigError
-from tune_fairlora.record import LOG
+from tune_fairlora.record.event_log import LOG
 
 
 def find(name: str, storage: str) -> Path:

@@ -55,9 +55,9 @@ def _command(args: argparse.Namespace) -> int:
     missing = [path for path in args.images if not os.path.exists(path)]
     if missing:
         raise ConfigError(f"every IMAGE must be a file, but {missing[0]} does not exist")
-    from trainables import exported
+    from trainables.export import predict
 
-    opened = exported.open_model(args.model, args.weights)
+    opened = predict.open_model(args.model, args.weights)
     return _judge(args, opened, folders[0]) if folders else _name(args, opened)
 
 
@@ -83,19 +83,20 @@ def _best(classes: list[str], probability) -> dict[str, float]:
 
 def _judge(args: argparse.Namespace, opened, folder: Path) -> int:
     """Print how well the model serves the classes and groups of a labelled folder."""
-    from trainables import exported
-    from tune_fairlora import labelled, point
+    from trainables.data import labelled_folder
+    from trainables.export import predict
+    from tune_fairlora.reporting import trial_results
 
-    seen = labelled.read(folder, args.split, opened.classes, opened.groups)
+    seen = labelled_folder.read(folder, args.split, opened.classes, opened.groups)
     found = opened.predict(seen.files)
     _require_some(found, seen.files)
-    judged = exported.judge(found, seen.label, seen.group, len(opened.classes), len(seen.groups))
+    judged = predict.judge(found, seen.label, seen.group, len(opened.classes), len(seen.groups))
     tables = {"by_group": (judged.by_group, seen.groups), "by_class": (judged.by_class, opened.classes)}
     made = {"images": len(found.index), "unreadable": [str(file) for file in found.failed], "metrics": judged.metrics}
     for name, (table, names) in tables.items():
         lists = {column: values.tolist() for column, values in table.items()}
-        made[name] = point.rows(lists, names, point.COLUMNS[name])
-    made = point.without_nan(made | {"confusion": judged.confusion.tolist()})
+        made[name] = trial_results.rows(lists, names, trial_results.COLUMNS[name])
+    made = trial_results.without_nan(made | {"confusion": judged.confusion.tolist()})
     _print_json(made) if args.json else _print_evaluation(folder, args.split, made)
     if seen.training:
         print(f"note: {seen.training} rows are of the split train; --split leaves them out", file=sys.stderr)
@@ -103,7 +104,7 @@ def _judge(args: argparse.Namespace, opened, folder: Path) -> int:
 
 
 def _print_evaluation(folder: Path, split: str | None, made: dict) -> None:
-    from tune_fairlora.card import SHOWN, number
+    from tune_fairlora.reporting.model_card import SHOWN, number
 
     print(f"{plain(folder)}: {made['images']} images{f' of split {plain(split)}' if split else ''}")
     _print_table([[name, number(made["metrics"][name])] for name in SHOWN])

@@ -13,9 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from search_spaces.space import Space
-from trainables.architectures import BACKBONES, RANDOM, fingerprint
 from trainables.config import TrainConfig
-from trainables.store import Manifest, cache_folder, file_hash, replace_atomically
+from trainables.data.store import Manifest, cache_folder, file_hash, replace_atomically
+from trainables.models.backbones import BACKBONES, RANDOM, fingerprint
 
 LIBRARIES = ("torch", "torchvision", "timm", "peft", "transformers", "open_clip_torch", "safetensors", "numpy")
 # Of a configuration, what its model depends on.
@@ -43,7 +43,7 @@ class Proof:
             print(f"note: {backbone} has random weights: what is found says nothing about pretrained models")
         if self._source is not None:
             return self._source
-        from tune_fairlora import checks
+        from tune_fairlora.plan import checks
 
         source = checks.check_weights(self.space, self.given, self.manifest.classes, store)
         if self._file is not None and source is not None:

@@ -58,25 +58,26 @@ def _command(args: argparse.Namespace) -> int:
 
 def html(folder: Path, by: str) -> str:
     """The report of the search in ``folder``. Raises ConfigError where tables or log are damaged or not there yet."""
-    from analysis import trials
-    from tune_fairlora import report_page, report_parts
-    from tune_fairlora.record import read_events
+    from analysis import results
+    from tune_fairlora.record.event_log import read_events
+    from tune_fairlora.reporting import sections
+    from tune_fairlora.reporting.html import page
 
     try:
-        search = trials.read(folder)
+        search = results.read(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"the tables of {folder} must be whole, but: {error}") from error
     try:
-        made = report_parts.material(search, read_events(folder), by)
+        made = sections.material(search, read_events(folder), by)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"the log of {folder} must be whole, but an event of it is not ({error!r})") from error
     scripts = [made.drawing[1]] if len(made.front) else []
-    return report_page.page(f"Search {search.name}", report_parts.lead(made), report_parts.sections(made), scripts)
+    return page(f"Search {search.name}", sections.lead(made), sections.sections(made), scripts)
 
 
 def write(path: Path, text: str) -> None:
     """Replace ``path`` at once. Raises ConfigError where it cannot be written."""
-    from trainables.store import replace_atomically
+    from trainables.data.store import replace_atomically
 
     content = text.encode(errors="replace")  # paths may hold halves of characters
     try:

@@ -15,8 +15,9 @@ import argparse  # noqa: E402
 import sys  # noqa: E402
 
 from trainables.config import FIELDS, METHODS, ConfigError  # noqa: E402
-from tune_fairlora import cli, stores  # noqa: E402
-from tune_fairlora.scheduler import GRACE_PERIOD, REDUCTION_FACTOR  # noqa: E402
+from tune_fairlora import cli  # noqa: E402
+from tune_fairlora.algorithms.moasha import GRACE_PERIOD, REDUCTION_FACTOR  # noqa: E402
+from tune_fairlora.tracking import tracking_uri  # noqa: E402
 
 SAMPLER_NAMES = ("tpe", "gp", "nsga2", "random", "grid")
 SCHEDULER_NAMES = ("moasha", "none")
@@ -132,7 +133,9 @@ def parser() -> cli.Parser:
         "--storage", default="runs", metavar="DIR", help="default: ./%(default)s; on a cluster, a shared folder"
     )
     to.add_argument("--name", metavar="NAME", help="of the folder in DIR; default: the space, date and time")
-    to.add_argument("--tracking-uri", default=stores.DEFAULT, metavar="URI", help="MLflow's; default: %(default)s")
+    to.add_argument(
+        "--tracking-uri", default=tracking_uri.DEFAULT, metavar="URI", help="MLflow's; default: %(default)s"
+    )
     to.add_argument("--experiment", default="tune-fairlora", metavar="NAME", help="MLflow's; default: %(default)s")
     look = p.add_argument_group("look first")
     look.add_argument("--list", action="store_true", help="the search spaces, one line each")
@@ -158,17 +161,18 @@ def _command(argv: list[str] | None) -> int:
     if args.list:
         return _list()
     if args.resync:
-        from tune_fairlora import folders, resync
+        from tune_fairlora import folders
+        from tune_fairlora.tracking import resync
 
         return resync.resync(folders.find(args.resync, args.storage), cli.given(parser(), argv).get("tracking_uri"))
     if not args.space and not args.resume:
         raise ConfigError("--space is needed: a name of --list, or a Python file (or --resume NAME)")
     if args.describe:
-        from tune_fairlora import describe
+        from tune_fairlora.plan import describe
 
         return describe.describe(args)
     if args.dry_run:
-        from tune_fairlora import describe
+        from tune_fairlora.plan import describe
 
         return describe.dry_run(_plan(args, argv))
     return _search(args, argv)
@@ -176,9 +180,10 @@ def _command(argv: list[str] | None) -> int:
 
 def _plan(args: argparse.Namespace, argv: list[str] | None, **begin):
     """The plan of a new search, or of one that is resumed."""
-    from tune_fairlora import plan, progress, resume
+    from tune_fairlora.plan import plan, resume
+    from tune_fairlora.run import terminal
 
-    with progress.DecodingBar() as bar:
+    with terminal.DecodingBar() as bar:
         if not args.resume:
             return plan.make_plan(args, bar, **begin)
         defaults = vars(parser().parse_args([]))
@@ -186,9 +191,9 @@ def _plan(args: argparse.Namespace, argv: list[str] | None, **begin):
 
 
 def _search(args: argparse.Namespace, argv: list[str] | None) -> int:
-    from tune_fairlora import cluster, runner, signals
+    from tune_fairlora.run import ray_cluster, runner, signals
 
-    with signals.Signals() as caught, cluster.Cluster() as ray:
+    with signals.Signals() as caught, ray_cluster.Cluster() as ray:
 
         def begin(options: argparse.Namespace, trials: int, models: bool) -> None:
             ray.start(options, trials, models)

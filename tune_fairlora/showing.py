@@ -7,14 +7,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from trainables.config import METHODS, ConfigError
-from tune_fairlora import exhibits, mlflow_store, views
-from tune_fairlora.mlflow_store import RECORD, SEARCH, MlflowStore
-from tune_fairlora.record import LOG, Record
-from tune_fairlora.render import TABLES, Renderer, render, snapshot
-from tune_fairlora.state import State
+from tune_fairlora.record import artifacts
+from tune_fairlora.record.event_log import LOG, Record
+from tune_fairlora.record.state import State
+from tune_fairlora.record.tables import TABLES, Renderer, render, snapshot
+from tune_fairlora.tracking import client, ui_views
+from tune_fairlora.tracking.client import RECORD, SEARCH, MlflowStore
 
 if TYPE_CHECKING:
-    from tune_fairlora.finished import Finished
+    from tune_fairlora.record.search_folder import Finished
 
 REFRESH_SECONDS = 30.0  # between two renewals of page and note while the search is at work, at least
 
@@ -24,7 +25,7 @@ Message = Callable[[], object]
 
 
 class Showing:
-    """The part of the tracker that shows; ``tracking.py`` gives it store, record, state and the runs by number."""
+    """The part of the tracker that shows; ``tracker.py`` gives it store, record, state and the runs by number."""
 
     _store: MlflowStore
     record: Record
@@ -53,34 +54,34 @@ class Showing:
 
     def _send_front(self) -> None:
         search, run_id = snapshot(self.record), self._run(SEARCH)
-        for name, text in exhibits.pages(search).items():
+        for name, text in artifacts.pages(search).items():
             self._store.log_text(run_id, text, name)
-        figure = exhibits.picture(search)
+        figure = artifacts.picture(search)
         for name in ("front.png", "front.svg"):
             self._store.log_figure(run_id, figure, name)
-        table = exhibits.front_table(search)
+        table = artifacts.front_table(search)
         if table["data"]:
             self._store.log_tables(run_id, {"front.json": table})
         for name in TABLES:
             if (self.record.folder / name).exists():  # at the start they may not be rendered yet
                 self._store.log_file(run_id, self.record.folder / name, RECORD)
-        note = views.search_note(self.state, self._store.experiment_id, self._runs, run_id, picture=True)
+        note = ui_views.search_note(self.state, self._store.experiment_id, self._runs, run_id, picture=True)
         self._store.note(run_id, note)
 
     def _show_views(self) -> None:
         """The experiment's prepared views and note; what did not change is not sent."""
         known = self._store.experiment_tags()
-        earlier = known.get(mlflow_store.NOTE, "")
-        note = views.experiment_note(self.state, self._store.experiment_id, self._run(SEARCH), earlier)
-        wanted = views.prepared(self.state) | {mlflow_store.NOTE: note}
+        earlier = known.get(client.NOTE, "")
+        note = ui_views.experiment_note(self.state, self._store.experiment_id, self._run(SEARCH), earlier)
+        wanted = ui_views.prepared(self.state) | {client.NOTE: note}
         self._store.tag_experiment({key: text for key, text in wanted.items() if known.get(key) != text})
 
     def _show_trial(self, number: int) -> None:
         """Tables by class and group, and the confusion matrix, of the trial's last epoch."""
         trial, run_id = self.state.trials[number], self._run(number)
-        self._store.log_tables(run_id, exhibits.trial_tables(trial, self.state.settings))
+        self._store.log_tables(run_id, artifacts.trial_tables(trial, self.state.settings))
         if "confusion" in trial.tables:
-            self._store.log_text(run_id, exhibits.confusion(trial, self.state.settings), "confusion.html")
+            self._store.log_text(run_id, artifacts.confusion(trial, self.state.settings), "confusion.html")
 
     def _log_data(self) -> None:
         settings = self.state.settings
@@ -95,15 +96,15 @@ class Showing:
     def _log_models(self) -> Iterator[Message]:
         """The front's adapters as models of MLflow's. A whole model, which is large, is logged when it is registered;
         so is an adapter of a network with random weights, which would have to come along."""
-        from tune_fairlora import finished  # pandas, and torch for the models, take seconds
+        from tune_fairlora.record import search_folder  # pandas, and torch for the models, take seconds
 
         methods = {number: METHODS[self.state.trials[number].values["method"]] for number in self.state.front()}
-        kept = [n for n in methods if methods[n].lora and finished.weights_of(self.record.folder, n).is_file()]
+        kept = [n for n in methods if methods[n].lora and search_folder.weights_of(self.record.folder, n).is_file()]
         if not kept or self.state.settings["weights"] == "random":
             return
         try:
-            done = finished.read(self.record.folder, "its models are logged")
-            finished.require_weights(done.settings)
+            done = search_folder.read(self.record.folder, "its models are logged")
+            search_folder.require_weights(done.settings)
         except ConfigError as error:
             log.warning("the front's adapters are not logged as models: %s", error)
             return
@@ -111,14 +112,14 @@ class Showing:
             yield partial(self._log_model, done, number)
 
     def _log_model(self, done: "Finished", number: int) -> None:
-        from tune_fairlora import mlflow_models
+        from tune_fairlora.tracking import models
 
         try:
-            mlflow_models.log_trial(self._store, done, number, self._run(number))
+            models.log_trial(self._store, done, number, self._run(number))
         except ConfigError as error:
             log.warning("trial %d is not logged as a model: %s", number, error)
 
     def _mark_models(self) -> None:
-        from tune_fairlora import mlflow_models
+        from tune_fairlora.tracking import models
 
-        mlflow_models.mark(self._store, self.state.settings["id"], self.state.front())
+        models.mark(self._store, self.state.settings["id"], self.state.front())

@@ -25,10 +25,11 @@ from contextlib import contextmanager  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
 from trainables.config import ConfigError  # noqa: E402
-from tune_fairlora import cli, stores, views  # noqa: E402
+from tune_fairlora import cli  # noqa: E402
+from tune_fairlora.tracking import tracking_uri, ui_views  # noqa: E402
 
 if TYPE_CHECKING:
-    from tune_fairlora.mlflow_store import Found
+    from tune_fairlora.tracking.client import Found
 
 START_SECONDS = 120  # a first start on a busy machine takes 30
 LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -43,7 +44,7 @@ def parser() -> cli.Parser:
     p.add_argument("--search", metavar="NAME", help="the search to show; default: the newest")
     p.add_argument("--port", type=cli.port, default=5000, help="of the page; default: %(default)s")
     p.add_argument("--host", default="127.0.0.1", help="who may see it; default: %(default)s, this machine alone")
-    p.add_argument("--tracking-uri", default=stores.DEFAULT, metavar="URI", help="MLflow's; default: %(default)s")
+    p.add_argument("--tracking-uri", default=tracking_uri.DEFAULT, metavar="URI", help="MLflow's; default: %(default)s")
     p.add_argument("--no-browser", action="store_true", help="only print the address")
     return p
 
@@ -54,10 +55,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> int:
-    from tune_fairlora.mlflow_store import newest_search
+    from tune_fairlora.tracking.client import newest_search
 
-    uri = stores.absolute_uri(args.tracking_uri)
-    if uri.startswith(stores.SERVERS):
+    uri = tracking_uri.absolute_uri(args.tracking_uri)
+    if uri.startswith(tracking_uri.SERVERS):
         print(_address(uri, newest_search(uri, args.search)))
         return 0
     found = newest_search(uri, args.search)
@@ -68,7 +69,7 @@ def _command(args: argparse.Namespace) -> int:
 
 
 def _address(server: str, found: "Found") -> str:
-    return views.front_address(server, found.experiment_id, found.search_id)
+    return ui_views.front_address(server, found.experiment_id, found.search_id)
 
 
 def _host(args: argparse.Namespace) -> str:

@@ -1,8 +1,8 @@
-"""A search made by hand, as ``analysis.trials`` would read it."""
+"""A search made by hand, as ``analysis.results`` would read it."""
 
 import pandas as pd
 
-from analysis.trials import Search
+from analysis.results import Search
 from trainables.config import TrainConfig
 from trainables.metrics import METRICS
 

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from analysis.confusion import page, shares
+from analysis.html.confusion import page, shares
 
 
 class Read(HTMLParser):

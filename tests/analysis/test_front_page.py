@@ -7,8 +7,8 @@ import re
 import pandas as pd
 import pytest
 
-from analysis.front_page import content, fragment, page
-from analysis.trials import Search
+from analysis.html.front_page import content, fragment, page
+from analysis.results import Search
 
 HOSTILE = ["<script>alert(1)</script>", "</script><img src=x onerror=alert(1)>", "=cmd()", "a\u2028b", "$x_1$", "\"&'"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis import importance
+from analysis.figures import importance
 from tests.analysis.made import search, trial
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis import intervals
+from analysis.figures import intervals
 from tests.analysis.made import search, trial
 from trainables.metrics import evaluate
 

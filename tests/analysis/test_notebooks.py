@@ -8,7 +8,7 @@ import nbclient
 import nbformat
 import pytest
 
-from analysis import trials
+from analysis import results
 from tests import told
 from tests.analysis.made import HOSTILE, NAME
 
@@ -45,7 +45,7 @@ def run(path: Path, search: Path) -> str:
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(trials.VARIABLE, str(search))
+        patch.setenv(results.VARIABLE, str(search))
         client.execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     return "\n".join(output.get("data", {}).get("text/html", "") for output in outputs)
@@ -75,14 +75,14 @@ def test_they_run_on_a_record_without_a_complete_trial(path, tmp_path):
 
 
 def test_the_newest_search_is_found_unless_one_is_named(tmp_path, monkeypatch):
-    monkeypatch.delenv(trials.VARIABLE, raising=False)
-    monkeypatch.setattr(trials, "RUNS", (tmp_path / "runs", tmp_path / "more"))
+    monkeypatch.delenv(results.VARIABLE, raising=False)
+    monkeypatch.setattr(results, "RUNS", (tmp_path / "runs", tmp_path / "more"))
     with pytest.raises(ValueError, match="there is no search in runs/"):
-        trials.newest()
+        results.newest()
     for i, name in enumerate(("runs/old", "more/new")):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "trials.parquet").touch()
         os.utime(tmp_path / name / "trials.parquet", (i, i))
-    assert trials.newest() == tmp_path / "more/new"
-    monkeypatch.setenv(trials.VARIABLE, "elsewhere")
-    assert trials.newest() == Path("elsewhere")
+    assert results.newest() == tmp_path / "more/new"
+    monkeypatch.setenv(results.VARIABLE, "elsewhere")
+    assert results.newest() == Path("elsewhere")

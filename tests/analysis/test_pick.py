@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from analysis.pick import pick
-from analysis.trials import Search
+from analysis.results import Search
 from trainables.config import ConfigError
 
 POINTS = [  # accuracy, ΔF1: a front of four (0 … 3), one dominated, one stopped, one that breaks a constraint

@@ -5,8 +5,8 @@ import re
 
 import matplotlib.figure
 
-from analysis import show
-from analysis.formats import Table
+from analysis.html import show
+from analysis.html.table import Table
 from tests.analysis.made import HOSTILE
 
 

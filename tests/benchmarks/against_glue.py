@@ -113,7 +113,7 @@ def write_images(store_path: Path, folder: Path) -> None:
     """The training and validation images of a store as PNG files, and their metadata.csv."""
     from PIL import Image
 
-    from trainables.store import Store
+    from trainables.data.store import Store
 
     store, rows = Store(store_path), []
     folder.mkdir()
@@ -131,9 +131,9 @@ def prepared(args: argparse.Namespace, work: Path) -> Inputs:
     space = resolve(setup.space).with_changes({}, None, image_size=setup.image_size, epochs=setup.epochs)
     folder, weights, options = args.folder, args.weights, {"img_size": setup.image_size}
     if args.data == "digits":
-        from trainables import datasets
-        from trainables.backbones import weights_file
-        from trainables.export import NANO
+        from trainables.export.write import NANO
+        from trainables.models.create import weights_file
+        from trainables.prepare import datasets
 
         folder, weights, options = work / "images", weights_file("vit_nano", None), NANO
         write_images(datasets.prepare("digits", None, setup.image_size), folder)
@@ -203,8 +203,8 @@ def timed(words: Sequence[str], inputs: Inputs, out: Path) -> tuple[float, float
 
 def our_trials(out: Path) -> list:
     """The trials of a search of ours, at its end or while it is at work."""
-    from tune_fairlora.record import LOG, read_events
-    from tune_fairlora.state import State
+    from tune_fairlora.record.event_log import LOG, read_events
+    from tune_fairlora.record.state import State
 
     state = State()
     for event in read_events(out / NAME) if (out / NAME / LOG).exists() else ():

@@ -28,13 +28,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.benchmarks.rows import wait_for_quiet
-from trainables import fit
-from trainables.adapters import adapt
-from trainables.backbones import fresh_model
 from trainables.config import METHODS, TrainConfig
-from trainables.data import augmented, open_data
-from trainables.prefix import normalised
+from trainables.data.batches import augmented, open_data
+from trainables.models.adapters import adapt
+from trainables.models.create import fresh_model
 from trainables.seeds import seed_for
+from trainables.training import fit
+from trainables.training.prefix_cache import normalised
 from tune_fairlora.startup import KEEP_MEMORY, environment
 
 # What the loop below is written for: the spaces' own choices.
@@ -237,7 +237,7 @@ def task_of(events: list[dict], last_row: bool | None = None) -> Task:
 
 
 def main() -> None:
-    from tune_fairlora.record import read_events
+    from tune_fairlora.record.event_log import read_events
 
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("search", type=Path, help="the folder of a search without a scheduler")

@@ -31,7 +31,7 @@ from pathlib import Path
 from tests.benchmarks import against_glue, bare_loop
 from tests.benchmarks.rows import Row, spread, wait_for_quiet
 from trainables.config import METHODS
-from tune_fairlora.record import read_events
+from tune_fairlora.record.event_log import read_events
 
 GOALS = {"digits": 0.75, "signdigits": 0.90}
 TOLERANCE = 1e-9  # of the accuracy where the same weights are trained
@@ -180,7 +180,7 @@ def main() -> int:
     p.add_argument("--data", choices=tuple(GOALS), default="digits")
     p.add_argument("--search", type=Path, help="the folder of a finished search, instead of new ones")
     p.add_argument(
-        "--whole", action="store_true", help="with --search: a bare loop without the shortcut of last_row.py"
+        "--whole", action="store_true", help="with --search: a bare loop without the shortcut of class_token.py"
     )
     p.add_argument("--folder", type=Path, help="of signdigits: image files and metadata.csv")
     p.add_argument("--weights", type=Path, help="of signdigits: ViT-Tiny's")

@@ -47,7 +47,7 @@ from tests.searches import (
     state_of,
     trained,
 )
-from tune_fairlora.state import COMPLETE, DIVERGED, FAILED, RUNNING
+from tune_fairlora.record.state import COMPLETE, DIVERGED, FAILED, RUNNING
 
 SILENCE = 20
 

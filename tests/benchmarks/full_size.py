@@ -25,10 +25,10 @@ CLASSES, GROUPS = 40, 6  # GeoDE's
 def measure(name: str, method: str, batch: int) -> dict[str, float]:
     """One step of ``method`` on ``batch`` random images, in this process."""
     start = time.perf_counter()
-    from trainables.backbones import BACKBONES
     from trainables.config import TrainConfig
-    from trainables.data import open_data
-    from trainables.fit import Trainer
+    from trainables.data.batches import open_data
+    from trainables.models.create import BACKBONES
+    from trainables.training.fit import Trainer
 
     size = BACKBONES[name].image_size
     config = TrainConfig(backbone=name, image_size=size, method=method, batch_size=batch, lr=1e-5)
@@ -44,7 +44,7 @@ def measure(name: str, method: str, batch: int) -> dict[str, float]:
 def _store(path: Path, size: int, batch: int) -> Path:
     import numpy as np
 
-    from trainables.store import Manifest, write
+    from trainables.data.store import Manifest, write
 
     rng = np.random.default_rng(0)
     manifest = Manifest("noise", size, [f"class {i}" for i in range(CLASSES)], [f"group {i}" for i in range(GROUPS)])

@@ -20,16 +20,17 @@ from pathlib import Path
 import torch
 
 from tests.benchmarks.gpu_steps import SIZE, noise
-from trainables import gpu, store
 from trainables.config import TrainConfig
-from trainables.data import Data, open_split
+from trainables.data import store
+from trainables.data.batches import Data, open_split
+from trainables.training import gpu
 
 AT_ONCE, SECONDS = (1, 2, 4, 8), 3.0
 
 
 def train(number: int, config: TrainConfig, path: Path, gates: list[Barrier], results: multiprocessing.Queue) -> None:
     """A process: prepared to the first epoch's end; then, while fewer than so many are wanted, it waits."""
-    from trainables.fit import Trainer
+    from trainables.training.fit import Trainer
 
     torch.set_num_threads(1)
     gpu.claim(1 / max(AT_ONCE))

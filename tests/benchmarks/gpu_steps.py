@@ -13,8 +13,8 @@ noise for images (neither changes the time of a step). Three things are timed by
 
 The limit is the rate of an 8192 x 8192 x 8192 bfloat16 product, measured here. Operations are those of matrix products
 and attention in the plain model's step, counted by torch (`FlopCounterMode`): "of the limit" is a step's operations
-over its time and that rate. Ours computes 5 to 7 % fewer (the last block's row alone, `last_row.py`), so that its share
-is as much too high.
+over its time and that rate. Ours computes 5 to 7 % fewer (the last block's row alone, `class_token.py`), so that its
+share is as much too high.
 """
 
 import argparse
@@ -33,11 +33,12 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables import gpu, store
-from trainables.architectures import BACKBONES
 from trainables.config import TrainConfig
-from trainables.data import Data, open_split
-from trainables.fit import Trainer
+from trainables.data import store
+from trainables.data.batches import Data, open_split
+from trainables.models.backbones import BACKBONES
+from trainables.training import gpu
+from trainables.training.fit import Trainer
 
 CLASSES, IMAGES, SIZE, ROUNDS = 40, 2048, 224, 4
 

@@ -55,7 +55,7 @@ def points(data: str) -> list[dict]:
 
 def jobs(data: str, source: str | None, weights: str | None, parts: Path) -> list[tuple]:
     """What is still to be trained, seed after seed: (point, seed, store, weights, file)."""
-    from trainables import datasets
+    from trainables.prepare import datasets
 
     base = BASES[data]
     store = datasets.prepare(base.get("data", "digits"), source, base.get("image_size", 16))
@@ -69,9 +69,9 @@ def train(job: tuple) -> None:
     import torch
 
     from trainables.config import TrainConfig
-    from trainables.data import open_data
-    from trainables.fit import Diverged, fit
-    from trainables.store import replace_atomically
+    from trainables.data.batches import open_data
+    from trainables.data.store import replace_atomically
+    from trainables.training.fit import Diverged, fit
 
     values, seed, store, weights, path = job
     torch.set_num_threads(1)
@@ -103,7 +103,7 @@ def main() -> None:
     p.add_argument("--parts", type=Path, help="where single curves wait; default: in the cache")
     p.add_argument("--processes", type=int, default=os.cpu_count())
     args = p.parse_args()
-    from trainables.store import cache_folder, replace_atomically
+    from trainables.data.store import cache_folder, replace_atomically
 
     parts = args.parts or cache_folder() / f"curves-{args.data}"
     parts.mkdir(parents=True, exist_ok=True)

@@ -30,10 +30,10 @@ import psutil
 from search_spaces import SPACES
 from tests.benchmarks.against_glue import ROOT, clean_environment, drawn_points
 from tests.benchmarks.rows import Row, wait_for_quiet
-from trainables import datasets
-from trainables.backbones import weights_file
+from trainables.data.store import Store, write
+from trainables.models.create import weights_file
+from trainables.prepare import datasets
 from trainables.prepare.prepared import FORMAT, MANIFEST, STORE, counts, rows_of
-from trainables.store import Store, write
 
 SIZE, EPOCHS = 16, 2
 KINDS = ("driver", "Ray", "trials")

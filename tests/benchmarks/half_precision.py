@@ -18,10 +18,10 @@ from torch import nn
 
 from tests.benchmarks import bare_loop
 from tests.benchmarks.rows import Row, skipped, spread, wait_for_quiet
-from trainables.architectures import RANDOM
 from trainables.config import TrainConfig
-from trainables.fit import forward
-from trainables.objective import Objective
+from trainables.models.backbones import RANDOM
+from trainables.training.fit import forward
+from trainables.training.micro_batches import Objective
 
 CASES = {"vit_tiny": (112, 32, 20), "vit_b16": (224, 8, 4)}  # image size, batch size, pairs
 CLASSES = [str(i) for i in range(10)]

@@ -27,9 +27,9 @@ import pandas as pd
 
 from search_spaces import resolve
 from tests.searches import NAME, OUTPUT, Search, check, check_all, events, runs, state_of, study, trained
-from trainables.checkpoints import load_checkpoint, trial_folder
-from tune_fairlora.journal import JOURNAL
-from tune_fairlora.state import RUNNING
+from trainables.trial.checkpoints import load_checkpoint, trial_folder
+from tune_fairlora.algorithms.study import JOURNAL
+from tune_fairlora.record.state import RUNNING
 
 STARTING = 30.0  # seconds in which a process starts
 A_DEATH = 2  # epochs of a trial that the death of its process may cost: one at work, one whose checkpoint was at work

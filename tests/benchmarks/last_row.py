@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainables.adapters import adapt
-from trainables.architectures import RANDOM
-from trainables.backbones import fresh_model
 from trainables.config import TrainConfig
-from trainables.last_row import read_last_row
+from trainables.models.adapters import adapt
+from trainables.models.backbones import RANDOM
+from trainables.models.class_token import read_last_row
+from trainables.models.create import fresh_model
 
 SIZE, BATCH, CLASSES, WARM_UP = 112, 32, 10, 2
 

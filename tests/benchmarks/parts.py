@@ -121,11 +121,12 @@ def prefix(work: Path, minutes: float) -> list[Row]:
     import torch
 
     from tests.benchmarks import prefix as benchmark
-    from trainables import data, datasets
+    from trainables.data import batches
+    from trainables.prepare import datasets
 
     torch.set_num_threads(1)
     folder, weights = photographs()
-    seen = benchmark.slice_of(data.open_data(datasets.prepare("folder", folder, benchmark.BASE.image_size)), 600)
+    seen = benchmark.slice_of(batches.open_data(datasets.prepare("folder", folder, benchmark.BASE.image_size)), 600)
     benchmark.measure(benchmark.slice_of(seen, 32), str(weights), epochs=1, trials=1)  # libraries and weights loaded
     done = benchmark.measure(seen, str(weights))
     benchmark.report(done, seen)

@@ -17,9 +17,9 @@ import torch
 
 from tests.benchmarks import bare_loop
 from tests.benchmarks.rows import Row, spread, wait_for_quiet
-from trainables.architectures import RANDOM
 from trainables.config import TrainConfig
-from trainables.losses import fairness_penalty
+from trainables.models.backbones import RANDOM
+from trainables.training.penalty import fairness_penalty
 
 GOAL, GROUPS, BATCH, SIZE = 1.0, (10, 100), 32, 112  # the goal in percent
 

@@ -47,11 +47,12 @@ from pathlib import Path
 
 import torch
 
-from trainables import data, datasets
 from trainables.config import TrainConfig
-from trainables.fit import fit
-from trainables.losses import RunningMeans, group_means, penalty_weights
-from trainables.sampling import index_batches
+from trainables.data import batches
+from trainables.data.sampling import index_batches
+from trainables.prepare import datasets
+from trainables.training.fit import fit
+from trainables.training.penalty import RunningMeans, group_means, penalty_weights
 
 BASES = {
     "digits": {"lr": 5e-3, "batch_size": 64, "epochs": 8, "flip": False, "crop": 1.0},
@@ -85,7 +86,7 @@ def variants(name: str) -> dict[str, dict]:
     return rows
 
 
-def train(config: TrainConfig, opened: data.Data, weights: str | None) -> tuple[float, float, float]:
+def train(config: TrainConfig, opened: batches.Data, weights: str | None) -> tuple[float, float, float]:
     """Validation accuracy, ΔF1 and the seconds of one trial."""
     start = time.perf_counter()
     *_, last = fit(config, opened, weights)
@@ -95,7 +96,7 @@ def train(config: TrainConfig, opened: data.Data, weights: str | None) -> tuple[
 def study(name: str, source: Path | None, weights: str | None, seeds: int) -> None:
     base = BASES[name]
     size = TrainConfig(**base).image_size
-    opened = data.open_data(datasets.prepare(base.get("data", name), source, size))
+    opened = batches.open_data(datasets.prepare(base.get("data", name), source, size))
     results: dict[str, list] = {title: [] for title in variants(name)}
     for seed in range(seeds):  # seed by seed, so that whatever else the machine does falls on every row
         for title, changes in variants(name).items():

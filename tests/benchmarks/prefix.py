@@ -21,10 +21,11 @@ from pathlib import Path
 import torch
 
 from tests.benchmarks.rows import Row, spread
-from trainables import data, datasets
 from trainables.config import TrainConfig
-from trainables.data import Data, Split
-from trainables.fit import fit
+from trainables.data import batches
+from trainables.data.batches import Data, Split
+from trainables.prepare import datasets
+from trainables.training.fit import fit
 from tune_fairlora.startup import environment
 
 GOAL = 2.5
@@ -108,7 +109,7 @@ def main() -> None:
     p.add_argument("--rounds", type=int, default=1)
     args = p.parse_args()
     torch.set_num_threads(1)
-    seen = slice_of(data.open_data(datasets.prepare("folder", args.data, BASE.image_size)), args.images)
+    seen = slice_of(batches.open_data(datasets.prepare("folder", args.data, BASE.image_size)), args.images)
     _trial(
         replace(BASE, epochs=1), slice_of(seen, 32), args.weights, tempfile.mkdtemp()
     )  # libraries and weights loaded

@@ -21,12 +21,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from trainables import data
 from trainables.config import TrainConfig
+from trainables.data import batches
+from trainables.data.store import Manifest, Store
 from trainables.prepare import decode
 from trainables.prepare.build import Job, build
 from trainables.prepare.listing import read_listing
-from trainables.store import Manifest, Store
 
 SIZE, BATCH = 224, 32
 
@@ -55,16 +55,16 @@ def saved(files: list[Path], folder: Path, side: int) -> list[Path]:
     return out
 
 
-def read_store(split: data.Split, config: TrainConfig, epoch: int) -> float:
+def read_store(split: batches.Split, config: TrainConfig, epoch: int) -> float:
     start = time.perf_counter()
-    count = sum(len(images) for images, _, _ in data.training_batches(split, config, epoch))
+    count = sum(len(images) for images, _, _ in batches.training_batches(split, config, epoch))
     return count / (time.perf_counter() - start)
 
 
 def read_files(loader: DataLoader, config: TrainConfig) -> float:
     generator, start, count = torch.Generator().manual_seed(0), time.perf_counter(), 0
     for batch in loader:
-        count += len(data.augmented(batch.float().div_(255), config, generator))
+        count += len(batches.augmented(batch.float().div_(255), config, generator))
     return count / (time.perf_counter() - start)
 
 
@@ -91,7 +91,7 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     job = Job(part, files[0].parent, SIZE, 2, False)
     store_path = folder / "store.arrow"
     build(store_path, Manifest("folder", SIZE, listing.classes, listing.groups), job)
-    split = data.open_split(Store(store_path), "train")
+    split = batches.open_split(Store(store_path), "train")
     config = TrainConfig(image_size=SIZE, batch_size=BATCH, flip=args.augment, crop=0.8 if args.augment else 1.0)
     loader = DataLoader(Files(files), BATCH, shuffle=True, num_workers=2, persistent_workers=True)
     read_store(split, config, 0), read_files(loader, config)  # workers started, files in the page cache

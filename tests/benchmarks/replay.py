@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.pareto import as_minimization
-from tune_fairlora.record import collapse_floor
+from tune_fairlora.record.event_log import collapse_floor
 
 OBJECTIVES = ("val_accuracy", "val_delta_f1")
 DIRECTIONS = ("maximize", "minimize")

@@ -26,13 +26,13 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 from search_spaces import SPACES
-from trainables import datasets
+from trainables.prepare import datasets
 from tune_fairlora import search
-from tune_fairlora.clock import Clock
-from tune_fairlora.conductor import Conductor
-from tune_fairlora.plan import Plan, assemble
-from tune_fairlora.progress import Progress
-from tune_fairlora.record import Record
+from tune_fairlora.plan.plan import Plan, assemble
+from tune_fairlora.record.event_log import Record
+from tune_fairlora.run.controller import Conductor
+from tune_fairlora.run.terminal import Progress
+from tune_fairlora.run.time_budget import Clock
 
 TABLE = Path(__file__).parent / "data" / "digits.parquet"
 

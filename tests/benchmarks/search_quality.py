@@ -31,7 +31,7 @@ from analysis.pareto import as_minimization, front, hypervolume
 from search_spaces import SPACES
 from tests.benchmarks.replay import COMPLETE, DIRECTIONS, OBJECTIVES, STOPPED, Table, Trace, replay
 from tests.benchmarks.searchers import CONTENDERS, Ours, study
-from tune_fairlora.scheduler import SPREADS
+from tune_fairlora.algorithms.moasha import SPREADS
 
 TOOL = {"digits": SPACES["digits"], "signdigits": SPACES["folder_vit_tiny"]}  # where the tool's first points come from
 REFERENCE = as_minimization([[0.0, 1.0]], DIRECTIONS)[0]

@@ -32,7 +32,7 @@ print(json.dumps([up - start, time.perf_counter() - up]))
 """
 LOADING = """
 import importlib, json, sys, time
-from tune_fairlora.cluster import TRIAL
+from tune_fairlora.run.ray_cluster import TRIAL
 start = time.perf_counter()
 for name in TRIAL:
     if sys.argv[1] == "ours" or "lean" not in name:

@@ -10,10 +10,10 @@ from timm.models.eva import Eva
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch.nn import functional as F
 
-from trainables.adapters import SplitQKV, adapt, call_qkv, check_adapters, parameter_counts
-from trainables.backbones import skeleton
 from trainables.config import ConfigError, TrainConfig
-from trainables.nano import vit_nano
+from trainables.models.adapters import SplitQKV, adapt, call_qkv, check_adapters, parameter_counts
+from trainables.models.create import skeleton
+from trainables.models.vit_nano import vit_nano
 
 HEAD = 64 * 10 + 10  # vit_nano's, width 64, with 10 classes
 TOTAL = sum(p.numel() for p in vit_nano(num_classes=10).parameters())

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from trainables.config import ConfigError
+from trainables.data.store import ROWS_PER_BATCH, Manifest, Store
 from trainables.prepare import decode
 from trainables.prepare.build import Job, build, content_hash, locked, parts_folder
 from trainables.prepare.listing import Listing
 from trainables.prepare.prepared import rows_of
-from trainables.store import ROWS_PER_BATCH, Manifest, Store
 
 SIZE = 24
 

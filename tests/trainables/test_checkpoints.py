@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from tests.processes import refusal
-from trainables import adapters, backbones, checkpoints, datasets
 from trainables.config import TrainConfig
-from trainables.fit import trained_state
-from trainables.ray_trainable import RayTrainable
+from trainables.models import adapters, create
+from trainables.prepare import datasets
+from trainables.training.fit import trained_state
+from trainables.trial import checkpoints
+from trainables.trial.ray_trainable import RayTrainable
 
 CONFIG = TrainConfig(method="fairlora", epochs=3, batch_size=64, flip=False, crop=1.0, lr=5e-3, rank=2)
 
@@ -151,7 +153,7 @@ def test_another_trials_checkpoint_is_refused(tmp_path, store):
 def test_a_hundred_lora_trials_on_vit_b_stay_below_2_gb(tmp_path):
     """Even if three quarters of them stand on the front at the papers' largest rank, with eight more at work."""
     config = TrainConfig(method="lora", rank=128, backbone="vit_b16", image_size=224)
-    model = adapters.adapt(backbones.fresh_model(config, [str(i) for i in range(40)], "random"), config)
+    model = adapters.adapt(create.fresh_model(config, [str(i) for i in range(40)], "random"), config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     model(torch.zeros(1, 3, 224, 224)).sum().backward()
     optimizer.step()
@@ -166,7 +168,7 @@ def test_a_hundred_lora_trials_on_vit_b_stay_below_2_gb(tmp_path):
 FILL = """
 import sys, torch
 from pathlib import Path
-from trainables.checkpoints import save_checkpoint
+from trainables.trial.checkpoints import save_checkpoint
 folder = Path(sys.argv[1])
 save_checkpoint(folder, {"config_id": "x", "seed": 0, "epoch": 1, "model": torch.zeros(10)}, {"done": False})
 try:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.weights import refusal, saved
-from trainables.architectures import RANDOM
-from trainables.backbones import BACKBONES, load
+from trainables.models.backbones import RANDOM
+from trainables.models.create import BACKBONES, load
 
 CLIP, OPENAI = "clip_b32", "clip_b32_openai"
 

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from trainables import backbones, datasets
 from trainables.config import (
     BACKBONE_NAMES,
     BALANCES,
@@ -25,6 +24,8 @@ from trainables.config import (
     lookup,
     parse,
 )
+from trainables.models import create
+from trainables.prepare import datasets
 from trainables.prepare.sources import SOURCES
 
 FLOATS = [name for name, spec in FIELDS.items() if spec.type is float]
@@ -263,7 +264,7 @@ def test_adapters_exist_for_lora_methods_of_positive_rank():
 
 def test_the_names_are_those_of_the_tables():
     assert set(DATA_NAMES) == {*datasets.DATASETS, *SOURCES}
-    assert set(BACKBONE_NAMES) == set(backbones.BACKBONES)
+    assert set(BACKBONE_NAMES) == set(create.BACKBONES)
 
 
 def test_the_configuration_needs_nothing_but_the_standard_library():

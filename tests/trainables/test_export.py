@@ -16,12 +16,14 @@ from PIL import Image
 
 from tests.test_layers import BLOCK
 from tests.weights import saved
-from trainables import backbones, export, loader, zeroshot
-from trainables.adapters import SplitQKV, adapt
-from trainables.architectures import RANDOM
-from trainables.backbones import BACKBONES, create, fresh_model
 from trainables.config import TrainConfig
-from trainables.exported import open_model
+from trainables.export import load, write
+from trainables.export.predict import open_model
+from trainables.models import zeroshot
+from trainables.models.adapters import SplitQKV, adapt
+from trainables.models.backbones import RANDOM
+from trainables.models.create import BACKBONES, create, fresh_model, nano_file, weights_file
+from trainables.models.create import load as created
 from trainables.prepare import decode
 
 CLASSES = ["<script>alert(1)</script>", "=cmd()", "cat"]
@@ -34,8 +36,8 @@ ZEROSHOT = {**CLIP, "head": "zeroshot"}
 @pytest.fixture(scope="module", autouse=True)
 def own_texts(tmp_path_factory):
     """Class names' embeddings are kept, but apart from those of other runs."""
-    backbones.weights_file("vit_nano", None)  # into the cache that lasts
-    nano = backbones.nano_file()
+    weights_file("vit_nano", None)  # into the cache that lasts
+    nano = nano_file()
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.mktemp("cache")
         (cache / nano.name).symlink_to(nano)
@@ -43,7 +45,7 @@ def own_texts(tmp_path_factory):
         zeroshot.parts.cache_clear()
         yield
         zeroshot.parts.cache_clear()
-        backbones.load.cache_clear()
+        created.cache_clear()
 
 
 def trained(config: TrainConfig, weights: str | None):
@@ -61,7 +63,7 @@ def exported(folder: Path, config: TrainConfig, weights: str | None = None, merg
     folder.mkdir(exist_ok=True)
     model = trained(config, weights)
     how = {"banner": 0, "sizes": [config.image_size]}
-    return model, export.write(folder, model, config, CLASSES, weights, how, {"groups": ["a", "b"]}, merge)
+    return model, write.write(folder, model, config, CLASSES, weights, how, {"groups": ["a", "b"]}, merge)
 
 
 def names(folder: Path) -> set[str]:
@@ -87,9 +89,9 @@ def test_an_adapter_gives_the_trials_logits_through_load_and_through_peft(tmp_pa
     config = TrainConfig(**values)
     model, difference = exported(tmp_path, config, weights)
     assert difference <= (1e-5 if config.targets == "qv" else 0)  # one sum instead of two; else the very same
-    adapter = PeftModel.from_pretrained(loader.base(tmp_path), tmp_path).eval()
-    assert export.difference(model, adapter, config) <= 1e-5
-    assert export.difference(model, loader.base(tmp_path), config) > 1e-3  # the adapter matters
+    adapter = PeftModel.from_pretrained(load.base(tmp_path), tmp_path).eval()
+    assert write.difference(model, adapter, config) <= 1e-5
+    assert write.difference(model, load.base(tmp_path), config) > 1e-3  # the adapter matters
     assert names(tmp_path) == {"adapter_config.json", "adapter_model.safetensors", "base.safetensors"}
     made = json.loads((tmp_path / "adapter_config.json").read_text())
     assert made["lora_alpha"] / made["r"] == config.alpha / max(1, config.rank) or not config.adapts
@@ -111,17 +113,17 @@ def test_whole_weights_load_into_plain_timm_strictly(tmp_path, values, weights, 
     config = TrainConfig(**values)
     model, difference = exported(tmp_path, config, weights, merge)
     assert difference <= 1e-5 and names(tmp_path) == {"model.safetensors"}
-    architecture = loader.read_facts(tmp_path)["architecture"]
+    architecture = load.read_facts(tmp_path)["architecture"]
     plain = timm.create_model(architecture["name"], num_classes=3, **architecture["options"]).eval()
     plain.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"), strict=True)
-    assert export.difference(model, plain, config) <= 1e-5
+    assert write.difference(model, plain, config) <= 1e-5
 
 
 @pytest.mark.parametrize(("method", "merge"), [("lora", True), pytest.param("fft", False, marks=pytest.mark.slow)])
 def test_a_zeroshot_head_needs_no_text_tower_any_more(tmp_path, method, merge):
     model, difference = exported(tmp_path, TrainConfig(**ZEROSHOT, method=method), RANDOM, merge)
     assert difference <= 1e-5 and names(tmp_path) == {"model.safetensors"}
-    loaded = loader.load(tmp_path)
+    loaded = load.load(tmp_path)
     assert loaded.head.scale == model.head.scale == pytest.approx(1 / 0.07)
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -134,7 +136,7 @@ def test_query_and_value_become_one_adapter_of_twice_the_rank():
     generator = torch.Generator().manual_seed(0)
     shapes = {"q.lora_A": (2, 6), "q.lora_B": (6, 2), "v.lora_A": (2, 6), "v.lora_B": (6, 2)}
     parts = {f"attn.qkv.{k}.default.weight": torch.randn(s, generator=generator) for k, s in shapes.items()}
-    made = export.fused(parts)
+    made = write.fused(parts)
     assert {k: tuple(v.shape) for k, v in made.items()} == {
         "attn.qkv.lora_A.weight": (4, 6),
         "attn.qkv.lora_B.weight": (18, 4),
@@ -144,7 +146,7 @@ def test_query_and_value_become_one_adapter_of_twice_the_rank():
     torch.testing.assert_close(update[0], q, rtol=0, atol=1e-6)
     torch.testing.assert_close(update[2], v, rtol=0, atol=1e-6)
     assert not update[1].any()
-    assert [name for name, _ in SplitQKV(torch.nn.Linear(6, 18)).named_children()] == list(export.FUSED)
+    assert [name for name, _ in SplitQKV(torch.nn.Linear(6, 18)).named_children()] == list(write.FUSED)
 
 
 @pytest.fixture(scope="module")
@@ -160,19 +162,19 @@ def test_a_users_file_is_named_and_only_it_is_taken(tmp_path, user_file):
     config = TrainConfig(backbone="vit_tiny", image_size=48)  # its position embeddings are resampled
     model, difference = exported(tmp_path, config, user_file)
     assert difference == 0 and names(tmp_path) == {"adapter_config.json", "adapter_model.safetensors"}
-    digest = export.file_hash(user_file)
+    digest = write.file_hash(user_file)
     with pytest.raises(ValueError, match=f"pass base_weights, the file their.safetensors with sha256 {digest}$"):
-        loader.load(tmp_path)
+        load.load(tmp_path)
     other = saved(create("vit_tiny", 48).state_dict(), tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=f"with sha256 {digest}, but .*other.safetensors is another file$"):
-        loader.load(tmp_path, other)
+        load.load(tmp_path, other)
     with pytest.raises(ValueError, match="base weights must be a file, but /none is none"):
-        loader.load(tmp_path, "/none")
+        load.load(tmp_path, "/none")
     theirs = timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=48, checkpoint_path="").eval()
     state = {k: v for k, v in safetensors.torch.load_file(user_file).items() if not k.startswith("head.")}
     theirs.load_state_dict(timm.models.vision_transformer.checkpoint_filter_fn(state, theirs), strict=False)
     alone = PeftModel.from_pretrained(theirs, tmp_path).eval()  # without load.py
-    assert export.difference(model, alone, config) == 0
+    assert write.difference(model, alone, config) == 0
 
 
 def changed(folder: Path, **values) -> None:
@@ -189,10 +191,10 @@ def test_other_weights_under_an_adapter_show_in_its_logits(tmp_path):
     state["blocks.1.mlp.fc1.weight"] *= 1.1
     saved(state, tmp_path / "base.safetensors")
     with pytest.raises(ValueError, match=r"base weights must be base\.safetensors with sha256 \w+, but"):
-        loader.load(tmp_path)
+        load.load(tmp_path)
     changed(tmp_path, base__sha256="")
     with pytest.raises(ValueError, match="must give the logits that it was exported with, but is off by"):
-        loader.load(tmp_path)
+        load.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,7 @@ def test_a_model_json_that_was_tampered_with_reaches_neither_files_nor_the_hub(t
     exported(tmp_path, TrainConfig(method="fft"))
     changed(tmp_path, **values)
     with pytest.raises(ValueError, match=message) as caught:
-        loader.load(tmp_path)
+        load.load(tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -242,7 +244,7 @@ def test_an_image_is_prepared_as_the_stores_images_were(tmp_path, banner, sizes)
         for size in sizes[1:]:
             expected = decode.square(Image.fromarray(expected), size)
         with Image.open(file) as image:
-            made = loader.pixels(image, {"banner": banner, "sizes": sizes})
+            made = load.pixels(image, {"banner": banner, "sizes": sizes})
         assert made.shape == (16, 16, 3) and np.array_equal(made, expected), file.name
     assert len(files) == 7
 
@@ -252,23 +254,23 @@ def test_a_tensor_out_of_preprocess_is_what_the_model_takes(tmp_path):
     file = tmp_path / "a.png"
     Image.fromarray(np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)).save(file)
     with Image.open(file) as image:
-        made = loader.preprocess(image, tmp_path / "model")
+        made = load.preprocess(image, tmp_path / "model")
     expected = (torch.arange(16 * 16 * 3) % 256).reshape(16, 16, 3).permute(2, 0, 1) / 255 * 2 - 1
     assert made.shape == (3, 16, 16)
     torch.testing.assert_close(made, expected, rtol=0, atol=1e-6)
     opened = open_model(tmp_path / "model", None)
     with torch.inference_mode():
-        assert torch.equal(opened.predict([file]).logits, loader.load(tmp_path / "model")(made[None]))
+        assert torch.equal(opened.predict([file]).logits, load.load(tmp_path / "model")(made[None]))
 
 
 def test_addresses_on_the_hub_are_open_clips_and_timms():
     for row in BACKBONES.values():
         if row.clip:
             published = open_clip.get_pretrained_cfg(row.clip, row.tag)["hf_hub"].rstrip("/")
-            assert export.hub_address(row) == (published, "open_clip_model.safetensors")
+            assert write.hub_address(row) == (published, "open_clip_model.safetensors")
         elif row.arch:
             published = timm.get_pretrained_cfg(f"{row.arch}.{row.tag}").hf_hub_id
-            assert export.hub_address(row) == (published, "model.safetensors")
+            assert write.hub_address(row) == (published, "model.safetensors")
 
 
 # What an export may not need: the project, and all that it brings beside torch, timm and peft.
@@ -352,9 +354,9 @@ print(difference)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=200)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == 0
-    base = loader.read_facts(tmp_path / "model")["base"]
+    base = load.read_facts(tmp_path / "model")["base"]
     assert base["repository"] == "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
-    assert base["sha256"] == export.file_hash(user_file)
+    assert base["sha256"] == write.file_hash(user_file)
     logits = alone(tmp_path / "model", torch.ones(1, 3, 32, 32), HF_HOME=str(tmp_path))["loaded"]
     torch.testing.assert_close(logits, torch.load(tmp_path / "expected.pt", weights_only=True), rtol=0, atol=1e-5)
     with pytest.raises(AssertionError, match=r"model.safetensors of timm/vit_tiny\S+ could not be downloaded"):

@@ -14,10 +14,10 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from torch import nn
 
 from tests.few_digits import few_digits
-from trainables.backbones import fresh_model, load
 from trainables.config import METHODS, ConfigError, TrainConfig
-from trainables.data import Data, Split
-from trainables.fit import Diverged, Trainer, fit, forward, trained_state
+from trainables.data.batches import Data, Split
+from trainables.models.create import fresh_model, load
+from trainables.training.fit import Diverged, Trainer, fit, forward, trained_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = TrainConfig(epochs=2, batch_size=32, dropout=0.1, flip=True, crop=0.7, lr=5e-3)

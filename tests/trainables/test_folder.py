@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from trainables.config import ConfigError
+from trainables.data.store import Store
 from trainables.prepare.folder import prepare
 from trainables.prepare.listing import read_listing
-from trainables.store import Store
 
 HEADER = "file_path,label,split"
 GOOD = ["a.png,0,train", "b.png,1,train", "c.png,0,val"]

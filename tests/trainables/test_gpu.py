@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from tests.few_digits import few_digits
-from trainables import gpu, probe
 from trainables.config import TrainConfig
-from trainables.data import Data, Split, training_batches
-from trainables.fit import Diverged, Trainer, evaluate_split, fit, trained_state
+from trainables.data.batches import Data, Split, training_batches
+from trainables.training import gpu, gpu_memory
+from trainables.training.fit import Diverged, Trainer, evaluate_split, fit, trained_state
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU that torch can use", allow_module_level=True)
@@ -220,7 +220,7 @@ def test_a_share_is_a_limit():
 @pytest.mark.parametrize("name", ["lora", "fft", "fairlora-running"])
 def test_a_trial_fits_into_what_the_probe_says(name, data, limited):
     config = dataclasses.replace(BASE, **VARIANTS[name])
-    needed = probe.trial_bytes(config, data, "random") - gpu.PROCESS_BYTES
+    needed = gpu_memory.trial_bytes(config, data, "random") - gpu.PROCESS_BYTES
     assert 0 < needed < gpu.total_bytes() / 20
     limited(needed)
     made = trainer(config, data)

@@ -18,7 +18,7 @@ import torch
 from tests.few_digits import few_digits
 from trainables import export
 from trainables.config import TrainConfig
-from trainables.fit import fit, trained_state
+from trainables.training.fit import fit, trained_state
 torch.set_num_threads(1)
 data, found = few_digits(64, 32), hashlib.sha256()
 for targets in ("qkv", "qv", "all"):

@@ -11,9 +11,9 @@ import torch
 
 from tests.few_digits import few_digits
 from trainables.config import ConfigError, TrainConfig
-from trainables.data import Data
-from trainables.fit import Trainer, evaluate_split
-from trainables.trial import parts
+from trainables.data.batches import Data
+from trainables.training.fit import Trainer, evaluate_split
+from trainables.trial.trial import parts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FAIR = TrainConfig(method="fairfft", batch_size=32, lr=1e-3, lam=0.5, flip=False, crop=1.0, penalty_center="running")

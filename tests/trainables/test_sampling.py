@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables.config import TrainConfig
-from trainables.sampling import Rounds, index_batches
+from trainables.data.sampling import Rounds, index_batches
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -9,16 +9,16 @@ import safetensors.torch
 import torch
 from torch.nn import functional as F
 
-from trainables import clip, zeroshot
-from trainables.adapters import adapt, check_adapters, parameter_counts
-from trainables.architectures import RANDOM
-from trainables.backbones import BACKBONES, create, fresh_model, load, skeleton
 from trainables.config import ConfigError, TrainConfig
-from trainables.data import open_data
-from trainables.fit import evaluate_split, fit, forward
-from trainables.last_row import read_last_row
-from trainables.steps import _parameter_groups
-from trainables.store import Manifest, write
+from trainables.data.batches import open_data
+from trainables.data.store import Manifest, write
+from trainables.models import clip, zeroshot
+from trainables.models.adapters import adapt, check_adapters, parameter_counts
+from trainables.models.backbones import RANDOM
+from trainables.models.class_token import read_last_row
+from trainables.models.create import BACKBONES, create, fresh_model, load, skeleton
+from trainables.training.cuda_graph import _parameter_groups
+from trainables.training.fit import evaluate_split, fit, forward
 
 CLASSES = ("red_square", "blue_square")
 CONFIG = TrainConfig(

@@ -9,13 +9,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from trainables import data, datasets
 from trainables.config import TrainConfig
-from trainables.fit import evaluate_split, fit, trained_state
-from trainables.store import Store
+from trainables.data import batches
+from trainables.data.store import Store
+from trainables.prepare import datasets
+from trainables.training.fit import evaluate_split, fit, trained_state
 from tune_fairlora import confirm
-from tune_fairlora.record import Record
-from tune_fairlora.render import render
+from tune_fairlora.record.event_log import Record
+from tune_fairlora.record.tables import render
 
 OBJECTIVES = ("val_accuracy", "val_delta_f1")
 CONFIG = TrainConfig(method="lora", rank=4, lr=5e-3, batch_size=128, epochs=2, flip=False, crop=1.0)
@@ -26,7 +27,7 @@ def search(tmp_path_factory):
     """A record as a search leaves it: trial 0 complete and on the front, trial 1 failed; and trial 0's own model."""
     folder, store = tmp_path_factory.mktemp("searches") / "done", datasets.prepare("digits", None, 16)
     (folder / "trials/0000").mkdir(parents=True)
-    seen = data.open_data(store)
+    seen = batches.open_data(store)
     fingerprint = seen.manifest.fingerprint
     settings = {
         "name": "done", "objectives": OBJECTIVES, "directions": ["maximize", "minimize"], "store": str(store),
@@ -57,7 +58,7 @@ def confirmed(folder) -> pd.DataFrame:
 def test_the_saved_model_is_measured_on_the_test_split(search, capsys):
     folder, model, store = search
     assert confirm.main(["--search", str(folder)]) == 0
-    seen = data.open_confirmation(store)
+    seen = batches.open_confirmation(store)
     expected = evaluate_split(model, seen, seen.val, CONFIG).metrics
     row = confirmed(folder).loc["train"]
     assert row["number"] == 0 and row["config_id"] == CONFIG.config_id
@@ -70,7 +71,7 @@ def test_a_refit_trains_on_train_and_val_and_stands_beside_the_first(search):
     folder, _, store = search
     assert confirm.main(["--search", str(folder)]) == 0
     assert confirm.main(["--search", str(folder), "--refit", "trainval"]) == 0
-    *_, last = fit(CONFIG, data.open_confirmation(store, trainval=True))
+    *_, last = fit(CONFIG, batches.open_confirmation(store, trainval=True))
     table = confirmed(folder)
     assert sorted(table.index) == ["train", "trainval"]
     assert table.loc["trainval", "test_accuracy"] == pytest.approx(last.evaluation.metrics["accuracy"])
@@ -79,11 +80,11 @@ def test_a_refit_trains_on_train_and_val_and_stands_beside_the_first(search):
 
 def test_train_val_and_test_are_apart_and_trainval_is_the_first_two(search):
     store = Store(search[2])
-    seen, plain = data.open_confirmation(search[2], trainval=True), data.open_data(search[2])
+    seen, plain = batches.open_confirmation(search[2], trainval=True), batches.open_data(search[2])
     assert seen.val.rows.tolist() == store.rows("test").tolist()
     assert seen.train.rows.tolist() == sorted([*plain.train.rows, *plain.val.rows])
     assert not set(seen.train.rows) & set(seen.val.rows)
-    assert data.open_confirmation(search[2]).train.rows.tolist() == plain.train.rows.tolist()
+    assert batches.open_confirmation(search[2]).train.rows.tolist() == plain.train.rows.tolist()
     assert np.array_equal(seen.train.label.numpy(), store.label[seen.train.rows])
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.processes import refusal
 from tests.records import begun, run
-from tune_fairlora.constraints import feasible, parse
+from tune_fairlora.record.constraints import feasible, parse
 
 
 def test_a_violation_is_by_how_much_it_is_broken():

@@ -12,7 +12,7 @@ import pytest
 from search_spaces import SPACES
 from tests.processes import until
 from tests.records import Host, begun
-from tune_fairlora.searcher import StudySearcher
+from tune_fairlora.algorithms.searcher import StudySearcher
 
 
 @pytest.fixture

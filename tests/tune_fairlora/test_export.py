@@ -14,17 +14,20 @@ import torch
 import yaml
 from PIL import Image
 
-from trainables import data, datasets, loader
-from trainables.checkpoints import save_weights, trial_folder
 from trainables.config import TrainConfig
-from trainables.data import open_data
-from trainables.fit import fit, forward, trained_state
+from trainables.data import batches
+from trainables.data.batches import open_data
+from trainables.export import load
+from trainables.prepare import datasets
 from trainables.prepare.make import Request, prepare_into
-from trainables.trial import tables
-from tune_fairlora import card, export, predict
-from tune_fairlora.card import escaped
-from tune_fairlora.record import Record
-from tune_fairlora.render import render
+from trainables.training.fit import fit, forward, trained_state
+from trainables.trial.checkpoints import save_weights, trial_folder
+from trainables.trial.trial import tables
+from tune_fairlora import export, predict
+from tune_fairlora.record.event_log import Record
+from tune_fairlora.record.tables import render
+from tune_fairlora.reporting import model_card
+from tune_fairlora.reporting.model_card import escaped
 
 SCRIPT, FORMULA, PIPE = "<script>alert(1)</script>", "=cmd()", "a|b\x1b[31m*c*`d`"
 CLASSES = [FORMULA, SCRIPT, PIPE]
@@ -51,7 +54,7 @@ def pictures(folder) -> None:
 
 def begun(folder, store, options) -> Record:
     (folder / "trials").mkdir(parents=True)
-    seen = data.open_data(store)
+    seen = batches.open_data(store)
     settings = {
         "id": "0123456789abcdef", "format": 2, "name": folder.name, "objectives": OBJECTIVES, "space": "mine",
         "directions": ["maximize", "minimize"], "store": str(store), "weights_file": "", "weights": "hub",
@@ -84,7 +87,7 @@ def search(tmp_path_factory, photos):
         if number == 3:
             record.add("end", number=3, status="failed", reason="x", tables={})
             continue
-        for epoch in fit(config, data.open_data(store)):
+        for epoch in fit(config, batches.open_data(store)):
             metrics = epoch.metrics | dict(zip(OBJECTIVES, [(0.6, 0.1), (0.9, 0.4), (0.5, 0.5)][number]))
             record.add("epoch", number=number, epoch=epoch.number, metrics=metrics, seconds=1.0)
         record.add("end", number=number, status="complete", reason="", tables=tables(epoch))
@@ -113,7 +116,7 @@ def test_an_exported_trial_names_files_as_it_named_the_stores_images(search, pho
     images = torch.from_numpy(store.images(np.arange(60))).permute(0, 3, 1, 2).float().div(255)
     with torch.inference_mode():
         expected = forward(models[number], images, CONFIGS[number])
-    from trainables.exported import open_model
+    from trainables.export.predict import open_model
 
     files = [photos / f"{i:02d}.png" for i in range(60)]
     made = open_model(out, None).predict(files)
@@ -124,14 +127,14 @@ def test_an_exported_trial_names_files_as_it_named_the_stores_images(search, pho
 
 def test_model_json_says_what_it_is_and_where_it_comes_from(search, tmp_path):
     assert run(search[0], "--trial", 0, "--out", tmp_path) == 0  # an empty folder is taken
-    facts = loader.read_facts(tmp_path)
-    assert facts["classes"] == sorted(CLASSES) == data.open_data(search_store(search[0])).manifest.classes
+    facts = load.read_facts(tmp_path)
+    assert facts["classes"] == sorted(CLASSES) == batches.open_data(search_store(search[0])).manifest.classes
     assert facts["groups"] == sorted(GROUPS)
     assert facts["search"] == {"id": "0123456789abcdef", "name": "=run()", "space": "mine", "code_version": ""}
     assert facts["trial"] == {"number": 0, "seed": 0, "config_id": CONFIGS[0].config_id}
     assert facts["config"] == CONFIGS[0].hyperparameters() and facts["backbone"] == "vit_nano"
     assert facts["preprocessing"] == {"banner": 0, "sizes": [16], "mean": [0.5] * 3, "std": [0.5] * 3}
-    assert (tmp_path / "load.py").read_bytes() == Path(loader.__file__).read_bytes()
+    assert (tmp_path / "load.py").read_bytes() == Path(load.__file__).read_bytes()
 
 
 def search_store(folder) -> str:
@@ -216,7 +219,7 @@ def test_the_card_says_what_the_weights_need(search, tmp_path, changes, expected
     architecture = {"name": "vit_tiny_patch16_224", "options": {"img_size": 112}, "zeroshot": 0}
     facts |= {"pretrained": "vit_tiny_patch16_224.x", "architecture": architecture} | changes
     settings = json.loads((search[0] / "search.json").read_text())
-    text = card.text(facts, made, settings)
+    text = model_card.text(facts, made, settings)
     assert all(part in text for part in expected)
     assert ("base_model" in text) == (facts["base"] is HUB)
 
@@ -251,7 +254,7 @@ def test_what_confirm_measured_stands_beside_under_its_own_name(search, tmp_path
 def test_a_rule_takes_the_place_of_a_number_and_says_why(search, tmp_path, capsys, rule, number, why):
     assert run(search[0], "--pick", rule, "--out", tmp_path / "m") == 0
     assert why in capsys.readouterr().out.splitlines()[0]
-    assert loader.read_facts(tmp_path / "m")["trial"]["number"] == number
+    assert load.read_facts(tmp_path / "m")["trial"]["number"] == number
     assert why in json.loads((tmp_path / "m/metrics.json").read_text())["chosen"]
     assert "Chosen by rule: " in (tmp_path / "m/README.md").read_text()
 
@@ -336,12 +339,12 @@ def test_a_store_that_was_resized_twice_is_followed_twice(search, photos, tmp_pa
     render(record)
     record.close()
     assert run(tmp_path / "run", "--trial", 0, "--out", tmp_path / "m") == 0
-    how = loader.read_facts(tmp_path / "m")["preprocessing"]
+    how = load.read_facts(tmp_path / "m")["preprocessing"]
     assert how["sizes"] == [18, 16]
-    kept = data.open_data(store).val.store
+    kept = batches.open_data(store).val.store
     for i in range(0, 60, 7):
         with Image.open(photos / f"{i:02d}.png") as image:
-            assert np.array_equal(loader.pixels(image, how), kept.images(np.array([i]))[0])
+            assert np.array_equal(load.pixels(image, how), kept.images(np.array([i]))[0])
     shutil.rmtree(tmp_path / "prepared")
     assert run(tmp_path / "run", "--trial", 0, "--out", tmp_path / "again") == 2
     assert "the prepared images are gone from" in capsys.readouterr().err

@@ -14,8 +14,8 @@ import pytest
 
 from tests.mirror import Server, check, end, epoch, finish, opened, start, trial
 from tests.processes import until
-from tune_fairlora.record import read_events
-from tune_fairlora.resync import resync
+from tune_fairlora.record.event_log import read_events
+from tune_fairlora.tracking.resync import resync
 
 
 @pytest.fixture(scope="module")

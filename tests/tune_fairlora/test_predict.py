@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 
 from tests.weights import saved
-from trainables import export, loader
-from trainables.adapters import adapt
-from trainables.backbones import fresh_model
 from trainables.config import TrainConfig
-from trainables.exported import open_model
-from trainables.fit import forward
+from trainables.export import load, write
+from trainables.export.predict import open_model
 from trainables.metrics import METRICS, evaluate
+from trainables.models.adapters import adapt
+from trainables.models.create import fresh_model
 from trainables.prepare.decode import decode
+from trainables.training.fit import forward
 from tune_fairlora import predict
 
 CLASSES, GROUPS = ["red", "=cmd()", "<script>alert(1)</script>"], ["day", "night"]
@@ -29,7 +29,7 @@ def model(tmp_path_factory):
     made = adapt(fresh_model(config, CLASSES, None), config)
     with torch.no_grad():
         made.head.weight.normal_(std=0.5, generator=torch.Generator().manual_seed(4))
-    export.write(folder, made, config, CLASSES, None, {"banner": 0, "sizes": [16]}, {"groups": GROUPS})
+    write.write(folder, made, config, CLASSES, None, {"banner": 0, "sizes": [16]}, {"groups": GROUPS})
     return folder
 
 
@@ -157,7 +157,7 @@ def test_an_adapter_of_a_users_file_asks_for_it(tmp_path, capsys, photos):
     folder = tmp_path / "m"
     folder.mkdir()
     made = adapt(fresh_model(config, CLASSES, weights), config)
-    export.write(folder, made, config, CLASSES, weights, {"banner": 0, "sizes": [32]}, {"groups": GROUPS})
+    write.write(folder, made, config, CLASSES, weights, {"banner": 0, "sizes": [32]}, {"groups": GROUPS})
     assert run(folder, photos / "0.png") == 2
     assert "holds an adapter alone: pass --weights, the file theirs.safetensors with sha256" in capsys.readouterr().err
     assert run(folder, photos / "0.png", "--weights", weights) == 0
@@ -181,7 +181,7 @@ def test_nothing_that_lies_in_the_folder_is_run(model, tmp_path, photos, capsys)
     (folder / "adapter_model.safetensors").unlink()
     (folder / "adapter_model.bin").write_bytes(b"\x80\x04cos\nsystem\n")
     assert run(folder, photos / "0.png") == 2
-    facts = loader.read_facts(model)
+    facts = load.read_facts(model)
     facts["classes"] = facts["classes"][:2]
     (folder / "model.json").write_text(json.dumps(facts))
     (folder / "adapter_model.safetensors").write_bytes((model / "adapter_model.safetensors").read_bytes())
@@ -196,7 +196,7 @@ def test_images_of_a_half_precision_trial_are_seen_in_half_precision(tmp_path, p
     config = TrainConfig(rank=2, dtype="bfloat16")
     made = adapt(fresh_model(config, CLASSES, None), config)
     (tmp_path / "m").mkdir()
-    export.write(tmp_path / "m", made, config, CLASSES, None, {"banner": 0, "sizes": [16]}, {"groups": GROUPS})
+    write.write(tmp_path / "m", made, config, CLASSES, None, {"banner": 0, "sizes": [16]}, {"groups": GROUPS})
     opened, file = open_model(tmp_path / "m", None), photos / "0.png"
     pixels = torch.from_numpy(np.array(decode(file, 16))).permute(2, 0, 1)[None].float().div(255)
     with torch.inference_mode():

@@ -14,10 +14,9 @@ import pandas as pd
 import pytest
 
 from tests import drawn
-from trainables import datasets
 from trainables.config import ConfigError
-from trainables.prepare import sources
-from trainables.store import Store
+from trainables.data.store import Store
+from trainables.prepare import datasets, sources
 from tune_fairlora import prepare
 
 DRAW = {

@@ -17,7 +17,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from tests import told
 from tests.analysis.made import HOSTILE, NAME
-from tune_fairlora import report, report_facts, report_page
+from tune_fairlora import report
+from tune_fairlora.reporting import html, settings
 
 
 class Page(HTMLParser):
@@ -105,10 +106,10 @@ def test_all_of_the_search_is_in_it(made):
 
 
 def test_the_curve_follows_the_order_in_which_trials_ended(tmp_path):
-    from analysis import trials
-    from tune_fairlora import report_parts
-    from tune_fairlora.record import Record, read_events
-    from tune_fairlora.render import render
+    from analysis import results
+    from tune_fairlora.record.event_log import Record, read_events
+    from tune_fairlora.record.tables import render
+    from tune_fairlora.reporting import sections
 
     folder = told.write(tmp_path / "s", trials=3, statuses=["running", "complete", "stopped"], close=None)
     record = Record(folder)
@@ -117,7 +118,7 @@ def test_the_curve_follows_the_order_in_which_trials_ended(tmp_path):
     record.add("end", number=0, status="failed", reason="", tables={})
     render(record)
     record.close()
-    made = report_parts.material(trials.read(folder), read_events(folder), "val_accuracy")
+    made = sections.material(results.read(folder), read_events(folder), "val_accuracy")
     assert made.order.to_numpy().tolist() == [[1, 6], [2, 8], [0, 8]]
 
 
@@ -243,7 +244,7 @@ def test_a_browser_draws_the_front_runs_no_name_and_asks_nobody(made, chromium, 
 
 
 def test_a_script_that_no_section_may_run_is_not_allowed_by_the_policy():
-    page = report_page.page("t", "", [("h", "<p><script>alert(1)</script></p>")], ["drawFront()"])
+    page = html.page("t", "", [("h", "<p><script>alert(1)</script></p>")], ["drawFront()"])
     allowed = re.search(r"script-src ([^\"]*)\"", page)[1]
     digest = base64.b64encode(hashlib.sha256(b"drawFront()").digest()).decode()
     assert allowed == f"'sha256-{digest}'"
@@ -261,5 +262,5 @@ def test_a_script_that_no_section_may_run_is_not_allowed_by_the_policy():
 )
 def test_what_was_searched_is_told_in_words(distribution, text):
     """The record has Optuna's own text of a distribution: an Optuna that words it otherwise is noticed here."""
-    assert report_facts._searched(str(distribution)) == text
-    assert report_facts._searched({"lora": str(distribution)}) == f"lora {text}"
+    assert settings._searched(str(distribution)) == text
+    assert settings._searched({"lora": str(distribution)}) == f"lora {text}"

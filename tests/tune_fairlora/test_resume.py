@@ -10,13 +10,14 @@ import pytest
 
 from tests.processes import started
 from tests.records import metrics
-from trainables.checkpoints import save_checkpoint, trial_folder
 from trainables.config import TrainConfig
-from tune_fairlora import plan, search
-from tune_fairlora.progress import DecodingBar
-from tune_fairlora.record import Record
-from tune_fairlora.searcher import StudySearcher
-from tune_fairlora.stores import without_password
+from trainables.trial.checkpoints import save_checkpoint, trial_folder
+from tune_fairlora import search
+from tune_fairlora.algorithms.searcher import StudySearcher
+from tune_fairlora.plan import plan
+from tune_fairlora.record.event_log import Record
+from tune_fairlora.run.terminal import DecodingBar
+from tune_fairlora.tracking.tracking_uri import without_password
 
 COMMAND = ["--space", "digits", "--trials", "4", "--epochs", "2", "--set", "rank=4"]
 
@@ -195,7 +196,7 @@ def test_a_torn_last_line_is_cut_off(folder, capsys):
 
 
 def test_a_search_that_is_at_work_is_refused(folder, capsys):
-    code = "import sys, time; from pathlib import Path; from tune_fairlora.record import Record\n"
+    code = "import sys, time; from pathlib import Path; from tune_fairlora.record.event_log import Record\n"
     code += "record = Record(Path(sys.argv[1])); print('open', flush=True); time.sleep(60)"
     other = started(code, folder)
     try:

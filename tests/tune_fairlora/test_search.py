@@ -17,10 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis import trials
-from trainables import loader
+from analysis import results
+from trainables.export import load
 from tune_fairlora import export
-from tune_fairlora.record import read_events
+from tune_fairlora.record.event_log import read_events
 
 TINY = ["--space", "digits", "--epochs", "2", "--set", "batch_size=128", "--scheduler", "none"]
 
@@ -56,7 +56,7 @@ def test_every_trial_stands_in_the_record_once(finished):
 
 def test_the_result_of_a_trial_is_that_of_its_last_epoch(finished):
     folder, _ = finished
-    record = trials.read(folder / "runs/six")
+    record = results.read(folder / "runs/six")
     last = record.epochs.sort_values("epoch").groupby("number").last()
     for name in ("val_accuracy", "val_delta_f1", "val_loss"):
         assert record.trials.set_index("number")[name].equals(last[name])
@@ -111,7 +111,7 @@ def test_the_adapters_of_the_front_are_models_once_and_one_can_be_registered(fin
     client = mlflow.MlflowClient(uri)
     monkeypatch.chdir(folder)
     experiment = client.get_experiment_by_name("tune-fairlora").experiment_id
-    front = trials.read(folder / "runs/six").trials.query("on_front")
+    front = results.read(folder / "runs/six").trials.query("on_front")
     assert _models(client, experiment) == set(front.loc[front["method"].str.contains("lora"), "number"])
     number = str(front["number"].iloc[-1])
     for version in ("first", "again"):
@@ -123,10 +123,10 @@ def test_the_adapters_of_the_front_are_models_once_and_one_can_be_registered(fin
     mlflow.set_tracking_uri(uri)
     images = np.random.default_rng(0).integers(0, 255, (3, 30, 20, 3), dtype=np.uint8)
     served = mlflow.pyfunc.load_model("models:/digits@best").predict(images)
-    model = loader.load(folder / "first")
-    batch = torch.stack([loader.preprocess(Image.fromarray(image), folder / "first") for image in images])
+    model = load.load(folder / "first")
+    batch = torch.stack([load.preprocess(Image.fromarray(image), folder / "first") for image in images])
     np.testing.assert_allclose(served.to_numpy(), model(batch).softmax(1).detach().numpy(), atol=1e-6)
-    assert list(served.columns) == trials.read(folder / "runs/six").classes
+    assert list(served.columns) == results.read(folder / "runs/six").classes
 
 
 def _models(client: mlflow.MlflowClient, experiment: str) -> set[int]:

@@ -13,11 +13,11 @@ from search_spaces.space import Space
 from tests.processes import refusal
 from tests.records import Host, begun
 from trainables.config import METHODS, ConfigError, TrainConfig
-from tune_fairlora import enqueue
-from tune_fairlora.record import Record
-from tune_fairlora.samplers import SAMPLERS
+from tune_fairlora.algorithms.samplers import SAMPLERS
+from tune_fairlora.algorithms.searcher import StudySearcher
+from tune_fairlora.plan import enqueue
+from tune_fairlora.record.event_log import Record
 from tune_fairlora.search import SAMPLER_NAMES
-from tune_fairlora.searcher import StudySearcher
 
 GRID_SPACE = Space(
     name="g",

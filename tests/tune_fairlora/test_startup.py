@@ -10,7 +10,8 @@ import threading
 import pytest
 
 from trainables.config import ConfigError
-from tune_fairlora import cluster, startup
+from tune_fairlora import startup
+from tune_fairlora.run import ray_cluster
 
 # A Ray as a search starts it; printed: which of its workers were there before any trial, and what a worker is given.
 START = """
@@ -57,7 +58,7 @@ def test_libraries_are_imported_meanwhile():
     """In a thread of its own; what cannot be imported shows where it is used."""
     for name in ("colorsys", "netrc"):
         sys.modules.pop(name, None)
-    first = cluster.import_meanwhile(["no_such_module", "this.neither", "colorsys"], ["netrc"])
+    first = ray_cluster.import_meanwhile(["no_such_module", "this.neither", "colorsys"], ["netrc"])
     assert first.wait(30) and "colorsys" in sys.modules and "no_such_module" not in sys.modules
     for thread in threading.enumerate():
         if thread.name == "import":
@@ -73,7 +74,7 @@ LOADED = (
 import argparse, contextlib, json, os, sys, time
 from tune_fairlora import startup
 startup.quiet_libraries()
-from tune_fairlora.cluster import MODELS, TUNE, Cluster
+from tune_fairlora.run.ray_cluster import MODELS, TUNE, Cluster
 options = {"address": "local", "cpus_per_trial": 1.0, "gpus_per_trial": None, "max_concurrent": None}
 with Cluster() as cluster:
     cluster.start(argparse.Namespace(**options), 99, sys.argv[2] == "models")
@@ -101,7 +102,7 @@ with Cluster() as cluster:
             found = {key: os.environ[name] for key, name in names.items()}
             found |= {"process": os.getpid(), "workers": len(workers), "waited": time.time() - asked}
             found |= {"lean": "peft" in sys.modules and "transformers" not in sys.modules}
-            return found | {"loaded": "trainables.trial" in sys.modules, "done": True}
+            return found | {"loaded": "trainables.trial.trial" in sys.modules, "done": True}
 
         def save_checkpoint(self, folder):
             return {}
@@ -151,13 +152,13 @@ def test_trials_take_the_processes_that_ray_has_started_beforehand(tmp_path, kin
 )
 def test_no_process_is_started_that_would_not_become_a_trials(monkeypatch, options, trials, gpu):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(cluster, "GPUS", ())
+    monkeypatch.setattr(ray_cluster, "GPUS", ())
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     usual = {"cpus_per_trial": 1.0, "gpus_per_trial": None, "max_concurrent": None}
-    ahead = cluster.load_ahead(argparse.Namespace(**usual), 9)
-    assert ahead["RAY_preload_python_modules"] == ",".join(cluster.TRIAL) and ahead["OMP_NUM_THREADS"] == "1"
-    monkeypatch.setattr(cluster, "GPUS", ("/dev/null",) if gpu else ())
-    assert cluster.load_ahead(argparse.Namespace(**usual | options), trials) == {}
+    ahead = ray_cluster.load_ahead(argparse.Namespace(**usual), 9)
+    assert ahead["RAY_preload_python_modules"] == ",".join(ray_cluster.TRIAL) and ahead["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setattr(ray_cluster, "GPUS", ("/dev/null",) if gpu else ())
+    assert ray_cluster.load_ahead(argparse.Namespace(**usual | options), trials) == {}
 
 
 def test_what_ray_refuses_is_one_line_and_leaves_no_ray():
@@ -166,7 +167,7 @@ def test_what_ray_refuses_is_one_line_and_leaves_no_ray():
 
     wide = argparse.Namespace(address="local", cpus_per_trial=4096.0, gpus_per_trial=None, max_concurrent=None)
     line = "--cpus-per-trial 4096 fits on no node: this Ray's largest node has"
-    with pytest.raises(ConfigError, match=line), cluster.Cluster() as refused:
+    with pytest.raises(ConfigError, match=line), ray_cluster.Cluster() as refused:
         refused.start(wide, 1, False)
     assert not ray.is_initialized()
 

@@ -6,10 +6,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from analysis import trials
+from analysis import results
 from tests import mirror
 from tune_fairlora import fetch, report, ui
-from tune_fairlora.mlflow_store import newest_search
+from tune_fairlora.tracking.client import newest_search
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_server_that_is_no_mlflow_is_one_line(capsys):
 def test_the_tables_of_a_search_come_back_from_mlflow(two, tmp_path, capsys):
     out = tmp_path / "fetched"
     assert fetch.main(["--tracking-uri", two, "--search", "first", "--out", str(out)]) == 0
-    ours, theirs = trials.read(tmp_path / "first"), trials.read(out)
+    ours, theirs = results.read(tmp_path / "first"), results.read(out)
     files = ["epochs.parquet", "events.jsonl", "search.json", "trials.parquet"]
     assert sorted(path.name for path in out.iterdir()) == files
     assert report.main(["--search", str(out)]) == 0 and (out / "report.html").stat().st_size > 10_000

@@ -3,10 +3,11 @@
 import pytest
 
 from search_spaces import resolve
-from trainables import datasets, zeroshot
-from trainables.store import Manifest
+from trainables.data.store import Manifest
+from trainables.models import zeroshot
+from trainables.prepare import datasets
 from tune_fairlora import search
-from tune_fairlora.checks import check_weights
+from tune_fairlora.plan.checks import check_weights
 from tune_fairlora.proved import Proof
 
 

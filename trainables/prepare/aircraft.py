@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from trainables.config import ConfigError
+from trainables.data.store import SPLITS
 from trainables.prepare.layout import find_root, refuse_escapes
 from trainables.prepare.listing import Listing, check_splits
-from trainables.store import SPLITS
 
 NAMES = {"variant": "data/variants.txt", "manufacturer": "data/manufacturers.txt"}
 IMAGES = "data/images"

@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 
 from trainables.config import ConfigError
+from trainables.data.store import ROWS_PER_BATCH, Manifest, remove_torn, replace_atomically, write
 from trainables.prepare import decode
 from trainables.prepare.listing import Listing, check_splits, plain
-from trainables.store import ROWS_PER_BATCH, Manifest, remove_torn, replace_atomically, write
 
 Progress = Callable[[int, int], None]
 Row = tuple[np.ndarray, int, int, str]

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 from trainables.config import ConfigError
+from trainables.data.store import Manifest, cache_folder
 from trainables.prepare import decode
 from trainables.prepare.build import Job, Progress, build, parts_folder
 from trainables.prepare.listing import Listing, read_listing
-from trainables.store import Manifest, cache_folder
 
 VERSION = 4  # of the listing's rules: a change makes other stores
 

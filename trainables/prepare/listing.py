@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from trainables.config import ConfigError
+from trainables.data.store import SPLITS
 from trainables.seeds import seed_for
-from trainables.store import SPLITS
 
 SHARES = (0.70, 0.15, 0.15)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainables.config import ConfigError
+from trainables.data.store import Manifest, Store, file_hash, replace_atomically, write
 from trainables.prepare import decode, digits
 from trainables.prepare.build import Job, Progress, build, content_hash, locked
 from trainables.prepare.download import download
@@ -17,7 +18,6 @@ from trainables.prepare.listing import Listing
 from trainables.prepare.prepared import FORMAT, MANIFEST, STORE, counts, read_manifest
 from trainables.prepare.sources import SOURCES, Source
 from trainables.prepare.unpack import DamagedArchive, opened_source
-from trainables.store import Manifest, Store, file_hash, replace_atomically, write
 
 UNPACKED = ".unpacked"  # in the folder, until the store is complete
 

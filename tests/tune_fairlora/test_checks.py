@@ -1,0 +1,126 @@
+"""A proof is kept for exactly what it was made of, and torch is left out where it is known."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search_spaces import resolve
+from search_spaces.space import Space
+from tests.weights import saved
+from trainables.config import ConfigError
+from trainables.data import store
+from trainables.data.store import Manifest, Store
+from trainables.models import create
+from trainables.prepare import datasets
+from tune_fairlora import proved
+from tune_fairlora.plan import checks
+from tune_fairlora.proved import Proof
+
+
+@pytest.fixture
+def images(tmp_path_factory) -> Path:
+    return datasets.prepare("digits", None, 16)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch, images) -> Path:
+    """A new cache folder."""
+    monkeypatch.setenv("TUNE_FAIRLORA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def proof(images: Path, given: str | None = "random", space: Space | None = None, **changes) -> Proof:
+    return Proof(space or resolve("digits").with_changes(changes, None), given, Store(images).manifest)
+
+
+def test_a_proof_is_known_afterwards_and_not_made_again(cache, images, monkeypatch):
+    assert not proof(images).known
+    assert proof(images).source(images) == "random"
+    monkeypatch.setattr(checks, "check_weights", lambda *_: pytest.fail("proved again"))
+    assert proof(images).known and proof(images).source(images) == "random"
+    assert proof(images, lr="0.01", epochs="3").known  # on which no model depends
+
+
+@pytest.mark.parametrize("changes", [{"rank": "3"}, {"targets": "qv"}, {"dropout": "0.1"}])
+def test_another_model_wants_a_proof_of_its_own(cache, images, changes):
+    proof(images).source(images)
+    assert not proof(images, **changes).known
+
+
+def test_other_classes_methods_libraries_and_code_want_one_too(cache, images, monkeypatch, tmp_path):
+    proof(images).source(images)
+    kept = Store(images).manifest
+    assert not Proof(resolve("digits"), "random", Manifest("d", 16, [*kept.classes, "10"], kept.groups)).known
+    assert not proof(images, space=resolve("digits").with_changes({}, ("lora",))).known
+    with monkeypatch.context() as patch:
+        patch.setattr(proved, "version", lambda name: "9.9")
+        assert not proof(images).known
+    (tmp_path / "code").mkdir()
+    monkeypatch.setattr(proved, "OURS", tmp_path / "code")
+    assert not proof(images).known
+
+
+def test_weights_are_known_by_their_content(cache, images, tmp_path):
+    file = Path(saved(create.create("vit_nano", 16).state_dict(), tmp_path / "w.safetensors"))
+    assert proof(images, str(file)).source(images) == str(file)
+    assert proof(images, str(file)).known
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert not proof(images, str(file)).known
+    file.write_bytes(content[: len(content) // 2])
+    create.load.cache_clear()  # as in another process
+    with pytest.raises(ConfigError, match="corrupt or no weights file"):
+        proof(images, str(file)).source(images)
+    assert len(list(cache.glob("proved-*"))) == 1  # what does not fit leaves nothing behind
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"source": "/no/such/file", "sha256": ""}', "\x00"])
+def test_a_damaged_file_is_no_proof(cache, images, content):
+    proof(images).source(images)
+    next(cache.glob("proved-*")).write_text(content)
+    assert not proof(images).known
+    assert proof(images).source(images) == "random" and proof(images).known
+
+
+def test_without_a_cache_folder_nothing_is_kept_and_all_is_proved(images, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TUNE_FAIRLORA_CACHE", str(tmp_path / "file" / "cache"))
+    for _ in range(2):
+        made = proof(images)
+        assert not made.known and made.source(images) == "random"
+
+
+def test_what_a_proof_cannot_hold_is_checked_each_time(cache, images):
+    """Room on the disk for kept outputs; class names to be read; the hub's weights."""
+    assert proof(images, last_blocks="1")._file is None
+    zeroshot = resolve("folder_clip").with_changes({"head": "zeroshot"}, ("lora",))
+    assert proof(images, space=zeroshot)._file is None
+    assert proof(images, given=None, space=resolve("folder_vit_tiny"))._file is None
+
+
+PLAN = """
+import json, sys
+from tune_fairlora import search
+args = search.parser().parse_args(["--space", "digits", "--weights", "random", "--storage", sys.argv[1]])
+asked = []
+from tune_fairlora.plan.plan import make_plan
+from tune_fairlora.run.terminal import DecodingBar
+plan = make_plan(args, DecodingBar(), lambda options, trials, models: asked.append(models))
+plan.settings()
+import tune_fairlora.run.ray_executor, tune_fairlora.tracking.tracker
+print(json.dumps({"models": asked, "torch": "torch" in sys.modules}))
+"""
+
+
+def test_a_search_whose_model_is_known_never_imports_torch(cache, images, tmp_path):
+    """Neither its plan nor its settings, nor what carries it out."""
+    found = []
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", PLAN, str(tmp_path)], capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    assert found == [{"models": [True], "torch": True}, {"models": [False], "torch": False}]
+    assert store.cache_folder() == cache

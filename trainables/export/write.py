@@ -1,0 +1,185 @@
+"""A trained model as a folder that runs without this project: peft's adapter or whole weights, facts and a loader.
+
+``load.py`` reads what is written here, and goes into the folder as ``load.py``.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from torch import Tensor, nn
+
+from trainables.config import METHODS, TrainConfig
+from trainables.data.store import file_hash, save_safetensors
+from trainables.export import load
+from trainables.models.adapters import parameter_counts
+from trainables.models.backbones import BACKBONES, RANDOM, Backbone, windows
+from trainables.models.create import fresh_model
+from trainables.training.fit import trained_state
+
+LOADER = "load.py"
+NO_TARGETS = "dummy-target-modules"  # peft's word for an adapter that is nothing but its modules_to_save
+FUSED = ("q", "k", "v")  # the order of the rows of a fused layer
+CLIP_HUB = {  # where open_clip takes its weights from
+    "laion2b_s34b_b79k": "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+    "openai": "timm/vit_base_patch32_clip_224.openai",
+}
+NANO = {"img_size": 16, "patch_size": 4, "embed_dim": 64, "depth": 3, "num_heads": 4, "mlp_ratio": 2}
+
+
+def write(
+    folder: Path,
+    model: nn.Module,
+    config: TrainConfig,
+    classes: Sequence[str],
+    weights: str | None,
+    preprocessing: dict,
+    origin: dict,
+    merge: bool = False,
+) -> float:
+    """Write the trained ``model`` (adapted, in float32 on the CPU) into ``folder``, which exists and is empty.
+
+    LoRA methods give an adapter in peft's format, unless ``merge`` folds it into the weights; the others whole weights.
+    ``weights`` are those that training started from; untrained ones, and vit_nano's, go with the adapter, as nobody
+    else has them. ``preprocessing`` has ``banner`` and ``sizes`` (``loader.pixels``); ``origin`` is plain values.
+    Returns by how much the logits of the export, loaded again, differ at most from the model's.
+    """
+    trained, plain = trained_state(model), fresh_model(config, classes, weights)
+    whole = merge or not METHODS[config.method].lora
+    source = _source(config, weights)
+    if whole:
+        save_safetensors(merged(plain.state_dict(), trained, config), folder / load.WHOLE)
+    else:
+        if source["kind"] == "included":
+            source["sha256"] = _write_base(folder / load.BASE, plain)
+        _write_adapter(folder, plain, trained, config, source)
+    row = BACKBONES[config.backbone]
+    facts = {
+        "format": load.FORMAT,
+        "weights": "whole" if whole else "adapter",
+        "classes": list(classes),
+        "architecture": architecture(config, plain),
+        "preprocessing": {**preprocessing, "mean": list(row.mean), "std": list(row.std)},
+        "base": source,
+        "backbone": config.backbone,
+        "pretrained": weights if weights == RANDOM else row.tag and f"{row.arch}.{row.tag}",
+        "trained_parameters": parameter_counts(model)[0],
+        "config": config.hyperparameters(),
+        "probe": _logits(model, load.probe(config.image_size))[0].tolist(),
+        **origin,
+    }
+    (folder / load.FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    shutil.copyfile(load.__file__, folder / LOADER)
+    return difference(model, load.load(folder, weights if source["kind"] == "file" else None), config)
+
+
+def architecture(config: TrainConfig, plain: nn.Module) -> dict:
+    """timm's name and options of the backbone at this image size, and the width of a zero-shot head (else 0)."""
+    row, size = BACKBONES[config.backbone], config.image_size
+    name, options = row.arch, {"img_size": size, **windows(row, size)}
+    if config.backbone == "vit_nano":  # in timm's words, a very small ViT-Ti
+        name, options = "vit_tiny_patch16_224", NANO
+    embed = plain.head.weight.shape[1] if config.head == "zeroshot" else 0
+    return {"name": name, "options": options, "zeroshot": embed}
+
+
+def difference(model: nn.Module, other: nn.Module, config: TrainConfig, images: int = 4) -> float:
+    """The largest difference between two models' logits, in float32, on images of noise."""
+    row, size = BACKBONES[config.backbone], config.image_size
+    noise = torch.rand(images, 3, size, size, generator=torch.Generator().manual_seed(0))
+    shown = (noise - torch.tensor(row.mean)[:, None, None]) / torch.tensor(row.std)[:, None, None]
+    return (_logits(model, shown) - _logits(other, shown)).abs().max().item()
+
+
+@torch.inference_mode()
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    return model.eval()(images)
+
+
+def fused(trained: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An adapter's weights with those of query and value alone (targets=qv) put together for the fused qkv layer.
+
+    The two updates B_q A_q and B_v A_v are one of twice the rank: A = [A_q; A_v], B = [B_q 0; 0 0; 0 B_v]. So timm's
+    model can take them as it is. Names lose peft's ".default".
+    """
+    named = {name.replace(".default.", "."): value for name, value in trained.items()}
+    layers = sorted({name.partition(".q.lora_")[0] for name in named if ".q.lora_" in name})
+    for layer in layers:
+        a, b = ({p: named.pop(f"{layer}.{p}.lora_{ab}.weight") for p in ("q", "v")} for ab in ("A", "B"))
+        zero = torch.zeros_like(b["q"])
+        rows = {"q": [b["q"], zero], "k": [zero, zero], "v": [zero, b["v"]]}
+        named[f"{layer}.lora_A.weight"] = torch.cat([a["q"], a["v"]])
+        named[f"{layer}.lora_B.weight"] = torch.cat([torch.cat(rows[p], dim=1) for p in FUSED])
+    return named
+
+
+def merged(plain: dict[str, Tensor], trained: dict[str, Tensor], config: TrainConfig) -> dict[str, Tensor]:
+    """Every weight of the trained model under timm's names: ``plain`` with what was trained put in or added on."""
+    state, named = {name: value.clone() for name, value in plain.items()}, fused(trained)
+    for name, value in named.items():
+        layer, is_a, _ = name.partition(".lora_A.")
+        if is_a:  # in float64, so that the sum is rounded once
+            update = config.alpha / config.rank * (named[f"{layer}.lora_B.weight"].double() @ value.double())
+            state[f"{layer}.weight"] = (state[f"{layer}.weight"].double() + update).float()
+        elif ".lora_B." not in name:
+            state[name] = value.clone()
+    return state
+
+
+def _write_adapter(folder: Path, plain: nn.Module, trained: dict, config: TrainConfig, source: dict) -> None:
+    """``adapter_config.json`` and ``adapter_model.safetensors`` as peft writes them, with the head in modules_to_save;
+    a zero-shot head brings its projection and its scale with it."""
+    named, saved = fused(trained), ["head"]
+    if config.head == "zeroshot":
+        saved.append("fc_norm")
+        named |= {k: v for k, v in plain.state_dict().items() if k in ("fc_norm.weight", "head.scale")}
+    targets = sorted(name.partition(".lora_A.")[0] for name in named if ".lora_A." in name)
+    doubled = 2 if config.adapts and config.targets == "qv" and any(name.endswith(".qkv") for name in targets) else 1
+    lora = LoraConfig(
+        r=max(1, doubled * config.rank),
+        lora_alpha=doubled * config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=targets or NO_TARGETS,
+        modules_to_save=saved,
+        base_model_name_or_path=source.get("repository"),
+        inference_mode=True,
+    )
+    content = lora.to_dict() | {"target_modules": targets or NO_TARGETS}  # peft keeps a set, in any order
+    text = json.dumps(content, indent=2, sort_keys=True, default=sorted)
+    (folder / load.ADAPTER_CONFIG).write_text(text + "\n")
+    state = {load.PREFIX + name: value.contiguous() for name, value in named.items()}
+    save_safetensors(state, folder / load.ADAPTER, {"format": "pt"})
+
+
+def _source(config: TrainConfig, weights: str | None) -> dict:
+    """Where the pretrained weights are found: with the adapter, in a file of the user's, or on the hub."""
+    if weights == RANDOM or config.backbone == "vit_nano":
+        return {"kind": "included", "file": load.BASE, "sha256": ""}
+    if weights is not None:
+        return {"kind": "file", "file": Path(weights).name, "sha256": file_hash(weights)}
+    repository, file = hub_address(BACKBONES[config.backbone])
+    return {"kind": "hub", "repository": repository, "file": file, "sha256": _cached_hash(repository, file)}
+
+
+def _write_base(path: Path, plain: nn.Module) -> str:
+    """The pretrained weights without a head; the file's sha256."""
+    save_safetensors({k: v for k, v in plain.state_dict().items() if not k.startswith(("head.", "fc_norm."))}, path)
+    return file_hash(path)
+
+
+def hub_address(row: Backbone) -> tuple[str, str]:
+    """Repository and file on the Hugging Face hub from which ``backbones.load`` takes the row's weights."""
+    if row.clip:
+        return CLIP_HUB[row.tag], "open_clip_model.safetensors"
+    return f"timm/{row.arch}.{row.tag}", "model.safetensors"
+
+
+def _cached_hash(repository: str, file: str) -> str:
+    """sha256 of the file as it was downloaded for the search; "" where the cache has it no more."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(repository, file)
+    return file_hash(path) if isinstance(path, str) else ""

@@ -1,0 +1,110 @@
+"""CLIP through open_clip: both towers from hub or file, and the check that weights and activation belong together.
+
+OpenAI trained CLIP with quickgelu, x · sigmoid(1.702 x), everybody else with gelu. The tensors have the same names and
+shapes, so that the wrong pairing loads without an error and is wrong by 2 % of the features.
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from trainables.config import ConfigError
+from trainables.models.backbones import RANDOM
+from trainables.models.weights import read
+from trainables.seeds import seed_for
+
+OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}  # only OpenAI's own files carry them
+
+
+def state_dict(name: str, row, weights: str | Path | None) -> dict[str, Tensor]:
+    """Every tensor of the backbone ``name``, whose row of BACKBONES is ``row``.
+
+    In open_clip's layout from the hub (``weights`` None) and for random weights, else in the file's. Raises
+    ConfigError if the hub is out of reach, or the weights were trained with another activation than the row's.
+    """
+    if weights is None:
+        return _download(name, row)
+    if weights == RANDOM:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(0, "weights", name))
+            return build(row).state_dict()
+    state = read(weights)
+    _check_activation(name, row, state, Path(weights))
+    return state
+
+
+def build(row, **options) -> nn.Module:
+    """open_clip's model of both towers; random weights from the global stream unless ``pretrained`` names a tag."""
+    import open_clip  # takes seconds, and only CLIP needs it
+
+    with _silence():
+        return open_clip.create_model(row.clip, **options).eval()
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """open_clip logs to the root logger, and would install a handler there."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _download(name: str, row) -> dict[str, Tensor]:
+    import open_clip
+
+    published = open_clip.get_pretrained_cfg(row.clip, row.tag)
+    if bool(published.get("quick_gelu")) != row.quick_gelu:
+        raise ConfigError(
+            f"open_clip says that {row.clip} {row.tag} has another activation than {name}: pass --weights"
+        )
+    try:
+        return build(row, pretrained=row.tag).state_dict()
+    except Exception as error:  # whatever the hub's client raises, what the user can do is the same
+        beside, repository = ", and open_clip_config.json beside it," * row.quick_gelu, published["hf_hub"].rstrip("/")
+        raise ConfigError(
+            f"the weights of {name} could not be downloaded ({type(error).__name__}): get "
+            f"open_clip_model.safetensors{beside} of {repository} from the Hugging Face hub on another machine and "
+            "pass it with --weights FILE, or start from --weights random"
+        ) from error
+
+
+def _check_activation(name: str, row, state: dict[str, Tensor], path: Path) -> None:
+    sign = _quickgelu_sign(state, path)
+    if sign and not row.quick_gelu:
+        raise ConfigError(
+            f"weights {path} are OpenAI's, whose quickgelu activation {name} lacks ({sign}): "
+            "take backbone=clip_b32_openai, or LAION's weights"
+        )
+    if row.quick_gelu and not sign:
+        raise ConfigError(
+            f"weights {path} show no sign that they are OpenAI's, and {name} would be wrong with any others: "
+            "put their open_clip_config.json beside the file, or take backbone=clip_b32"
+        )
+
+
+def _quickgelu_sign(state: dict[str, Tensor], path: Path) -> str:
+    """What shows that the weights were trained with quickgelu; "" if nothing does."""
+    if found := OPENAI_KEYS & state.keys():
+        return f"they hold {min(found)}"
+    model = _json(path.with_name("open_clip_config.json")).get("model_cfg")
+    if isinstance(model, dict) and model.get("quick_gelu") is True:
+        return "open_clip_config.json beside them says quick_gelu"
+    if "quickgelu" in str(_json(path.with_name("config.json")).get("architecture")):
+        return "config.json beside them says quickgelu"
+    return ""
+
+
+def _json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):  # absent, or not what its name says
+        return {}
+    return content if isinstance(content, dict) else {}

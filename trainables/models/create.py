@@ -1,0 +1,144 @@
+"""Pretrained transformers as timm models, their weights, and a fresh head."""
+
+import copy
+import hashlib
+import logging
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+from trainables.config import ConfigError, TrainConfig, lookup
+from trainables.data.store import cache_folder, replace_atomically, save_safetensors
+from trainables.models import clip, vit_nano, zeroshot
+from trainables.models.backbones import BACKBONES, RANDOM, require_file, require_size, windows
+from trainables.models.weights import fit_to, read
+from trainables.seeds import seed_for
+
+
+def create(name: str, image_size: int) -> nn.Module:
+    """The bare transformer with random weights and no head; it takes float ``[n, 3, image_size, image_size]``."""
+    row = lookup(BACKBONES, name, "backbone")
+    require_size(name, image_size)
+    if name == "vit_nano":
+        return vit_nano.vit_nano()
+    return timm.create_model(row.arch, num_classes=0, img_size=image_size, **windows(row, image_size))
+
+
+def weights_file(name: str, weights: str | Path | None) -> str | Path | None:
+    """What ``load`` will read: the user's file, "random", vit_nano's cached file (made here in about 20 s if it is
+    missing), or None, which stands for the hub."""
+    if weights == RANDOM:
+        return RANDOM
+    if weights is not None:
+        require_file(weights)
+        return Path(weights)
+    if name != "vit_nano":
+        return None
+    path = nano_file()
+    if not path.exists():
+        state = {k: v.contiguous() for k, v in vit_nano.pretrain().items()}
+        replace_atomically(path, lambda temporary: save_safetensors(state, temporary))
+    return path
+
+
+def nano_file() -> Path:
+    """Where vit_nano's weights lie once they are made."""
+    return cache_folder() / f"vit_nano-{_nano_version()}.safetensors"
+
+
+def _nano_version() -> str:
+    """Changes with anything that the weights depend on: the recipe's code and torch itself."""
+    from trainables.prepare import digits
+
+    code = Path(vit_nano.__file__).read_bytes() + Path(digits.__file__).read_bytes() + torch.__version__.encode()
+    return hashlib.sha256(code).hexdigest()[:10]
+
+
+@lru_cache(maxsize=1)
+def load(name: str, image_size: int, weights: str | None) -> nn.Module:
+    """The pretrained transformer without a head, kept in memory: never changed, only copied (``fresh_model``).
+
+    ``weights`` is a safetensors or torch file in timm's, open_clip's or OpenAI's layout; None asks ``weights_file``,
+    then the hub; "random" leaves the network untrained, the same in every trial. Position embeddings are resampled to
+    ``image_size``. Raises ConfigError where the file is corrupt or misfits.
+    """
+    with torch.random.fork_rng(devices=[]):  # the caller's stream must not depend on whether the cache has the model
+        torch.manual_seed(seed_for(0, "weights", name))
+        return _load(name, image_size, weights or weights_file(name, None)).eval()
+
+
+def _load(name: str, image_size: int, weights: str | Path | None) -> nn.Module:
+    model, row = create(name, image_size), BACKBONES[name]
+    if row.clip:
+        state = clip.state_dict(name, row, weights)
+    elif weights == RANDOM:
+        return _open_branches(model)
+    elif weights is None:
+        return _download(name, image_size)
+    else:
+        state = read(weights)
+    model.load_state_dict(fit_to(model, state, name, weights), strict=True)
+    return model
+
+
+def _open_branches(model: nn.Module) -> nn.Module:
+    """timm starts each residual branch of a Swin-v2 behind a norm of scale 0, which no adapter could ever open."""
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+    return model
+
+
+def _download(name: str, image_size: int) -> nn.Module:
+    """The transformer with the weights of timm's hub, through timm's own loading code."""
+    row = BACKBONES[name]
+    tagged, options = f"{row.arch}.{row.tag}", windows(row, image_size)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would bury the one line below
+    try:
+        return timm.create_model(tagged, pretrained=True, num_classes=0, img_size=image_size, **options)
+    except Exception as error:  # whatever the hub's client raises, what the user can do is the same
+        raise ConfigError(
+            f"the weights of {name} could not be downloaded ({type(error).__name__}): get model.safetensors of "
+            f"timm/{tagged} from the Hugging Face hub on another machine and pass it with --weights FILE, "
+            "or start from --weights random"
+        ) from error
+
+
+def fresh_model(config: TrainConfig, classes: Sequence[str], weights: str | None) -> nn.Module:
+    """A copy of the pretrained transformer with a new head for ``classes``, not yet adapted.
+
+    ``head=linear`` draws from the stream (seed, "head"); ``head=zeroshot`` starts from the classes' names.
+    """
+    model = copy.deepcopy(load(config.backbone, config.image_size, weights))
+    if config.head == "zeroshot":
+        row = BACKBONES[config.backbone]
+        zeroshot.attach(model, zeroshot.parts(config.backbone, row, tuple(classes), weights))
+        return model
+    generator = torch.Generator().manual_seed(seed_for(config.seed, "head"))
+    head = nn.utils.skip_init(nn.Linear, model.num_features, len(classes))  # draws nothing from the global stream
+    nn.init.trunc_normal_(head.weight, std=0.02, generator=generator)
+    nn.init.zeros_(head.bias)
+    _set_head(model, head)
+    return model
+
+
+def skeleton(config: TrainConfig, n_classes: int) -> nn.Module:
+    """``fresh_model`` in its shapes alone, for a count of its parameters under ``torch.device("meta")``."""
+    model = create(config.backbone, config.image_size)
+    if config.head == "zeroshot":
+        zeroshot.attach(model, zeroshot.skeleton(BACKBONES[config.backbone], model.num_features, n_classes))
+    else:
+        _set_head(model, nn.Linear(model.num_features, n_classes))
+    return model
+
+
+def _set_head(model: nn.Module, head: nn.Linear) -> None:
+    """A Swin's head pools as well, and keeps doing so: the linear layer goes into it."""
+    if hasattr(model.head, "fc"):
+        model.head.fc = head
+    else:
+        model.head = head

@@ -1,0 +1,46 @@
+"""DATASETS: how each data set becomes a store. Without torch, which takes seconds to import, as it needs none."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from trainables.config import DATA_NAMES, ConfigError, lookup
+from trainables.data.store import Manifest, cache_folder, write
+from trainables.prepare import digits, folder, prepared
+
+
+def _digits(size: int) -> Path:
+    """The store of the rendered digits, keyed by the code that renders them."""
+    key = hashlib.sha256(Path(digits.__file__).read_bytes()).hexdigest()[:16]
+    path = cache_folder() / f"digits-{size}-{key}.arrow"
+    if not path.exists():
+        parts = digits.render(size)
+        manifest = Manifest("digits", size, digits.CLASSES, digits.GROUPS, None, key, {"images": len(parts["label"])})
+        write(path, manifest, zip(parts["images"], parts["label"], parts["group"], parts["split"]))
+    return path
+
+
+# The data sets that become a store when a search starts; the others are prepared before, by a command of their own.
+DATASETS: dict[str, Callable[..., Path]] = {"digits": _digits, "folder": folder.prepare}
+
+
+def prepare(name: str, source: str | Path | None, size: int, **options) -> Path:
+    """The path of the data set's store at ``size`` pixels, made if the cache lacks it. Raises ConfigError.
+
+    ``source`` is a prepared folder (``tune_fairlora.prepare``), or, for data set "folder", the images themselves.
+    """
+    lookup(dict.fromkeys(DATA_NAMES), name, "data set")
+    if source is not None and prepared.is_prepared(source):
+        return prepared.store_at(source, name, size)
+    if name not in DATASETS:
+        raise ConfigError(
+            f"{name} needs --data DIR, a prepared folder (store.arrow, manifest.json), but got {source or 'none'}: "
+            f"make one with `python -m tune_fairlora.prepare {name} --source FILES --out DIR`"
+        )
+    if name == "digits":
+        if source is not None:
+            raise ConfigError(f"the digits come with scikit-learn and take no --data, but got --data {source}")
+        return _digits(size)
+    if source is None:
+        raise ConfigError(f"data set {name} needs --data DIR, the folder with metadata.csv")
+    return DATASETS[name](source, size, **options)

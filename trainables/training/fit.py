@@ -1,0 +1,212 @@
+"""The only training loop: a generator that yields one epoch's numbers, and takes and gives a checkpoint."""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainables.config import ConfigError, TrainConfig
+from trainables.data.batches import Data, Split, evaluation_batches, training_batches
+from trainables.metrics import Evaluation, evaluate
+from trainables.models.adapters import adapt, check_adapters
+from trainables.models.class_token import read_last_row
+from trainables.models.create import fresh_model
+from trainables.seeds import seed_for
+from trainables.training.cuda_graph import Diverged, Numbers, Steps
+from trainables.training.micro_batches import TOO_LARGE, Objective, same_streams
+from trainables.training.penalty import sample_losses
+from trainables.training.prefix_cache import Kept, normalised, precision, suffix
+from trainables.training.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave: ``number`` counts from 1, ``metrics`` are ``train_…`` means and ``val_…`` of ``metrics.py``.
+
+    Of its ``seconds``, ``times`` went into ``read`` (batches), ``train`` (steps), ``validate`` (forward passes) and
+    ``metrics``; the first epoch's ``start`` came before them. ``trainer`` is alive until the generator is asked for the
+    next epoch; its ``checkpoint()`` is of this epoch.
+    """
+
+    number: int
+    metrics: dict[str, float]
+    evaluation: Evaluation
+    seconds: float
+    times: dict[str, float]
+    trainer: "Trainer"
+
+
+def fit(
+    config: TrainConfig, data: Data, weights: str | None = None, device: str = "cpu", checkpoint: dict | None = None
+) -> Iterator[Epoch]:
+    """Train ``config`` on ``data.train``, one epoch a step; each epoch's numbers are its own, on ``data.val``.
+
+    ``checkpoint`` is an earlier ``Trainer.checkpoint()`` of the same configuration: training goes on behind its epoch,
+    and equals the run that was never interrupted to the last bit (a CPU with one thread, or a GPU that ``gpu.claim``
+    has prepared). To stop early, stop iterating.
+    Raises Diverged when a loss is NaN or infinite, ConfigError where configuration, weights and data do not fit.
+    """
+    watch = Stopwatch()
+    with watch.on("start"):
+        trainer = Trainer(config, data, weights, device, checkpoint, watch)
+    while trainer.epoch < config.epochs:
+        start = time.perf_counter()
+        train = trainer.train_epoch()
+        evaluation = trainer.evaluate()
+        if not math.isfinite(evaluation.metrics["loss"]):  # the last step broke the weights: accuracy would look sane
+            raise Diverged(f"the validation loss is {evaluation.metrics['loss']} after epoch {trainer.epoch}")
+        metrics = {f"train_{k}": v for k, v in train.items()} | {f"val_{k}": v for k, v in evaluation.metrics.items()}
+        yield Epoch(trainer.epoch, metrics, evaluation, time.perf_counter() - start, watch.take(), trainer)
+
+
+class Trainer:
+    """Model, optimiser and position of one run. Every random stream is a function of (seed, name, epoch)."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: Data,
+        weights: str | None,
+        device: str,
+        checkpoint: dict | None,
+        watch: Stopwatch | None = None,
+    ):
+        if data.manifest.size != config.image_size:
+            raise ConfigError(f"image_size={config.image_size}, but the store holds {data.manifest.size} px images")
+        self.config, self.data, self.device = config, data, device
+        model = self.model = adapt(fresh_model(config, data.manifest.classes, weights), config).to(device)
+        check_adapters(model)
+        read_last_row(model)
+        self.kept = Kept(model, config, data, device)
+        self.objective = Objective(config, len(data.manifest.classes), len(data.manifest.groups), device)
+        # Not through self: such a cycle would keep the model, and its memory, until garbage is collected.
+        self.steps = Steps(model, config, self.objective, lambda inputs: forward(model, inputs, config))
+        self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
+        self.epoch, self.watch = 0, watch or Stopwatch()
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    def train_epoch(self) -> dict[str, float]:
+        """One pass over the training split; returns the means of loss, cross-entropy and penalty over its steps."""
+        self.model.train()
+        first = self.epoch * self.steps_per_epoch
+        numbers = Numbers(self.steps_per_epoch, first, self.steps.device)
+        with self.watch.on("read"):
+            tokens = self.kept.training(self.epoch)
+        with same_streams(self.device), self.steps.context():
+            torch.manual_seed(seed_for(self.config.seed, "dropout", self.epoch))
+            batches = training_batches(self.data.train, self.config, self.epoch, self.device, tokens)
+            for step, batch in enumerate(self.watch.each("read", batches), start=first):
+                with self.watch.on("train"):
+                    numbers.add(self.steps(self._schedule(step), *batch))
+            with self.watch.on("train"):
+                loss, cross_entropy, penalty = numbers.means()
+        self.epoch += 1
+        return {"loss": loss, "cross_entropy": cross_entropy, "penalty": penalty}
+
+    def evaluate(self) -> Evaluation:
+        """Every metric of the validation split."""
+        with self.watch.on("read"):
+            tokens = self.kept.validation()
+        parts = (self.model, self.data, self.data.val, self.config, self.device, tokens, self.watch)
+        with self.steps.context():
+            if self.steps.graph is not None:
+                with contextlib.suppress(ConfigError):  # beside the recording, not even one image fits into memory
+                    return evaluate_split(*parts)
+                self.steps.forget()
+            return evaluate_split(*parts)
+
+    def _schedule(self, step: int) -> float:
+        """Share of the peak learning rate at ``step``: a linear warm-up, then half a cosine down to 0."""
+        total = self.steps_per_epoch * self.config.epochs
+        warm = round(self.config.warmup * total)
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+    def checkpoint(self) -> dict:
+        """Tensors and plain values, so that ``torch.load(weights_only=True)`` reads it: epoch, configuration, the
+        trained weights (adapters and head alone for the LoRA methods), the optimiser's state and the penalty's running
+        means. Copies on the CPU, as the next epoch writes into the tensors."""
+        return {
+            "epoch": self.epoch,
+            "config_id": self.config.config_id,
+            "seed": self.config.seed,
+            "model": trained_state(self.model),
+            "optimizer": self.steps.state(),
+            "objective": self.objective.state(),
+        }
+
+    def _restore(self, checkpoint: dict) -> None:
+        own = (self.config.config_id, self.config.seed)
+        if (checkpoint["config_id"], checkpoint["seed"]) != own:
+            raise ConfigError(
+                f"the checkpoint must belong to configuration {own[0]} with seed {own[1]}, "
+                f"but is {checkpoint['config_id']}'s with seed {checkpoint['seed']}"
+            )
+        self.model.load_state_dict(checkpoint["model"], strict=False)
+        self.steps.restore(checkpoint["optimizer"])
+        self.objective.restore(checkpoint["objective"])
+        self.epoch = checkpoint["epoch"]
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that training changes, by name, detached copies on the CPU."""
+    return {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters() if p.requires_grad}
+
+
+def forward(model: nn.Module, inputs: Tensor, config: TrainConfig) -> Tensor:
+    """Logits ``[n, classes]`` of images float ``[n, 3, size, size]`` in [0, 1], or of what the frozen blocks have made
+    of them already: tokens float ``[n, tokens, width]`` (``prefix_cache.py``)."""
+    with precision(config, inputs.device):
+        if inputs.ndim == 3:
+            return suffix(model, inputs, config.last_blocks)
+        return model(normalised(inputs, config))
+
+
+@torch.inference_mode()
+def evaluate_split(
+    model: nn.Module,
+    data: Data,
+    split: Split,
+    config: TrainConfig,
+    device: str = "cpu",
+    tokens: np.ndarray | None = None,
+    watch: Stopwatch | None = None,
+) -> Evaluation:
+    """Every metric of ``model`` on one split (evaluation mode, no augmentation); ``tokens``: the split's, if kept."""
+    model.eval()
+    watch = watch or Stopwatch()
+    predictions, losses = [], []
+    for inputs, label, _ in watch.each("read", evaluation_batches(split, device, tokens=tokens)):
+        with watch.on("validate"):
+            logits = _logits(model, inputs, config).float()
+            predictions.append(logits.argmax(dim=1))
+            losses.append(sample_losses(logits, label))
+    with watch.on("validate"):  # asked for at the end: each question is a wait for the GPU
+        predicted, loss = torch.cat(predictions).cpu().numpy(), torch.cat(losses).cpu().numpy()
+    with watch.on("metrics"):
+        return evaluate(
+            split.label.numpy(),
+            predicted,
+            loss,
+            split.group.numpy(),
+            n_classes=len(data.manifest.classes),
+            n_groups=len(data.manifest.groups),
+            positive=data.manifest.positive,
+        )
+
+
+def _logits(model: nn.Module, inputs: Tensor, config: TrainConfig) -> Tensor:
+    """``forward``, of half the images at a time where memory is too small for all of them."""
+    with contextlib.suppress(torch.OutOfMemoryError):
+        return forward(model, inputs, config)
+    if len(inputs) == 1:
+        raise ConfigError(TOO_LARGE)
+    torch.cuda.empty_cache()
+    return torch.cat([_logits(model, half, config) for half in inputs.chunk(2)])

@@ -1,0 +1,218 @@
+"""What frozen blocks compute of an image: once an image, kept in a file, and read by every later epoch and trial.
+
+With ``last_blocks`` = m all before the last m blocks is a function of the image alone. ``Kept`` has its outputs
+("tokens") in ``prefix-<key>.npy`` in the cache folder, one file a split and view, memory-mapped and shared by all
+processes of the node. The key is of all that the numbers depend on, so that a file is never out of date; files may be
+deleted at any time.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from timm.layers import DropPath, PatchDropout
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+from trainables.config import ConfigError, TrainConfig
+from trainables.data import batches as batches
+from trainables.data.batches import Data, Split
+from trainables.data.store import cache_folder, file_hash, remove_torn, replace_atomically
+from trainables.models.backbones import BACKBONES
+from trainables.prepare.build import locked
+from trainables.prepare.listing import plain
+
+LARGEST = 65504.0  # float16's; a file with anything beyond is float32
+BATCH = 64  # images a forward pass, always: sums over other shapes may round differently
+DROPOUTS = (nn.modules.dropout._DropoutNd, DropPath, PatchDropout)
+
+
+def prefix(model: VisionTransformer, images: Tensor, m: int) -> Tensor:
+    """Tokens ``[n, tokens, width]`` in front of the last ``m`` blocks, of normalised images ``[n, 3, size, size]``."""
+    x = model.patch_drop(model._pos_embed(model.patch_embed(images)))
+    return model.blocks[:-m](model.norm_pre(x))
+
+
+def suffix(model: VisionTransformer, tokens: Tensor, m: int) -> Tensor:
+    """Logits ``[n, classes]`` of what ``prefix`` gives: ``suffix(prefix(images))`` is ``model(images)`` to the bit."""
+    return model.forward_head(model.norm(model.blocks[-m:](tokens)))
+
+
+def normalised(images: Tensor, config: TrainConfig) -> Tensor:
+    """Images float ``[n, 3, size, size]`` in [0, 1] as the backbone wants them."""
+    mean, std = _statistics(config.backbone, images.device)
+    return (images - mean) / std
+
+
+@lru_cache(maxsize=4)
+def _statistics(backbone: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation ``[3, 1, 1]``, made once: on a GPU each new constant is a wait."""
+    row = BACKBONES[backbone]
+    with torch.inference_mode(False):
+        return tuple(torch.tensor(values, device=device)[:, None, None] for values in (row.mean, row.std))
+
+
+def precision(config: TrainConfig, device: torch.device) -> contextlib.AbstractContextManager:
+    """The context of every forward pass: autocast where ``config.dtype`` asks for it."""
+    half = config.dtype == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext()
+
+
+class Kept:
+    """The tokens of one run's splits, made where a file is missing. Raises ConfigError if they would fill the disk.
+
+    Kept are plain ViTs' (no Swin's), for a LoRA method with ``last_blocks`` below their depth and ``cache_prefix``; the
+    training split's unless every epoch draws its augmentation anew (``views`` = 0), the validation split's always, as
+    it is not augmented. All that is not kept is None. Stored in float16, whose rounding is the only difference to
+    computing anew, or in float32 where a value is beyond float16's range.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig, data: Data, device: str):
+        self.model, self.config, self.data, self.device = model, config, data, device
+        self.applies = _applies(model, config)
+        if not self.applies:
+            return
+        self._weights = _hash_of_frozen(model, config.last_blocks)
+        missing = [(s, v) for s, v in self._wanted() if not self._path(s, v).exists()]
+        self._require_space(sum(self._bytes(split, np.float16) for split, _ in missing))
+
+    def training(self, epoch: int) -> np.ndarray | None:
+        """Tokens ``[len(train), tokens, width]`` that ``epoch`` (from 0) trains on, by position in the split."""
+        if not self.applies or (self.config.augments and not self.config.views):
+            return None
+        return self._tokens(self.data.train, batches.view_of(self.config, epoch))
+
+    def validation(self) -> np.ndarray | None:
+        """Tokens ``[len(val), tokens, width]``."""
+        return self._tokens(self.data.val, None) if self.applies else None
+
+    def _wanted(self) -> Iterator[tuple[Split, int | None]]:
+        """Split and view of every file that the run will read."""
+        yield self.data.val, None
+        if not self.config.augments:
+            yield self.data.train, None
+        for view in range(min(self.config.views, self.config.epochs) if self.config.augments else 0):
+            yield self.data.train, view
+
+    def _tokens(self, split: Split, view: int | None) -> np.ndarray:
+        """Processes that want the same file take turns: the first makes it, the others find it."""
+        path, shape = self._path(split, view), self._shape(split)
+        found = _mapped(path, shape)
+        if found is not None:
+            return found
+        with locked(path):
+            found = _mapped(path, shape)
+            if found is None:
+                remove_torn(path)
+                self._make(path, split, view)
+                found = _mapped(path, shape)
+        return found
+
+    def _make(self, path: Path, split: Split, view: int | None) -> None:
+        for dtype in (np.float16, np.float32):
+            self._require_space(self._bytes(split, dtype))
+            try:
+                return replace_atomically(path, self._writer(split, view, dtype))
+            except OverflowError:  # float16's alone
+                continue
+
+    def _writer(self, split: Split, view: int | None, dtype: type) -> Callable[[Path], None]:
+        """Written, not mapped: a full disk is an OSError here, and would be the process's death in a mapping."""
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": self._shape(split)}
+
+        def write(path: Path) -> None:
+            with open(path, "wb") as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                for tokens in self._computed(split, view):
+                    if dtype is np.float16 and not bool((tokens.abs() <= LARGEST).all()):  # NaN is beyond it as well
+                        raise OverflowError
+                    file.write(tokens.cpu().numpy().astype(dtype).tobytes())
+
+        return write
+
+    @torch.inference_mode()
+    def _computed(self, split: Split, view: int | None) -> Iterator[Tensor]:
+        """The split's tokens, ``BATCH`` images at a time, float32."""
+        drawn = None if view is None else batches.view_draws(len(split), self.config, view)
+        for index in torch.arange(len(split)).split(BATCH):
+            images = batches.pixels(split, index, self.device)
+            images = images if drawn is None else batches.transformed(images, drawn.of(index))
+            with precision(self.config, images.device):
+                tokens = prefix(self.model, normalised(images, self.config), self.config.last_blocks)
+            yield tokens.float()
+
+    def _shape(self, split: Split) -> tuple[int, int, int]:
+        tokens = self.model.patch_embed.num_patches + self.model.num_prefix_tokens
+        return len(split), tokens, self.model.embed_dim
+
+    def _bytes(self, split: Split, dtype: type) -> int:
+        return int(np.prod(self._shape(split))) * np.dtype(dtype).itemsize
+
+    def _require_space(self, needed: int) -> None:
+        folder = cache_folder()
+        free = shutil.disk_usage(folder).free
+        if needed > free / 2:
+            raise ConfigError(
+                f"what frozen blocks compute may take half of the {free / 1e9:.2f} GB that are free in "
+                f"{plain(str(folder))}, but needs {needed / 1e9:.2f} GB: compute it anew each time with "
+                "--set cache_prefix=false, or let TUNE_FAIRLORA_CACHE be a folder on a larger disk"
+            )
+
+    def _path(self, split: Split, view: int | None) -> Path:
+        """Where the tokens lie: named by weights, images and all that stands between them."""
+        config, manifest = self.config, self.data.manifest
+        images = [manifest.name, manifest.size, manifest.fingerprint or file_hash(split.store.path)]
+        images += [split.store.path.name, hashlib.sha256(split.rows.astype("<i8").tobytes()).hexdigest()]
+        images += [None if view is None else [config.flip, config.crop, view]]
+        depth = len(self.model.blocks) - config.last_blocks
+        network = [self._weights, config.backbone, repr(BACKBONES[config.backbone]), depth, config.dtype]
+        key = json.dumps([images, network, self._machine()])
+        return cache_folder() / f"prefix-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
+
+    def _machine(self) -> list:
+        """What else decides how sums are rounded, and the code: a run's numbers must not depend on who came first."""
+        kind = torch.device(self.device).type
+        threads = torch.get_num_threads() if kind == "cpu" else 0
+        return [kind, threads, torch.__version__, timm.__version__, *map(file_hash, (__file__, batches.__file__))]
+
+
+def _applies(model: nn.Module, config: TrainConfig) -> bool:
+    """Whether what comes before the last blocks is a function of the image alone."""
+    m = config.last_blocks
+    if not (config.cache_prefix and config.has_prefix) or type(model) is not VisionTransformer:
+        return False
+    if m >= len(model.blocks):
+        return False
+    frozen = nn.ModuleList([model.patch_embed, model.pos_drop, model.patch_drop, model.norm_pre, *model.blocks[:-m]])
+    drops = [module for module in frozen.modules() if isinstance(module, DROPOUTS)]
+    # By their own attributes: p is torch's, drop_prob DropPath's, prob PatchDropout's.
+    chance = any(getattr(module, name, 0) for module in drops for name in ("p", "drop_prob", "prob"))
+    return not chance and not any(p.requires_grad for p in frozen.parameters())
+
+
+def _hash_of_frozen(model: nn.Module, m: int) -> str:
+    """sha256 over every tensor that ``suffix`` does not read: the weights in memory, wherever they came from."""
+    depth = len(model.blocks)
+    trained = ("norm.", "fc_norm.", "head.", *(f"blocks.{i}." for i in range(depth - m, depth)))
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if not name.startswith(trained):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()))
+    return digest.hexdigest()
+
+
+def _mapped(path: Path, shape: tuple[int, int, int]) -> np.ndarray | None:
+    """The file's tokens, mapped read-only; None where it is absent, cut short or none of ours."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError):
+        return None
+    return array if array.shape == shape and array.dtype in (np.float16, np.float32) else None

@@ -1,0 +1,56 @@
+"""The one file of the core that imports ray: a class Trainable around ``trial.py``, made to be reused.
+
+Without torch until a trial begins: the search's own process knows this class, but trains nothing.
+"""
+
+import importlib
+
+import ray
+from ray import tune
+
+
+class RayTrainable(tune.Trainable):
+    """One Ray trial is one configuration, one ``step`` one epoch.
+
+    ``config``: ``number``, ``values`` (TrainConfig's fields), ``reported`` (epochs that the search has heard of) and
+    ``context``: ``store`` and ``weights`` (paths that every node can read), ``folder`` (of the search), ``cpus`` and
+    ``gpus`` (of this trial). ``report`` in a result holds one dict, that of ``trial.Trial.step``.
+
+    The trial's checkpoint is a file of our own, written after every epoch, beside the next: a trial that is started
+    again under its number, in whatever process, goes on from it, and may report an epoch twice.
+    """
+
+    def setup(self, config: dict) -> None:
+        if ray.is_initialized():  # a process of its own
+            importlib.import_module("trainables.trial.lean_peft")
+        from trainables.trial import trial
+
+        self.trial = None
+        context = config["context"]
+        self.device = trial.prepare(context["cpus"], context["gpus"])
+        self.given = ",".join(map(str, ray.get_gpu_ids())) if ray.is_initialized() else ""
+        self._begin(config)
+
+    def reset_config(self, new_config: dict) -> bool:
+        """Take the next trial in the same process; data and pretrained weights stay in memory.
+
+        It must not fail: Ray would leak the slot and hang. Whatever is wrong shows in the first ``step``.
+        """
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict) -> None:
+        from trainables.trial.trial import Trial
+
+        self.cleanup()  # the last one's model goes before the next one comes
+        self.trial = Trial(config, self.device, self.given)
+
+    def step(self) -> dict:
+        """In a list, as Ray would flatten a dict each time that it hands it on."""
+        result = self.trial.step()
+        return {"done": result["done"], "report": [result]}
+
+    def cleanup(self) -> None:
+        if self.trial is not None:
+            self.trial.close()
+        self.trial = None

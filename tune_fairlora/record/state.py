@@ -1,0 +1,210 @@
+"""What the events of a search add up to: its trials, the front, the counts. Folded event by event, without files."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from analysis.pareto import as_minimization, front, hypervolume, reference_point
+from trainables.metrics import OBJECTIVES
+from tune_fairlora.record import constraints
+
+COMPLETE, COLLAPSED, STOPPED = "complete", "collapsed", "stopped"
+FAILED, DIVERGED, INTERRUPTED, RUNNING = "failed", "diverged", "interrupted", "running"
+
+
+@dataclass
+class Trial:
+    """One trial as the log tells it. ``metrics`` are those of its last epoch, never the best of its epochs."""
+
+    number: int
+    values: dict
+    config_id: str
+    seed: int
+    status: str = RUNNING
+    reason: str = ""
+    epochs: list[dict] = field(default_factory=list)
+    decisions: dict[int, str] = field(default_factory=dict)  # epoch -> the scheduler's, in words
+    faults: int = 0  # how often its process failed
+    tables: dict = field(default_factory=dict)
+    run_id: str = ""
+    device: str = ""
+    started: float = 0.0
+    launched: float = 0.0  # the last time it was (a retry or a resumed search launches it again)
+    seen: float = 0.0  # when it was last heard of
+    ended: float = math.nan
+    seconds: float = 0.0  # of all its launches, so without the time in between
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.epochs[-1]["metrics"] if self.epochs else {}
+
+    @property
+    def label(self) -> str:
+        """A name to read: "007 fairlora r16 λ1"."""
+        rank = f" r{self.values['rank']}" if "rank" in self.values else ""
+        lam = f" λ{self.values['lam']:.2g}" if "lam" in self.values else ""
+        return f"{self.number:03d} {self.values['method']}{rank}{lam}"
+
+
+class State:
+    """Trials by number and the front, up to date after every ``apply``; the cost of an event does not grow with the
+    number of trials. ``settings`` come with the first event."""
+
+    def __init__(self):
+        self.settings: dict = {}
+        self.objectives: tuple[str, ...] = ()
+        self.directions: list[str] = []
+        self.reference: list[float] = []
+        self.constraints: tuple[constraints.Constraint, ...] = ()
+        self.trials: dict[int, Trial] = {}
+        self.status = RUNNING
+        self.reason = ""  # why the search ended before its trials were used up
+        self.parent_run = ""  # MLflow's run of the search
+        self._counts: Counter[str] = Counter()
+        self._front: list[tuple[list[int], np.ndarray]] = []  # trial numbers and objectives of its configurations
+
+    @property
+    def seeds(self) -> int:
+        return self.settings.get("seeds", 1)
+
+    def apply(self, entry: dict) -> None:
+        """Fold one event in. An event of an unknown kind says nothing about the state."""
+        fold = getattr(self, f"_on_{entry['event']}", None)
+        if fold is not None:
+            fold(entry)
+
+    def _on_search(self, entry: dict) -> None:
+        self.settings = dict(entry["settings"])
+        self.objectives = tuple(self.settings["objectives"])
+        self.directions = [OBJECTIVES[name] for name in self.objectives]
+        self.reference = reference_point(self.objectives, len(self.settings["classes"]))
+        self.constraints = constraints.parse(self.settings.get("constraints", ()))
+
+    def _on_resume(self, entry: dict) -> None:
+        self.settings.update(entry["changes"])
+        self.status, self.reason = RUNNING, ""
+        for trial in self.trials.values():
+            if trial.status == RUNNING:  # the process that had it was killed
+                self._leave(trial, entry["time"])
+
+    def _leave(self, trial: Trial, time: float) -> None:
+        """Nobody closed the trial's last launch: it lasted until it was last heard of."""
+        trial.seconds += trial.seen - trial.launched
+        trial.launched = trial.seen = time
+
+    def _on_start(self, entry: dict) -> None:
+        keys = ("number", "values", "config_id", "seed")
+        trial = Trial(**{k: entry[k] for k in keys}, started=entry["time"], launched=entry["time"], seen=entry["time"])
+        self.trials[trial.number] = trial
+        self._counts[RUNNING] += 1
+
+    def _on_launch(self, entry: dict) -> None:
+        """Started again, after its process failed or after the search was interrupted, killed or not."""
+        trial = self.trials[entry["number"]]
+        if trial.status == RUNNING:
+            self._leave(trial, entry["time"])
+        self._set_status(trial, RUNNING, "")
+        trial.launched = trial.seen = entry["time"]
+        trial.ended = math.nan
+
+    def _on_epoch(self, entry: dict) -> None:
+        """An epoch that is told twice counts once: the first time."""
+        trial = self.trials[entry["number"]]
+        trial.seen, trial.device = entry["time"], entry.get("device", "")
+        if entry["epoch"] == len(trial.epochs) + 1:
+            trial.epochs.append({k: entry[k] for k in ("epoch", "metrics", "seconds")})
+
+    def _on_decision(self, entry: dict) -> None:
+        self.trials[entry["number"]].decisions[entry["epoch"]] = entry["text"]
+
+    def _on_fault(self, entry: dict) -> None:
+        self.trials[entry["number"]].faults += 1
+
+    def _on_end(self, entry: dict) -> None:
+        trial = self.trials[entry["number"]]
+        trial.seconds += entry["time"] - trial.launched
+        trial.ended = trial.seen = entry["time"]
+        trial.tables = entry["tables"]
+        self._set_status(trial, entry["status"], entry["reason"])
+        if trial.status == COMPLETE:
+            self._join_front(self.siblings(trial.number))
+
+    def _on_tracked(self, entry: dict) -> None:
+        self.trials[entry["number"]].run_id = entry["run_id"]
+
+    def _on_tracked_search(self, entry: dict) -> None:
+        self.parent_run = entry["run_id"]
+
+    def _on_close(self, entry: dict) -> None:
+        self.status, self.reason = entry["status"], entry.get("reason", "")
+
+    def _set_status(self, trial: Trial, status: str, reason: str) -> None:
+        self._counts[trial.status] -= 1
+        self._counts[status] += 1
+        trial.status, trial.reason = status, reason
+
+    def count(self, *statuses: str) -> int:
+        return sum(self._counts[status] for status in statuses)
+
+    def siblings(self, number: int) -> list[int]:
+        """The numbers of the trials of one configuration: its seeds have consecutive numbers (``searcher.py``)."""
+        first = number - number % self.seeds
+        return list(range(first, first + self.seeds))
+
+    def values(self, numbers: list[int]) -> np.ndarray:
+        """A configuration's objectives ``[m]`` in the user's directions: the mean over its seeds."""
+        return np.array([self._mean(numbers, name) for name in self.objectives])
+
+    def _mean(self, numbers: list[int], name: str) -> float:
+        return float(np.mean([self.trials[n].metrics.get(name, math.nan) for n in numbers]))
+
+    def feasible(self, numbers: list[int]) -> bool:
+        """Whether a configuration keeps the constraints, in the mean over its seeds."""
+        means = {c.metric: self._mean(numbers, c.metric) for c in self.constraints}
+        return constraints.feasible(self.constraints, means)
+
+    def decided(self, numbers: list[int]) -> bool:
+        """Whether a configuration is complete with every seed, so that it may stand on the front."""
+        return all(n in self.trials and self.trials[n].status == COMPLETE for n in numbers)
+
+    def _join_front(self, numbers: list[int]) -> None:
+        """Complete configurations stay complete, so the front only needs the newest one put in its place."""
+        if not self.decided(numbers) or not self.feasible(numbers):
+            return
+        candidates = [*self._front, (numbers, self.values(numbers))]
+        members = front(self._costs(candidates))
+        self._front = [candidate for candidate, member in zip(candidates, members) if member]
+
+    def _costs(self, points: list[tuple[list[int], np.ndarray]]) -> np.ndarray:
+        values = np.array([values for _, values in points], float).reshape(len(points), len(self.objectives))
+        return as_minimization(values, self.directions)
+
+    def front_points(self) -> list[list[int]]:
+        """The trial numbers of each configuration on the front, by the first objective, best first."""
+        points = sorted(self._front, key=lambda point: point[0])
+        order = np.lexsort(self._costs(points).T[::-1])
+        return [points[i][0] for i in order]
+
+    def front(self) -> list[int]:
+        """The numbers of the trials on the front: no complete configuration dominates theirs."""
+        return [number for numbers in self.front_points() for number in numbers]
+
+    def undecided(self) -> list[int]:
+        """Complete trials whose configuration may still come on the front: other seeds of it are to end, or would have
+        but for an interrupt."""
+        if self.seeds == 1:
+            return []
+        return [n for n, t in self.trials.items() if t.status == COMPLETE and self._open(self.siblings(n))]
+
+    def _open(self, numbers: list[int]) -> bool:
+        alive = (COMPLETE, RUNNING, INTERRUPTED)
+        return not self.decided(numbers) and all(
+            n not in self.trials or self.trials[n].status in alive for n in numbers
+        )
+
+    def hypervolume(self) -> float:
+        """The share of objective space that the front dominates, from ``self.reference``; larger is better."""
+        reference = as_minimization(np.array([self.reference]), self.directions)[0]
+        return hypervolume(self._costs(self._front), reference)

@@ -1,0 +1,155 @@
+"""From the record's state to ``trials.parquet`` (a row a trial), ``epochs.parquet`` (a row an epoch), ``front.png``."""
+
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainables.config import FIELDS
+from trainables.data.store import replace_atomically
+from trainables.metrics import METRICS
+from tune_fairlora.record import artifacts
+from tune_fairlora.record.event_log import Record
+from tune_fairlora.record.state import Trial
+
+if TYPE_CHECKING:
+    from analysis.results import Search
+
+log = logging.getLogger(__name__)
+
+ARROW_TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
+TABLES = ("search.json", "trials.parquet", "epochs.parquet")  # what ``analysis`` reads of a search's folder
+EPOCH_METRICS = ("train_loss", "train_cross_entropy", "train_penalty", *(f"val_{name}" for name in METRICS))
+
+
+def render(record: Record) -> None:
+    """Write both tables into the search's folder; a reader sees the old file or the new one, never half of it."""
+    trials = _trials(record)
+    _write(record.folder / "trials.parquet", trials)
+    epochs = [_epoch_row(record.trials[n], entry) for n in trials["number"].to_pylist() for entry in _epochs(record, n)]
+    _write(record.folder / "epochs.parquet", pa.Table.from_pylist(epochs, schema=_epoch_schema()))
+
+
+def snapshot(record: Record) -> "Search":
+    """The search as its files would show it now, but for the epochs, which are left out."""
+    from analysis.results import Search  # pandas takes a moment: not at every start
+
+    settings, seeds = record.settings, record.seeds
+    trials, epochs = _trials(record).to_pandas(), _epoch_schema().empty_table().to_pandas()
+    return Search(settings["name"], list(record.objectives), record.directions, trials, epochs, seeds, dict(settings))
+
+
+def _trials(record: Record) -> pa.Table:
+    with record.lock:  # for a moment only: trials that go on while their rows are made show a later state
+        members, trials = set(record.front()), sorted(record.trials.items())
+    rows = [_trial_row(trial, number in members, record) for number, trial in trials]
+    return pa.Table.from_pylist(rows, schema=_trial_schema(record))
+
+
+def _epochs(record: Record, number: int) -> list[dict]:
+    return list(record.trials[number].epochs)
+
+
+class Renderer:
+    """Renders in a thread of its own once ``due`` is set, at intervals: the larger the tables, the rarer."""
+
+    SECONDS, SHARE = 5.0, 0.03  # between two renderings at least, and of the time at most
+
+    def __init__(self, record: Record):
+        self.record, self.due, self._over = record, threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="render", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        pause = 0.0
+        while not self._over.wait(pause):
+            self.due.wait()
+            if self._over.is_set():
+                return
+            self.due.clear()
+            start = time.monotonic()
+            try:
+                render(self.record)
+            except OSError:  # a full disk: the log is what counts, and the next time may find room
+                log.exception("the tables could not be written")
+            pause = max(self.SECONDS, (time.monotonic() - start) / self.SHARE)
+
+    def close(self) -> None:
+        self._over.set()
+        self.due.set()
+        self._thread.join()
+
+
+def render_front(record: Record) -> None:
+    """Show the front in ``front.png``, ``front.svg`` and the interactive page ``front.html``."""
+    search, folder = snapshot(record), record.folder
+    for name, text in artifacts.pages(search).items():
+        replace_atomically(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+    figure = artifacts.picture(search)
+    for kind in ("png", "svg"):
+        replace_atomically(folder / f"front.{kind}", lambda path, k=kind: figure.savefig(path, format=k, dpi=150))
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    replace_atomically(path, lambda temporary: pq.write_table(table, temporary))
+
+
+def group_columns(record: Record) -> dict[str, int]:
+    """Column name -> group code: the accuracy inside each sensitive group under the group's own name."""
+    return {f"val_group_accuracy[{name}]": i for i, name in enumerate(record.settings["groups"])}
+
+
+def _trial_schema(record: Record) -> pa.Schema:
+    head = [(n, pa.int64()) for n in ("number", "seed")] + [(n, pa.string()) for n in ("config_id", "status", "reason")]
+    fields = [(name, ARROW_TYPES[spec.type]) for name, spec in FIELDS.items() if name != "seed"]
+    metrics = [(name, pa.float64()) for name in (*EPOCH_METRICS, *group_columns(record))]
+    tail = [
+        ("epochs_trained", pa.int64()),
+        ("failures", pa.int64()),
+        ("decisions", pa.string()),
+        ("feasible", pa.bool_()),
+        ("on_front", pa.bool_()),
+        ("mlflow_run_id", pa.string()),
+        ("device", pa.string()),
+        ("seconds", pa.float64()),
+    ]
+    return pa.schema([*head, *fields, *metrics, *tail])
+
+
+def _trial_row(trial: Trial, on_front: bool, record: Record) -> dict:
+    """A hyperparameter that the method lacks is null; a metric that has no support is NaN. ``feasible`` is null until
+    the configuration is complete."""
+    siblings = record.siblings(trial.number)
+    accuracy = trial.tables.get("by_group", {}).get("accuracy")
+    by_group = {name: accuracy[i] for name, i in group_columns(record).items()} if accuracy else {}
+    return {
+        **trial.values,
+        **trial.metrics,
+        **by_group,
+        "number": trial.number,
+        "seed": trial.seed,
+        "config_id": trial.config_id,
+        "status": trial.status,
+        "reason": trial.reason.encode(errors="replace").decode(),  # odd file names hold halves of characters
+        "epochs_trained": len(trial.epochs),
+        "failures": trial.faults,
+        "decisions": "; ".join(trial.decisions.values()),
+        "feasible": record.feasible(siblings) if record.decided(siblings) else None,
+        "on_front": on_front,
+        "mlflow_run_id": trial.run_id,
+        "device": trial.device,
+        "seconds": trial.seconds,
+    }
+
+
+def _epoch_schema() -> pa.Schema:
+    metrics = [(name, pa.float64()) for name in EPOCH_METRICS]
+    return pa.schema([("number", pa.int64()), ("epoch", pa.int64()), *metrics, ("seconds", pa.float64())])
+
+
+def _epoch_row(trial: Trial, entry: dict) -> dict:
+    return {"number": trial.number, "epoch": entry["epoch"], "seconds": entry["seconds"], **entry["metrics"]}

@@ -1,0 +1,242 @@
+"""The model card of an export, made of ``model.json`` and ``metrics.json``.
+
+Names of classes, groups and files come from the user's data: in the card they are escaped for Markdown and HTML.
+"""
+
+import html
+import json
+import string
+from collections.abc import Iterable, Sequence
+
+from trainables.config import METHODS
+from trainables.metrics import COUNTS, METRICS
+from tune_fairlora.reporting.trial_results import COLUMNS
+
+SHOWN = ("accuracy", "macro_f1", "min_f1", "delta_f1", "min_group_accuracy", "delta_group_accuracy", "eod_max")
+FRONT_ROWS = 20
+SPECIAL = set(string.punctuation) - set(",.-=+/%;")
+
+
+def escaped(text: object) -> str:
+    """``text`` as itself in Markdown, in a table's cell too: on one line, no HTML, no link, no emphasis."""
+    from trainables.prepare.listing import plain
+
+    marks = (html.escape(c) if c in "&<>\"'" else f"\\{c}" if c in SPECIAL else c for c in plain(text))
+    return "".join(marks)
+
+
+def text(facts: dict, made: dict, settings: dict) -> str:
+    """The model card (README.md) of an export with ``model.json`` ``facts`` and ``metrics.json`` ``made``."""
+    sections = [
+        _front_matter(facts, made, settings),
+        _heading(facts, made),
+        _use(facts),
+        _training(facts, settings),
+        _place(made),
+        _results(made),
+        _limits(facts, made),
+        _licences(facts, settings),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(facts: dict, made: dict, settings: dict) -> str:
+    """YAML, of which JSON is a part: no name can break out of its quotes."""
+    metrics = made["validation"]["metrics"]
+    measured = [{"type": n, "value": metrics[n], "name": f"validation {n}"} for n in SHOWN if metrics[n] is not None]
+    result = {
+        "task": {"type": "image-classification"},
+        "dataset": {"type": "imagefolder", "name": _shown_name(settings), "split": "validation"},
+        "metrics": measured,
+    }
+    content = {
+        "library_name": "timm" if facts["weights"] == "whole" else "peft",
+        "pipeline_tag": "image-classification",
+        "license": "unknown",
+        "tags": ["image-classification", "timm", "fairness", facts["config"]["method"]],
+        "model-index": [{"name": _title(facts), "results": [result]}],
+    }
+    if facts["base"]["kind"] == "hub":
+        content["base_model"] = facts["base"]["repository"]
+    lines = (f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items())
+    text = "\n".join(["---", *lines, "---"])
+    return text.replace("<", "\\u003c")  # a reader who knows no front matter would take it for HTML
+
+
+def _title(facts: dict) -> str:
+    from trainables.prepare.listing import plain
+
+    return plain(f"{facts['search']['name']}, trial {facts['trial']['number']}")
+
+
+def _shown_name(settings: dict) -> str:
+    from trainables.prepare.listing import plain
+
+    name, source = settings.get("data", ""), settings.get("data_notes", {}).get("source", "")
+    return plain(f"{name} ({source})" if source else name)
+
+
+def _heading(facts: dict, made: dict) -> str:
+    front = made["front"]
+    names = " and ".join(f"`{name}`" for name in front["objectives"])
+    place = "on its front: no other is better in one of them without being worse in another"
+    if not front["member"]:
+        place = "off its front: another is at least as good in each of them and better in one"
+    method = facts["config"]["method"]
+    return (
+        f"# {escaped(_title(facts))}\n\n"
+        f"An image classifier for {len(facts['classes'])} classes: {facts['backbone']} fine-tuned by `{method}` "
+        f"({METHODS[method].adapts}). It is one of {front['trials']} trials of a search over {names}, and stands "
+        f"{place}." + (f" Chosen by rule: {escaped(made['chosen'])}." if made["chosen"] else "")
+    )
+
+
+USE = """## Use
+
+```python
+from PIL import Image
+from load import load, preprocess  # in this folder
+
+model = load({base_weights})
+probability = model(preprocess(Image.open("photo.jpg"))[None]).softmax(dim=-1)[0]
+```
+
+`load.py` needs torch, timm, safetensors and Pillow; `model.json` has the class names in the order of the
+probabilities. `python -m tune_fairlora.predict --model DIR photo.jpg` does the same. An image is turned upright (EXIF),
+{cut}cut to its centre square, resized to {sizes} px (bicubic) and normalised."""
+
+
+def _use(facts: dict) -> str:
+    how = facts["preprocessing"]
+    cut = f"freed of its lowest {how['banner']} rows, " if how["banner"] else ""
+    given = 'base_weights="FILE"' if facts["base"]["kind"] == "file" and facts["weights"] == "adapter" else ""
+    text = USE.format(base_weights=given, cut=cut, sizes=" and then ".join(map(str, how["sizes"])))
+    return f"{text}\n\n{_whole(facts) if facts['weights'] == 'whole' else _adapter(facts)}"
+
+
+def _whole(facts: dict) -> str:
+    if facts["architecture"]["zeroshot"]:
+        return "`model.safetensors` holds every weight; its normalised head is none of timm's, so `load.py` builds it."
+    return f"`model.safetensors` holds every weight: `{_created(facts, '')}` takes it strictly."
+
+
+def _adapter(facts: dict) -> str:
+    """What the adapter belongs to, and how peft loads it."""
+    base, architecture = facts["base"], facts["architecture"]
+    where = {
+        "included": "in `base.safetensors`, as they are found nowhere else",
+        "file": f"in the file that the search was given, {escaped(base['file'])} (sha256 {base['sha256']})",
+        "hub": f"{base['file']} of {base.get('repository')} on the Hugging Face hub, from where `load.py` takes them",
+    }[base["kind"]]
+    plain = not architecture["zeroshot"] and "window_size" not in architecture["options"]
+    plain = plain and base.get("repository") == f"timm/{facts['pretrained']}"
+    body = f" `base()` is `{_created(facts, ', pretrained=True')}`." if plain else ""
+    return (
+        "The folder holds an adapter and the head in peft's format; the pretrained weights under it are "
+        f"{where}. With peft, `PeftModel.from_pretrained(base(), DIR)` loads it, with `base` of `load.py`.{body}"
+    )
+
+
+def _created(facts: dict, pretrained: str) -> str:
+    shapes = facts["architecture"]["options"].items()
+    options = "".join(f", {k}={tuple(v) if isinstance(v, list) else v}" for k, v in shapes)
+    name = facts["pretrained"] if pretrained else facts["architecture"]["name"]
+    return f'timm.create_model("{name}"{pretrained}, num_classes={len(facts["classes"])}{options})'
+
+
+def _training(facts: dict, settings: dict) -> str:
+    trained = f"{facts['trained_parameters']:,} parameters; seed {facts['trial']['seed']}"
+    hyperparameters = ", ".join(f"`{k}={v}`" for k, v in facts["config"].items() if k != "seed")
+    pretrained = facts["pretrained"] or "made for the demo, from handwritten digits"
+    file = facts["base"]["file"] if facts["base"]["kind"] == "file" else ""
+    images = settings.get("data_notes", {}).get("images", "unknown")
+    rows = [
+        ("data", escaped(_shown_name(settings))),
+        ("images, all splits", escaped(images)),
+        ("fingerprint of the data", escaped(settings["data_fingerprint"])),
+        ("classes", ", ".join(map(escaped, facts["classes"]))),
+        ("sensitive groups", ", ".join(map(escaped, facts["groups"]))),
+        ("pretrained weights", escaped(pretrained) + (f", as {escaped(file)}" if file else "")),
+        ("trained", trained),
+        ("hyperparameters", hyperparameters),
+    ]
+    return "## Trained on\n\n" + table(("", ""), rows)
+
+
+def _place(made: dict) -> str:
+    front = made["front"]
+    heads = ("trial", *(f"`{name}` ({'up' if d == 'maximize' else 'down'})" for name, d in front["objectives"].items()))
+    rows = [
+        (", ".join(map(str, point["trials"])), *(number(point[name]) for name in front["objectives"]))
+        for point in front["points"][:FRONT_ROWS]
+    ]
+    more = len(front["points"]) - len(rows)
+    means = f", means over {front['seeds']} seeds" if front["seeds"] > 1 else ""
+    about = f"The front of {front['complete']} trials that came to their end, validation split{means}:"
+    rest = f"\n\n… and {more} more." if more else ""
+    return f"## Place on the front\n\n{about}\n\n{table(heads, rows)}{rest}"
+
+
+def _results(made: dict) -> str:
+    validation, test, refit = made["validation"], made["test"], made["test_of_a_refit_on_train_and_val"]
+    note = "These numbers chose the model, so they are better than what new images will give."
+    parts = [f"## Validation split\n\n{note}", _metrics(validation["metrics"])]
+    parts += [_by(name, validation[f"by_{name}"], COLUMNS[f"by_{name}"]) for name in ("group", "class")]
+    for title, found in (("Test split", test), ("Test split, another model: trained anew on train and val", refit)):
+        if found:
+            parts += [f"## {title}", _metrics(found["metrics"]), _by("group", found["by_group"], ("accuracy",))]
+    if not test:
+        parts.append("No test split was measured (`python -m tune_fairlora.confirm`).")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _metrics(metrics: dict) -> str:
+    rows = [(f"`{n}`", number(metrics[n]), METRICS[n].direction, METRICS[n].formula.replace("|", "\\|")) for n in SHOWN]
+    return table(("metric", "value", "better", "formula"), rows)
+
+
+def _by(name: str, rows: list[dict], columns: Sequence[str]) -> str:
+    if not rows:
+        return ""
+    present = [column for column in columns if column in rows[0]]
+    return table((name, *present), [(escaped(row["name"]), *(number(row[c]) for c in present)) for row in rows])
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _limits(facts: dict, made: dict) -> str:
+    counts = {name: made["validation"]["metrics"].get(name) for name in COUNTS}
+    lines = [
+        "It names one of its classes whatever it is shown, and was measured on images like those it was trained on.",
+        f"One training run with seed {facts['trial']['seed']}; other seeds give other numbers.",
+    ]
+    if counts["min_class_count"] is not None:
+        smallest = f"{counts['min_class_count']:.0f} images, the smallest group {counts['min_group_count']:.0f}"
+        lines.append(f"The smallest class has {smallest} in validation: gaps between so few are uncertain.")
+    if len(facts["groups"]) < 2:
+        lines.append("The data name no sensitive groups: nothing is known of how even it serves people or scenes.")
+    if facts["pretrained"] == "random":
+        lines.append("It started from an untrained network (`--weights random`): a trial of the machinery, no model.")
+    if facts["preprocessing"]["banner"]:
+        lines.append(f"The lowest {facts['preprocessing']['banner']} rows of every image are cut off (a banner there).")
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _licences(facts: dict, settings: dict) -> str:
+    from trainables.prepare.sources import SOURCES
+
+    row, name = SOURCES.get(settings.get("data", "")), settings.get("data", "")
+    licence = f"{row.licence}{f' ({row.home})' if row.home else ''}" if row else "BSD-3-Clause (scikit-learn)"
+    if name == "folder":
+        licence = "the user's own images: whoever passes the model on must say on what terms"
+    return (
+        f"## Licences\n\nData: {licence}. Pretrained weights: their publisher's. `load.py`: Apache-2.0. What that "
+        "means for the trained weights is for whoever publishes them to say; the `license` above is theirs to fill in."
+    )

@@ -1,0 +1,85 @@
+"""What a report says of the search itself: its settings, and what its numbers cannot say."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.html.table import Table
+from analysis.results import Search
+from tune_fairlora.reporting import html
+
+CHOICES = re.compile(r"CategoricalDistribution\(choices=\((.*)\)\)")
+SPAN = re.compile(r"\w+Distribution\(high=(?P<high>[^,]+), log=(?P<log>\w+), low=(?P<low>[^,]+), step=\w+\)")
+
+
+def settings(search: Search) -> str:
+    s = search.settings
+    weights = Path(s.get("weights_file") or "the hub").name
+    fixed = ", ".join(f"{name} {value}" for name, value in s.get("fixed", {}).items())
+    searched = "; ".join(f"{name}: {_searched(entry)}" for name, entry in s.get("searched", {}).items())
+    rows = {
+        "search": s["name"],
+        "space": s.get("space"),
+        "methods": ", ".join(s.get("methods", ())),
+        "fixed": fixed,
+        "searched": searched,
+        "objectives": ", ".join(s["objectives"]),
+        "constraints": ", ".join(s.get("constraints", ())) or "none",
+        "data": f"{s.get('data')}, content hash {s.get('data_fingerprint')}, {s.get('image_size')} px",
+        f"classes ({len(s.get('classes', ()))})": ", ".join(s.get("classes", ())),
+        f"groups ({len(s.get('groups', ()))})": ", ".join(s.get("groups", ())),
+        "weights": f"{weights}, hash {s.get('weights')}",
+        "sampler, scheduler": f"{s.get('sampler')}, {s.get('scheduler')}",
+        "seed": f"{s.get('seed')}; training seeds a configuration: {search.seeds}",
+        "trials planned": str(s.get("trials")),
+        "code version": s.get("code_version"),
+    }
+    shown = tuple((name, str(value)) for name, value in rows.items() if value)
+    return html.table(Table("Settings", ("what", "value"), shown), texts=True)
+
+
+def _searched(entry: str | dict[str, str]) -> str:
+    """A distribution as the record has it, Optuna's own text, in words: "4 | 8 | 16", "0.001 … 0.01 (log)"."""
+    if not isinstance(entry, str):
+        return ", ".join(f"{method} {_searched(one)}" for method, one in entry.items())
+    if choices := CHOICES.fullmatch(entry):
+        return choices[1].rstrip(",").replace(",", " |").replace("'", "")
+    if span := SPAN.fullmatch(entry):
+        return f"{span['low']} … {span['high']}{' (log)' if span['log'] == 'True' else ''}"
+    return entry
+
+
+def limits(search: Search) -> str:
+    """What a reader must not take from the numbers, with the counts they rest on."""
+    texts = [
+        "The front's trials were chosen by the validation split, so that their numbers there are better than they "
+        "will be on other images; python -m tune_fairlora.confirm measures them on the test split.",
+        *_counts(search.trials),
+        "The best- and the worst-served of many classes are extremes of noisy numbers: an even model has a ΔF1, too.",
+    ]
+    if search.seeds == 1:
+        texts.append("Each configuration was trained with one seed: a small difference may be the seed's.")
+    if search.settings.get("weights_file") == "random":
+        texts.append("The networks began untrained (weights random): nothing here speaks of pretrained models.")
+    if (search.trials["status"] == "stopped").any():
+        texts.append("Trials that were stopped early might have come on the front.")
+    return html.items(texts)
+
+
+def _counts(trials: pd.DataFrame) -> list[str]:
+    """How few validation images the extremes rest on."""
+    what = {"val_min_class_count": "class", "val_min_group_count": "group", "val_min_cell_count": "class in a group"}
+    texts = []
+    for name, noun in what.items():
+        count = trials[name].max() if name in trials else np.nan
+        if count > 0:
+            texts.append(
+                f"The smallest {noun} has {count:.0f} validation images: one image moves its accuracy by "
+                f"{100 / count:.1f} points."
+            )
+    empty = trials["val_empty_cells"].max() if "val_empty_cells" in trials else 0
+    if empty > 0:
+        texts.append(f"{empty:.0f} combinations of class and group have no validation image: nothing is known of them.")
+    return texts

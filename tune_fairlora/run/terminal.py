@@ -1,0 +1,136 @@
+"""What the terminal shows: a live view where a person looks on, one line a finished trial otherwise."""
+
+import math
+import statistics
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from tune_fairlora.record.event_log import Record
+from tune_fairlora.record.state import COLLAPSED, COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, STOPPED, Trial
+
+SHOWN = {"rank": "rank", "lam": "λ", "lr": "lr"}
+HEADINGS = {"val_delta_f1": "ΔF1", "val_min_group_accuracy": "worst group"}
+
+
+LIVE = {"transient": True, "redirect_stdout": False, "redirect_stderr": False}  # what Ray prints stays in the log
+
+
+class Progress:
+    """Draws ``record`` on ``console``; ``total`` trials are planned, ``slots`` run at once."""
+
+    def __init__(self, record: Record, total: int, slots: int, console: Console):
+        self.record, self.total, self.slots, self.console = record, total, slots, console
+        self._live = Live(get_renderable=self._view, console=console, refresh_per_second=2, **LIVE)
+
+    def __enter__(self) -> "Progress":
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self.console.is_terminal:
+            self._live.stop()
+
+    def ended(self, number: int) -> None:
+        """Print the line of a trial that has just ended; under the live view it scrolls by above it."""
+        trial = self.record.trials[number]
+        done = len(self.record.trials) - self.record.count(RUNNING, INTERRUPTED) + (trial.status == INTERRUPTED)
+        seconds = f"{trial.seconds:.1f} s"
+        values = "  ".join(
+            f"{heading(name)} {trial.metrics.get(name, math.nan):.4f}" for name in self.record.objectives
+        )
+        line = f"{done:4d}/{self.total}  {trial.label:<22} {values}  {seconds:>7}  {self._note(trial)}"
+        self.console.print(Text(line), soft_wrap=True)
+
+    def _note(self, trial: Trial) -> str:
+        if trial.status != COMPLETE:
+            return trial.reason if trial.reason.startswith(trial.status) else f"{trial.status}: {trial.reason}"
+        numbers = self.record.siblings(trial.number)
+        if self.record.decided(numbers) and not self.record.feasible(numbers):
+            return f"infeasible: {', '.join(map(str, self.record.constraints))}"
+        return "front" if trial.number in self.record.front() else ""
+
+    def tried_again(self, number: int, reason: str, most: int) -> None:
+        """Print that a trial's process broke and that it will be tried again."""
+        trial = self.record.trials[number]
+        line = f"{trial.label:<22} failed: {reason}; tried again from epoch {len(trial.epochs)}"
+        self.console.print(Text(f"      {line} ({trial.faults} of {most})"), soft_wrap=True)
+
+    def _view(self) -> Group:
+        record = self.record
+        running = ", ".join(f"{t.label} (epoch {len(t.epochs)})" for t in _of(record, RUNNING)) or "none"
+        failed, off = record.count(FAILED, DIVERGED), record.count(STOPPED, COLLAPSED)
+        head = (
+            f"{record.count(COMPLETE)} complete, {off} stopped or collapsed, {failed} failed of {self.total}; "
+            f"{self._time_left()}; hypervolume {record.hypervolume():.4f}"
+        )
+        return Group(Text(head, style="bold"), Text(f"running: {running}"), front_table(record, "Front so far"))
+
+    def _time_left(self) -> str:
+        ended = [t.seconds for t in list(self.record.trials.values()) if t.status not in (RUNNING, INTERRUPTED)]
+        if not ended:
+            return "time left: not known yet"
+        left = (self.total - len(ended)) * statistics.fmean(ended) / self.slots
+        return f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left"
+
+
+class DecodingBar:
+    """A progress bar that appears with the first image, as a callback ``(done, total)``."""
+
+    def __init__(self):
+        self._bar: Bar | None = None
+
+    def __enter__(self) -> "DecodingBar":
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._bar is not None:
+            self._bar.stop()  # else an interrupt would leave the terminal without its cursor
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._bar is None:
+            console = Console(stderr=True)
+            self._bar = Bar(console=console, transient=True, disable=not console.is_terminal)
+            self._bar.start()
+            self._task = self._bar.add_task("decoding images", total=total)
+        self._bar.update(self._task, completed=done)
+
+
+def heading(name: str) -> str:
+    """A metric's short name for the terminal."""
+    return HEADINGS.get(name, name.removeprefix("val_"))
+
+
+def front_table(record: Record, title: str) -> Table:
+    """The front, best first objective first: trial, method, hyperparameters, objectives, worst group's accuracy."""
+    lines = box.HEAVY_HEAD if record.seeds == 1 else box.SIMPLE_HEAD  # means with their spread need the room
+    table = Table(title=title, title_justify="left", title_style="bold", box=lines)
+    metrics = dict.fromkeys([*record.objectives, "val_min_group_accuracy"])
+    for name in ("trial", "method", *SHOWN.values(), *map(heading, metrics)):
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+    for numbers in record.front_points():
+        table.add_row(*_cells([record.trials[number] for number in numbers], list(metrics)))
+    return table
+
+
+def _cells(trials: list[Trial], metrics: list[str]) -> list[str]:
+    """One configuration: over several seeds, means and standard deviations."""
+    first, last = trials[0], trials[-1]
+    shown = [f"{first.values[name]:.3g}" if name in first.values else "–" for name in SHOWN]
+    numbers = str(first.number) if first is last else f"{first.number}–{last.number}"
+    return [numbers, first.values["method"], *shown, *(_mean([t.metrics[name] for t in trials]) for name in metrics)]
+
+
+def _mean(values: list[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    return f"{statistics.fmean(values):.3f}±{statistics.stdev(values):.3f}"
+
+
+def _of(record: Record, status: str) -> list[Trial]:
+    return [trial for trial in list(record.trials.values()) if trial.status == status]

@@ -1,0 +1,233 @@
+"""What MLflow has not taken yet waits in the search's own log; ``mlflow.json`` says how far the log has been sent."""
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from trainables.config import ConfigError
+from trainables.data.store import replace_atomically
+from tune_fairlora.record.event_log import Record, read_events
+from tune_fairlora.record.state import State
+from tune_fairlora.tracking.tracking_uri import without_password
+
+FORMAT = 1
+FILE = "mlflow.json"
+SAVE_SECONDS = 1.0  # between two writings of it; what lies between them is sent once more after a crash, without harm
+LONGEST_PAUSE = 60.0  # between two attempts at a server that does not answer
+LAST_ATTEMPTS = 2  # at such a server once the search is at its end
+CLOSE_SECONDS = 60
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Position:
+    """The first ``sent`` events are in ``experiment`` of the store ``uri``, which came into play at event ``since``.
+
+    So run ids that the log holds from ``since`` on are this store's, and those before it may be another's.
+    """
+
+    uri: str
+    experiment: str
+    since: int
+    sent: int
+    format: int = FORMAT
+
+
+def read_position(folder: Path) -> Position | None:
+    """None where nothing was ever sent. Raises ConfigError where ``mlflow.json`` is not as it was written here."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        position = Position(**json.loads(path.read_bytes()))
+        texts = isinstance(position.uri, str) and isinstance(position.experiment, str)
+        counts = type(position.since) is type(position.sent) is int and min(position.since, position.sent) >= 0
+    except (ValueError, TypeError, OSError):
+        texts = counts = False
+    if not (texts and counts and position.format == FORMAT):
+        raise ConfigError(f"{path} must be what the search wrote: delete it to send everything to MLflow again")
+    return position
+
+
+class Spool:
+    """Hands each event of ``record`` in order to a thread, which folds it into ``state`` and sends what it becomes.
+
+    Build it before the record's first event is added, or after a record was opened again. A subclass says how to
+    connect, which messages an event becomes and which errors mean that nobody answers: such a message is sent again
+    until it is taken, so it must do no harm when it is repeated. Any other error costs that one message.
+    """
+
+    def __init__(self, uri: str, experiment: str, record: Record, retry_seconds: float = 5.0):
+        self.uri, self.experiment, self.record, self.retry_seconds = uri, experiment, record, retry_seconds
+        self.errors = 0
+        self.state, self.began = State(), 0.0  # as it was when the event that is being sent came
+        self._wake = threading.Condition()
+        self._saving = threading.Lock()
+        self._closing = self._stopped = self._silent = False
+        self._hurried = False  # what costs most is left out at a close that has little time
+        self._last_failures = 0  # since the search is at its end
+        with record.lock:  # no event may come between what is read here and what is fed
+            events = read_events(record.folder)
+            self._position = self._open_position(len(events))
+            self._queue: deque[dict] = deque(events[self._position.sent :])
+            record.listener = self._feed
+        self._old = len(self._queue)  # of the events that wait: those of an earlier process
+        for entry in events[: self._position.sent]:
+            self._fold(entry)
+        self._recall(events[self._position.since :])
+        self._saved, self._dirty = 0.0, True
+        self._save()
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def _open_position(self, events: int) -> Position:
+        """Another store than before has none of the events. A crash of the machine may have cost the log its end."""
+        known = read_position(self.record.folder)
+        public = without_password(self.uri)
+        if known is None or (known.uri, known.experiment) != (public, self.experiment):
+            return Position(public, self.experiment, since=events, sent=0)
+        known.since, known.sent = min(known.since, events), min(known.sent, events)
+        return known
+
+    def _connect(self) -> None:
+        raise NotImplementedError
+
+    def _recall(self, events: list[dict]) -> None:
+        """Take up what an earlier process wrote into the log about this store."""
+
+    def _begin(self, entry: dict, new: bool) -> None:
+        """An event is about to be sent; ``new`` if no process can have tried that before."""
+
+    def _messages(self, entry: dict) -> Iterator[Callable[[], object]]:
+        """What ``entry`` becomes; folds it into the state first."""
+        raise NotImplementedError
+
+    def _doubt(self) -> None:
+        """An attempt failed, and may have done its work all the same."""
+
+    def _is_down(self, error: Exception) -> bool:
+        raise NotImplementedError
+
+    def _fold(self, entry: dict) -> None:
+        self.began = self.began or entry["time"]
+        self.state.apply(entry)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    def _feed(self, entry: dict) -> None:
+        with self._wake:
+            self._queue.append(entry)
+            self._wake.notify_all()
+
+    @property
+    def silent(self) -> bool:
+        """Whether nobody answers."""
+        return self._silent
+
+    def close(self, seconds: float | None = CLOSE_SECONDS) -> int:
+        """Wait until everything is sent, nobody answers or the time is over (None: never); how many events wait."""
+        with self._wake:
+            self._closing, self._hurried = True, seconds is not None and seconds < CLOSE_SECONDS
+            self._wake.notify_all()
+        try:
+            self._thread.join(seconds)
+        finally:
+            self._stopped = True
+            self._save()
+        return self.waiting
+
+    def _work(self) -> None:
+        try:
+            if self._deliver(self._connect) and not self.errors:  # who cannot even connect must not skip the events
+                while (entry := self._next()) is not None and self._mirror(entry):
+                    self._advance()
+        except Exception:  # a mistake of ours: the search goes on, and the events wait
+            self.errors += 1
+            log.exception("MLflow's thread broke off")
+
+    def _next(self) -> dict | None:
+        """The event whose turn it is. None at the end."""
+        while not self._queue and not self._closing:
+            self._save_at_times()  # without the lock, on which the search would wait
+            with self._wake:
+                if not self._queue and not self._closing:
+                    self._wake.wait(SAVE_SECONDS if self._dirty else None)
+        return self._queue[0] if self._queue else None
+
+    def _mirror(self, entry: dict) -> bool:
+        self._begin(entry, new=self._old == 0)
+        return all(self._deliver(message) for message in self._messages(entry))
+
+    def _advance(self) -> None:
+        with self._saving:
+            self._queue.popleft()
+            self._position.sent += 1
+            self._dirty = True
+        self._old = max(0, self._old - 1)
+        self._save_at_times()
+
+    def _deliver(self, message: Callable[[], object]) -> bool:
+        """Send ``message`` until it is taken or refused; False where that has to be left to a later process."""
+        pause = self.retry_seconds
+        while not self._stopped:
+            try:
+                message()
+                self._answered()
+                return True
+            except Exception as error:  # whatever the server or the network does, the search goes on
+                if not self._is_down(error):
+                    self._refused()
+                    return True
+                self._unanswered(error)
+            self._doubt()
+            if not self._pause(pause):
+                break
+            pause = min(2 * pause, LONGEST_PAUSE)
+        return False
+
+    def _refused(self) -> None:
+        self.errors += 1
+        log.exception("MLflow refused a message; it is left out")
+
+    def _unanswered(self, error: Exception) -> None:
+        if not self._silent:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            log.warning("MLflow at %s does not answer, so events wait in %s: %s", self.uri, self.record.folder, reason)
+        self._silent = True
+
+    def _answered(self) -> None:
+        if self._silent:
+            log.warning("MLflow at %s answers again", self.uri)
+        self._silent, self._last_failures = False, 0
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait before the next attempt; False if there is to be none."""
+        with self._wake:
+            if not self._closing:
+                self._wake.wait_for(lambda: self._closing, seconds)
+                return True
+            self._last_failures += 1
+            if self._last_failures < LAST_ATTEMPTS:
+                self._wake.wait_for(lambda: self._stopped, min(seconds, 1.0))
+            return self._last_failures < LAST_ATTEMPTS
+
+    def _save_at_times(self) -> None:
+        if time.monotonic() - self._saved > SAVE_SECONDS and not self._stopped:
+            self._save()
+
+    def _save(self) -> None:
+        """A disk that is full costs nothing but repeats after a crash."""
+        with self._saving, contextlib.suppress(OSError):
+            if self._dirty:
+                text = json.dumps(asdict(self._position))
+                replace_atomically(self.record.folder / FILE, lambda path: path.write_text(text))
+                self._saved, self._dirty = time.monotonic(), False

@@ -1,0 +1,241 @@
+"""What MLflow's pages show of a search: prepared views of its runs, notes with pictures, tables and links, colours.
+
+All of it is texts in tags, so nothing here imports MLflow. The format of a prepared view is MLflow's own and nowhere
+documented (read from the page's code, 3.17): that is why MLflow is pinned, and why a test opens the views in a browser.
+"""
+
+import json
+import re
+
+from trainables.config import FAIR_HYPERPARAMETERS, FIELDS, LORA_HYPERPARAMETERS
+from tune_fairlora.record.state import COMPLETE, State, Trial
+from tune_fairlora.tracking.tracking_uri import without_password
+
+FRONT_COLOR, COMPLETE_COLOR, OTHER_COLOR = "#d62728", "#8c959f", "#d8dee4"  # of a run's dot: `mlflow.runColor`
+VIEW_TAG = "mlflow.sharedViewState."  # of the experiment, followed by the view's key
+SHOWN_METRICS = ("val_accuracy", "val_delta_f1", "val_min_f1", "val_min_group_accuracy", "val_loss_variance")
+SHOWN_PARAMS = ("rank", "lam", "lr")
+LOADED = 100  # runs that MLflow's page loads at first; those of the front come first, so that none is missing
+PAGE = "/artifacts/front.html"
+NOTE_ROWS, NOTE_SEARCHES = 30, 12  # of a search's table, and lines of the experiment's note
+NOTE_LENGTH = 6500  # characters of that table: MLflow cuts a note at 8000
+EXPERIMENT_NOTE_LENGTH = 19_500  # MLflow refuses 20,000
+OWN_LINE = "viewStateShareKey=front-"  # in each line of that note that is ours
+
+
+def color(trial: Trial, on_front: bool) -> str:
+    """The front red, other complete trials grey, what never came to its end light grey."""
+    return FRONT_COLOR if on_front else COMPLETE_COLOR if trial.status == COMPLETE else OTHER_COLOR
+
+
+def keys(search_id: str) -> tuple[str, str]:
+    """The keys of a search's two views: charts of all trials, and the front as a table."""
+    return f"front-{search_id[:12]}", f"table-{search_id[:12]}"
+
+
+def prepared(state: State) -> dict[str, str]:
+    """The experiment's tags that make the two views of the search."""
+    name, own = state.settings["name"], f"tags.search_id = '{state.settings['id']}'"
+    charts, table = keys(state.settings["id"])
+    first = state.objectives[0]
+    down = state.directions[0] == "minimize"
+    return {
+        VIEW_TAG + charts: _view(
+            f"Pareto front: {name}",
+            state,
+            searchFilter=f"{own} and tags.role = 'trial'",
+            orderByKey="tags.`pareto`",  # "true" before "false"
+            orderByAsc=False,
+            compareRunsMode="CHART",
+            compareRunSections=[_section("front", "Pareto front", True), _section("metrics", "Model metrics", False)],
+            compareRunCharts=_charts(state),
+        ),
+        VIEW_TAG + table: _view(
+            f"Front as a table: {name}",
+            state,
+            searchFilter=f"{own} and tags.pareto = 'true'",
+            orderByKey=f"metrics.`{first}`",
+            orderByAsc=down,
+        ),
+    }
+
+
+def _view(title: str, state: State, **facets) -> str:
+    """The page's state is a text inside the view's text. Its times must not differ from call to call, so that a view
+    that did not change is not written again."""
+    began = int(1000 * min((trial.started for trial in state.trials.values()), default=0))
+    page = {
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": _columns(state),
+        "columnOrder": [],
+        "columnWidths": {},
+        "runsExpanded": {},
+        "runsPinned": [],
+        "runsHidden": [],
+        "runsVisibilityMap": {},
+        "runsHiddenMode": "SHOW_ALL",
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": False,
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "groupBy": None,
+        "groupsExpanded": {},
+        "autoRefreshEnabled": True,
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+    }
+    return json.dumps({"name": title, "createdAt": began, "updatedAt": began, "state": json.dumps(page | facets)})
+
+
+def _columns(state: State) -> list[str]:
+    metrics = dict.fromkeys((*state.objectives, *SHOWN_METRICS))
+    tags, params = ("method", "status"), _params(state)
+    return [f"metrics.`{m}`" for m in metrics] + [f"tags.`{t}`" for t in tags] + [f"params.`{p}`" for p in params]
+
+
+def _params(state: State) -> list[str]:
+    """The hyperparameters that differ between the trials so far; the usual ones before there are any."""
+    seen: dict[str, set] = {}
+    for trial in state.trials.values():
+        for name, value in trial.values.items():
+            seen.setdefault(name, set()).add(value)
+    differ = [name for name in FIELDS if len(seen.get(name, ())) > 1 and name not in ("method", "seed")]
+    return differ or list(SHOWN_PARAMS)
+
+
+def _section(uuid: str, title: str, shown: bool) -> dict:
+    row = {"uuid": uuid, "name": title, "display": shown, "isReordered": False, "deleted": False}
+    size = {"columns": 1, "cardHeight": 400}  # one below the other: MLflow's assistant takes a third of a new window
+    return row | (size | {"isGenerated": False} if shown else {"isGenerated": True})
+
+
+def _charts(state: State) -> list[dict]:
+    """Scatter plots of the objectives, then parallel coordinates. These leave out runs that lack one of their
+    hyperparameters, so that there is one for all methods, one for those with adapters, one for those with a penalty."""
+    pairs = [(0, 1)] if len(state.objectives) == 2 else [(0, 1), (0, 2), (1, 2)]
+    scatters = [
+        _chart(f"scatter-{i}-{j}", "SCATTER", xaxis=_axis(state.objectives[i]), yaxis=_axis(state.objectives[j]))
+        for i, j in pairs
+    ]
+    common = [name for name in _params(state) if name not in (*LORA_HYPERPARAMETERS, *FAIR_HYPERPARAMETERS)]
+    chosen = {
+        "all": ["method", *common],
+        "adapters": [name for name in _params(state) if name in LORA_HYPERPARAMETERS] + common,
+        "penalty": [name for name in _params(state) if name in FAIR_HYPERPARAMETERS] + common,
+    }
+    parallels = [
+        _chart(f"parallel-{which}", "PARALLEL", selectedParams=names, selectedMetrics=list(state.objectives))
+        for which, names in chosen.items()
+        if names != common
+    ]
+    return scatters + parallels
+
+
+def _chart(uuid: str, kind: str, **what) -> dict:
+    common = {"metricSectionId": "front", "deleted": False, "isGenerated": False, "runsCountToCompare": LOADED}
+    return common | {"uuid": uuid, "type": kind} | what
+
+
+def _axis(metric: str) -> dict:
+    return {"key": metric, "type": "METRIC"}
+
+
+def _short(objective: str) -> str:
+    return objective.removeprefix("val_")
+
+
+def address(experiment_id: str, key: str, charts: bool = True) -> str:
+    """Where a prepared view is, behind the server's own address."""
+    mode = "&compareRunsMode=CHART" if charts else ""
+    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={key}{mode}"
+
+
+def front_address(server: str, experiment_id: str, search_id: str) -> str:
+    """The whole address of a search's charts on ``server``, without the password that it may hold."""
+    return f"{without_password(server).rstrip('/')}/{address(experiment_id, keys(search_id)[0])}"
+
+
+def run_address(experiment_id: str, run_id: str, tab: str = "") -> str:
+    """Where a run's page is; ``tab`` is a part of it, like "/artifacts/front.html"."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}{tab}?workflowType=machine_learning"
+
+
+def experiment_note(state: State, experiment_id: str, parent: str, earlier: str = "") -> str:
+    """The experiment's note: a line for each of its latest searches, this one first, then what people wrote there.
+
+    ``earlier`` is the note as it is.
+    """
+    charts, table = keys(state.settings["id"])
+    links = [
+        ("Pareto front", address(experiment_id, charts)),
+        ("front as a table", address(experiment_id, table, charts=False)),
+        ("interactive page", run_address(experiment_id, parent, PAGE)),
+        ("the search", run_address(experiment_id, parent)),
+    ]
+    line = f"**{escaped(state.settings['name'])}**: " + " · ".join(f"[{text}]({where})" for text, where in links)
+    rest = [each for each in earlier.splitlines() if charts not in each]
+    ours = [line, *(each for each in rest if OWN_LINE in each)][:NOTE_SEARCHES]
+    people = "\n".join(each for each in rest if OWN_LINE not in each).strip()
+    while ours:  # what people wrote is never cut
+        note = "\n\n".join(filter(None, [*ours, people]))
+        if len(note) <= EXPERIMENT_NOTE_LENGTH:
+            return note
+        ours.pop()
+    return earlier
+
+
+def search_note(state: State, experiment_id: str, runs: dict[int, str], parent: str, picture: bool) -> str:
+    """The note of the search's run: what it is, the front's picture, and its members with links to their runs."""
+    charts, table = keys(state.settings["id"])
+    members = sorted(state.front(), key=lambda n: _order(state, n))
+    lines = [
+        f"**Pareto front of {escaped(state.settings['name'])}** (validation split): {len(members)} of "
+        f"{state.count(COMPLETE)} complete trials. "
+        f"[Charts]({address(experiment_id, charts)}) · [table]({address(experiment_id, table, charts=False)}) · "
+        f"[interactive page]({run_address(experiment_id, parent, PAGE)})"
+    ]
+    if picture:
+        lines.append(f"![Pareto front](get-artifact?path=front.png&run_uuid={parent})")
+    if members:
+        params = _params(state)
+        heads = ["trial", *map(_short, state.objectives), *params]
+        rows = [_row(state, n, experiment_id, runs, params) for n in members[:NOTE_ROWS]]
+        while sum(len(" | ".join(row)) for row in rows) > NOTE_LENGTH:
+            rows.pop()
+        grid = [_cells(heads), "|" + " --- |" * len(heads), *map(_cells, rows)]
+        lines.append("\n".join(grid))
+        if state.seeds > 1:
+            lines.append(f"(values of single trials; the front is that of the means over {state.seeds} seeds)")
+        if len(members) > len(rows):
+            lines.append(f"… and {len(members) - len(rows)} more in the table")
+    return "\n\n".join(lines)
+
+
+def _cells(texts: list[str]) -> str:
+    return "| " + " &nbsp; | ".join(texts) + " |"  # MLflow sets columns without any space between
+
+
+def _order(state: State, number: int) -> float:
+    value = state.trials[number].metrics[state.objectives[0]]
+    return -value if state.directions[0] == "maximize" else value
+
+
+def _row(state: State, number: int, experiment_id: str, runs: dict[int, str], params: list[str]) -> list[str]:
+    trial = state.trials[number]
+    name = escaped(trial.label)
+    link = f"[{name}]({run_address(experiment_id, runs[number])})" if number in runs else name
+    values = [f"{trial.metrics[objective]:.4f}" for objective in state.objectives]
+    return [link, *values, *(escaped(_number(trial.values.get(name, "–"))) for name in params)]
+
+
+def _number(value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def escaped(text: str) -> str:
+    """``text`` in MLflow's Markdown (showdown's) that shows it as it is: no markup, no HTML, no cell's end."""
+    text = re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", re.sub(r"\s+", " ", text))
+    return re.sub("[<>&$]", lambda found: f"&#{ord(found[0])};", text)  # of these it leaves the backslash
