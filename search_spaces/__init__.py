@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from search_spaces import aircraft, digits, ding_paper, folder, geode, waterbirds
-from search_spaces.space import Space
-from search_spaces.user_file import from_file
+from search_spaces import digits, ding_paper, fairlora_paper, folder
+from search_spaces.space import Space, from_file
 from trainables.config import lookup
 
 ALL = (
     *(digits.SPACE, folder.VIT_TINY, folder.CLIP),
-    *(space for file in (geode, waterbirds, aircraft, ding_paper) for space in file.SPACES),
+    *(space for file in (fairlora_paper, ding_paper) for space in file.SPACES),
 )
 SPACES: dict[str, Space] = {space.name: space for space in ALL}
 

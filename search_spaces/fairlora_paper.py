@@ -60,3 +60,13 @@ def _space(data: str, about: str, epochs: tuple[int, ...], fixed: Mapping[str, o
         grid={"rank": RANKS, "lam": LAMBDAS},
         trials=48,
     )
+
+
+SPACES = (
+    # Tables 1 and 3.
+    *spaces("geode", "GeoDE: 40 objects, 6 regions", (3, 5, 10), {"batch_size": 64}),
+    # Tables 2 and 3: land or water behind the birds.
+    *spaces("waterbirds", "Waterbirds: 2 classes, 2 grounds", (5, 10, 20), {"batch_size": 64}),
+    # Table 6. 100 classes in 64 images: about half of them are present in a batch, most of those once.
+    *spaces("aircraft", "FGVC-Aircraft: 100 variants, by manufacturer", (10, 20, 40), {"batch_size": 64}),
+)

@@ -52,7 +52,7 @@ def run(record: Record, number, accuracies, delta=0.2, epochs=2, error=None, rec
     return status
 
 
-class Host:
+class TrialLauncher:
     """The searcher's host over a real record."""
 
     def __init__(self, record: Record):

@@ -18,7 +18,7 @@ ALLOWED = {
 # A library that only the files named may import, wherever the import stands in the file.
 ONLY_IN = {
     "ray": {"trainables/trial/ray_trainable.py", "tune_fairlora/algorithms/searcher.py"}
-    | {f"tune_fairlora/run/{n}.py" for n in ("ray_cluster", "ray_executor", "gpu_sharing", "runner")},
+    | {f"tune_fairlora/run/{n}.py" for n in ("ray_cluster", "ray_executor", "fast_start", "gpu_sharing", "runner")},
     "mlflow": {"tune_fairlora/tracking/client.py", "tune_fairlora/tracking/models.py"},
     "optuna": {f"search_spaces/{n}.py" for n in ("space", "digits", "folder", "fairlora_paper", "ding_paper")}
     | {f"tune_fairlora/algorithms/{n}.py" for n in ("searcher", "study", "samplers")}
@@ -83,13 +83,15 @@ def test_the_core_trains_and_evaluates_without_ray_mlflow_and_optuna():
     code = """
 import torch
 torch.set_num_threads(1)
-from trainables import backbones, data, datasets
+from trainables.data.batches import open_data
+from trainables.models import create
+from trainables.prepare import datasets
 from trainables.config import TrainConfig
 from trainables.training.fit import fit
 store = datasets.prepare("digits", None, 16)
-weights = str(backbones.weights_file("vit_nano", None))
+weights = str(create.weights_file("vit_nano", None))
 config = TrainConfig(method="fairlora", epochs=2, lr=5e-3, batch_size=64, flip=False, crop=1.0)
-epochs = list(fit(config, data.open_data(store), weights))
+epochs = list(fit(config, open_data(store), weights))
 print(*(e.metrics["train_loss"] for e in epochs), epochs[-1].metrics["val_accuracy"])
 """
     first, second, accuracy = map(float, run_without({"ray", "mlflow", "optuna"}, code).split())

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from search_spaces.user_file import from_file
+from search_spaces.space import from_file
 from trainables.config import METHODS
 from trainables.metrics import METRICS
 from tune_fairlora.search import parser

@@ -77,7 +77,7 @@ def _trial(record: Record, number: int, status: str) -> None:
     if status == "running":
         return
     tables = {name: {k: v.tolist() for k, v in getattr(found, name).items()} for name in KINDS}
-    reason = "" if status == COMPLETE else "<img src=x onerror=alert(2)>" if status != STOPPED else "rank 9 of 9"
+    reason = "" if status == COMPLETE else "<img src=x onerror=alert(2)>" if status != STOPPED else "place 9 of 9"
     record.add("end", number=number, status=status, reason=reason, tables=tables | {"confusion": found.confusion})
 
 

@@ -129,7 +129,7 @@ def _keep(folder: Path, number: int, config: TrainConfig, trained_on: str, evalu
     """Put the trial's row into the table, in place of an earlier one of the same trial and training data."""
     import pandas as pd
 
-    from trainables.data.store import replace_atomically
+    from trainables.files import replace_atomically
 
     row = {"number": number, "config_id": config.config_id, "seed": config.seed, "trained_on": trained_on}
     row |= {f"test_{name}": value for name, value in evaluation.metrics.items()}

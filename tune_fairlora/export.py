@@ -11,25 +11,17 @@ startup.hide_user_folder()  # before any import of ours: the user's analysis.py 
 startup.quiet_libraries()
 
 import argparse  # noqa: E402
-import json  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
-import shutil  # noqa: E402
-import uuid  # noqa: E402
-from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
-
-from safetensors import SafetensorError  # noqa: E402
 
 from trainables.config import ConfigError  # noqa: E402
 from tune_fairlora import cli  # noqa: E402
 from tune_fairlora.record import search_folder  # noqa: E402
 from tune_fairlora.record.state import COMPLETE  # noqa: E402
-from tune_fairlora.reporting import model_card, trial_results  # noqa: E402
+from tune_fairlora.reporting.export_folder import whole, write  # noqa: E402
 from tune_fairlora.tracking import models, tracking_uri  # noqa: E402
 from tune_fairlora.tracking.outbox import read_position  # noqa: E402
-
-METRICS, CARD = "metrics.json", "README.md"
 
 
 def parser() -> cli.Parser:
@@ -57,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> int:
-    from tune_fairlora.folders import find
+    from tune_fairlora.record.search_folder import find
 
     _require_names(args.register, args.alias)
     done = search_folder.read(find(args.search, "runs"), "a trial is exported")
@@ -130,49 +122,6 @@ def _require_new(out: Path) -> None:
     nearest = next(path for path in out.resolve().parents if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise ConfigError(f"--out must lie in a folder that can be written, but {nearest} is not")
-
-
-def whole(out: Path, write: Callable[[Path], float]) -> float:
-    """What ``write`` returns, called with a temporary folder that then becomes ``out``: all of it is there or nothing.
-
-    Raises ConfigError where the disk is full or ``out`` was made meanwhile.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.mkdir()
-        result = write(temporary)
-        os.replace(temporary, out)
-    except ConfigError:
-        raise
-    except (OSError, ValueError, SafetensorError) as error:  # a full disk, or an export that could not be loaded again
-        raise ConfigError(f"--out {out} could not be written: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return result
-
-
-def write(folder: Path, done: search_folder.Finished, number: int, why: str = "", merge: bool = False) -> float:
-    """Write a trial's model with its card and metrics into ``folder``, which exists and is empty; the largest
-    difference between the logits of the trial's model and of the one that is loaded from there. ``why`` says why it was
-    chosen."""
-    from trainables.export import write
-
-    config, settings = done.config(number), done.settings
-    model = search_folder.model_of(done, number, "choose another trial")
-    trial = done.state.trials[number]
-    origin = {
-        "groups": settings["groups"],
-        "search": {key: settings.get(key, "") for key in ("id", "name", "space", "code_version")},
-        "trial": {"number": number, "seed": trial.seed, "config_id": trial.config_id},
-    }
-    weights, how = settings["weights_file"] or None, trial_results.preprocessing(settings, config)
-    difference = write.write(folder, model, config, settings["classes"], weights, how, origin, merge)
-    results = trial_results.results(done, number, why)
-    (folder / METRICS).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    (folder / CARD).write_text(model_card.text(facts, results, settings), encoding="utf-8")
-    return difference
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path  # noqa: E402
 from rich.cells import cell_len  # noqa: E402
 
 from trainables.config import ConfigError  # noqa: E402
-from trainables.prepare.listing import plain  # noqa: E402
+from trainables.files import plain  # noqa: E402
 from tune_fairlora import cli  # noqa: E402
 
 NUMBER = re.compile(r"[\d.]+|–")

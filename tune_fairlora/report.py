@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> int:
-    from tune_fairlora.folders import find
+    from tune_fairlora.record.search_folder import find
 
     lookup(OBJECTIVES, args.by, "metric of --by")
     folder = find(args.search, args.storage)
@@ -77,7 +77,7 @@ def html(folder: Path, by: str) -> str:
 
 def write(path: Path, text: str) -> None:
     """Replace ``path`` at once. Raises ConfigError where it cannot be written."""
-    from trainables.data.store import replace_atomically
+    from trainables.files import replace_atomically
 
     content = text.encode(errors="replace")  # paths may hold halves of characters
     try:

@@ -161,10 +161,12 @@ def _command(argv: list[str] | None) -> int:
     if args.list:
         return _list()
     if args.resync:
-        from tune_fairlora import folders
+        from tune_fairlora.record import search_folder
         from tune_fairlora.tracking import resync
 
-        return resync.resync(folders.find(args.resync, args.storage), cli.given(parser(), argv).get("tracking_uri"))
+        return resync.resync(
+            search_folder.find(args.resync, args.storage), cli.given(parser(), argv).get("tracking_uri")
+        )
     if not args.space and not args.resume:
         raise ConfigError("--space is needed: a name of --list, or a Python file (or --resume NAME)")
     if args.describe:

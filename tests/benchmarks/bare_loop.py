@@ -32,9 +32,9 @@ from trainables.config import METHODS, TrainConfig
 from trainables.data.batches import augmented, open_data
 from trainables.models.adapters import adapt
 from trainables.models.create import fresh_model
+from trainables.models.forward import normalised
 from trainables.seeds import seed_for
 from trainables.training import fit
-from trainables.training.prefix_cache import normalised
 from tune_fairlora.startup import KEEP_MEMORY, environment
 
 # What the loop below is written for: the spaces' own choices.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.benchmarks.against_glue import ROOT
 from tests.benchmarks.rows import Row, markdown
-from trainables.data.store import replace_atomically
+from trainables.files import replace_atomically
 
 
 class Book:

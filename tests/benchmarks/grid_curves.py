@@ -70,7 +70,7 @@ def train(job: tuple) -> None:
 
     from trainables.config import TrainConfig
     from trainables.data.batches import open_data
-    from trainables.data.store import replace_atomically
+    from trainables.files import replace_atomically
     from trainables.training.fit import Diverged, fit
 
     values, seed, store, weights, path = job
@@ -103,7 +103,7 @@ def main() -> None:
     p.add_argument("--parts", type=Path, help="where single curves wait; default: in the cache")
     p.add_argument("--processes", type=int, default=os.cpu_count())
     args = p.parse_args()
-    from trainables.data.store import cache_folder, replace_atomically
+    from trainables.files import cache_folder, replace_atomically
 
     parts = args.parts or cache_folder() / f"curves-{args.data}"
     parts.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,8 @@ from tests.benchmarks import bare_loop
 from tests.benchmarks.rows import Row, skipped, spread, wait_for_quiet
 from trainables.config import TrainConfig
 from trainables.models.backbones import RANDOM
-from trainables.training.fit import forward
-from trainables.training.micro_batches import Objective
+from trainables.models.forward import forward
+from trainables.training.micro_batches import TrainingLoss
 
 CASES = {"vit_tiny": (112, 32, 20), "vit_b16": (224, 8, 4)}  # image size, batch size, pairs
 CLASSES = [str(i) for i in range(10)]
@@ -35,7 +35,7 @@ def has_bfloat16() -> bool:
 def stepper(config: TrainConfig):
     """A call that makes one step of ``config`` on noise."""
     model = bare_loop.build(config, CLASSES, RANDOM, bare_loop.last_row_in_use()).train()
-    optimizer, objective = bare_loop.optimizer_of(model, config), Objective(config, len(CLASSES), 1, "cpu")
+    optimizer, objective = bare_loop.optimizer_of(model, config), TrainingLoss(config, len(CLASSES), 1, "cpu")
     draw = torch.Generator().manual_seed(0)
     images = torch.rand(config.batch_size, 3, config.image_size, config.image_size, generator=draw)
     label = torch.randint(len(CLASSES), (config.batch_size,), generator=draw)

@@ -3,7 +3,7 @@
     python tests/benchmarks/scale.py                          # sampler random: the driver's own work alone
     python tests/benchmarks/scale.py --sampler tpe --trials 1000
 
-Everything but Ray, MLflow and training is the real thing: conductor, record (with its fsyncs), searcher and journal,
+Everything but Ray, MLflow and training is the real thing: controller, record (with its fsyncs), searcher and journal,
 scheduler, pruning of files, tables rendered by their thread. Trials are played from the recorded curves of digits (each
 draws a run at random), round-robin over the 64 that are open. Printed: milliseconds that the driver spends on a result
 (`result`, and `ended` where it is a trial's last), and on a suggestion, of that the sampler's own time (`ask`), median
@@ -30,7 +30,7 @@ from trainables.prepare import datasets
 from tune_fairlora import search
 from tune_fairlora.plan.plan import Plan, assemble
 from tune_fairlora.record.event_log import Record
-from tune_fairlora.run.controller import Conductor
+from tune_fairlora.run.controller import SearchController
 from tune_fairlora.run.terminal import Progress
 from tune_fairlora.run.time_budget import Clock
 
@@ -77,22 +77,22 @@ def make_plan(folder: Path, sampler: str, trials: int) -> Plan:
     return dataclasses.replace(made, weights=None)
 
 
-def play(conductor: Conductor, at_once: int, times: Times) -> None:
+def play(controller: SearchController, at_once: int, times: Times) -> None:
     """Run all trials, an epoch of each open one in turn."""
     runs, open_trials, over = curves(), {}, False
     draw = np.random.default_rng(0)
     while open_trials or not over:
         while len(open_trials) < at_once and not over:
-            given = times.measure("suggest", conductor.searcher.next, conductor.searcher.suggest, "")
+            given = times.measure("suggest", controller.searcher.next, controller.searcher.suggest, "")
             over = given is None or given == Searcher.FINISHED
             if not over:
                 open_trials[given["number"]] = (runs[draw.integers(len(runs))], 0)
         for number, (run, epoch) in list(open_trials.items()):
-            goes_on = times.measure("result", number, conductor.result, number, result(run, epoch))
+            goes_on = times.measure("result", number, controller.result, number, result(run, epoch))
             open_trials[number] = (run, epoch + 1)
             if not goes_on:
                 del open_trials[number]
-                times.measure("ended", number, conductor.ended, number)
+                times.measure("ended", number, controller.ended, number)
 
 
 def result(run: list[dict], epoch: int) -> dict:
@@ -116,13 +116,13 @@ def run(folder: Path, args: argparse.Namespace) -> None:
     record = Record(folder)
     record.add("search", settings=plan.settings())
     progress = Progress(record, plan.trials, args.at_once, Console(file=io.StringIO(), width=120))
-    conductor = Conductor(plan, record, progress, Clock(), 0.0)
-    draw = conductor.searcher._draw
-    conductor.searcher._draw = lambda number: times.measure("ask", number, draw, number)
+    controller = SearchController(plan, record, progress, Clock(), 0.0)
+    draw = controller.searcher._draw
+    controller.searcher._draw = lambda number: times.measure("ask", number, draw, number)
     before, start = memory(), time.perf_counter()
-    play(conductor, args.at_once, times)
+    play(controller, args.at_once, times)
     seconds = time.perf_counter() - start
-    conductor.renderer.close()
+    controller.renderer.close()
     print(times.table(args.trials).to_string())
     counts = {status: record.count(status) for status in ("complete", "stopped", "collapsed")}
     print(f"{args.trials} trials, {args.at_once} at once, sampler {args.sampler}: {seconds:.0f} s; {counts}")

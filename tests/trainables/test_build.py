@@ -14,8 +14,9 @@ from PIL import Image
 
 from trainables.config import ConfigError
 from trainables.data.store import ROWS_PER_BATCH, Manifest, Store
+from trainables.files import locked
 from trainables.prepare import decode
-from trainables.prepare.build import Job, build, content_hash, locked, parts_folder
+from trainables.prepare.build import Job, build, content_hash, parts_folder
 from trainables.prepare.listing import Listing
 from trainables.prepare.prepared import rows_of
 

@@ -18,9 +18,9 @@ from trainables.config import TrainConfig
 from trainables.models import zeroshot
 from trainables.models.adapters import adapt, check_adapters
 from trainables.models.backbones import RANDOM
-from trainables.models.class_token import RowBlock, read_last_row
+from trainables.models.class_token import ClassTokenBlock, read_last_row
 from trainables.models.create import fresh_model, load
-from trainables.training.micro_batches import Objective
+from trainables.training.micro_batches import TrainingLoss
 
 CLASSES = tuple("0123456789")
 SIZES = {"vit_nano": 16, "vit_tiny": 32, "dino_b16": 32, "clip_b32": 64, "clip_b32_openai": 64}
@@ -202,8 +202,8 @@ def test_training_takes_the_same_course(values):
 
 
 def course(model: nn.Module, config: TrainConfig, steps: int = 20) -> torch.Tensor:
-    """The objective of every step, as ``Objective`` finds it."""
-    objective = Objective(config, len(CLASSES), 2, "cpu")
+    """The objective of every step, as ``TrainingLoss`` finds it."""
+    objective = TrainingLoss(config, len(CLASSES), 2, "cpu")
     optimizer = torch.optim.AdamW([p for p in model.train().parameters() if p.requires_grad], lr=config.lr)
     label, numbers = torch.arange(30) % 10, []
     with torch.random.fork_rng():
@@ -236,7 +236,7 @@ def test_a_copy_is_independent_and_reads_one_row_too():
         for p in model.parameters():
             p.zero_()
     require_same(outcome(duplicate), before, 0.0)
-    assert isinstance(duplicate.blocks[-1], RowBlock) and duplicate.forward_features(images(model)).shape[1] == 1
+    assert isinstance(duplicate.blocks[-1], ClassTokenBlock) and duplicate.forward_features(images(model)).shape[1] == 1
 
 
 def test_twice_is_as_once():
@@ -251,8 +251,8 @@ def test_twice_is_as_once():
 def test_other_blocks_and_other_models_keep_their_classes():
     other, model = adapted("vit_nano"), adapted("vit_nano")
     assert read_last_row(model)
-    assert [isinstance(block, RowBlock) for block in model.blocks] == [False, False, True]
-    assert not any(isinstance(block, RowBlock) for block in other.blocks)
+    assert [isinstance(block, ClassTokenBlock) for block in model.blocks] == [False, False, True]
+    assert not any(isinstance(block, ClassTokenBlock) for block in other.blocks)
 
 
 def unfused() -> VisionTransformer:

@@ -17,7 +17,8 @@ from tests.few_digits import few_digits
 from trainables.config import METHODS, ConfigError, TrainConfig
 from trainables.data.batches import Data, Split
 from trainables.models.create import fresh_model, load
-from trainables.training.fit import Diverged, Trainer, fit, forward, trained_state
+from trainables.models.forward import forward
+from trainables.training.fit import Diverged, Trainer, fit, trained_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = TrainConfig(epochs=2, batch_size=32, dropout=0.1, flip=True, crop=0.7, lr=5e-3)

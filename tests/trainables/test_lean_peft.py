@@ -13,7 +13,7 @@ TRAIN = """
 import hashlib, json, sys
 from pathlib import Path
 if sys.argv[1] == "lean":
-    from trainables import lean_peft
+    from trainables.trial import lean_peft
 import torch
 from tests.few_digits import few_digits
 from trainables import export
@@ -60,14 +60,15 @@ def test_a_trial_is_the_same_to_the_last_bit(tmp_path):
 @pytest.mark.parametrize("first", [THERE, "import peft"])
 def test_what_is_imported_already_stays(first):
     same = "real.PreTrainedModel is transformers.PreTrainedModel"
-    code = f"{first}\nfrom trainables import lean_peft\nimport json, transformers, peft.tuners.tuners_utils as real\n"
+    code = f"{first}\nfrom trainables.trial import lean_peft\nimport json, transformers\n"
+    code += "import peft.tuners.tuners_utils as real\n"
     assert run(code + f"print(json.dumps([lean_peft.LEAN, {same}]))") == [False, True]
 
 
 def test_a_peft_to_which_an_empty_class_is_not_enough_is_imported_as_ever(tmp_path):
     (tmp_path / "peft").mkdir()
     (tmp_path / "peft" / "__init__.py").write_text(NEW_PEFT)
-    code = "from trainables import lean_peft\nimport json, sys, peft\nprint(json.dumps("
+    code = "from trainables.trial import lean_peft\nimport json, sys, peft\nprint(json.dumps("
     code += "[lean_peft.LEAN, peft.BertConfig().hidden_size, len(sys.meta_path)]))"
     lean, size, finders = run(code, path=tmp_path)
     assert (lean, size) == (False, 768)

@@ -10,9 +10,10 @@ from torch import nn
 
 from trainables.config import TrainConfig
 from trainables.data.batches import Data, open_data, training_batches
+from trainables.models.forward import forward
 from trainables.prepare import datasets
-from trainables.training.fit import Trainer, forward
-from trainables.training.micro_batches import Objective
+from trainables.training.fit import Trainer
+from trainables.training.micro_batches import TrainingLoss
 from trainables.training.penalty import fairness_penalty, sample_losses
 
 CENTERS = [{}, {"penalty_center": "running"}, {"penalty_center": "running", "penalty_decay": 0.0}]
@@ -32,7 +33,7 @@ def model(dropout: float = 0.0) -> nn.Module:
 
 def gradients(config: TrainConfig, n: int, batches: int = 1) -> tuple[torch.Tensor, tuple]:
     """Of the last of several batches, as one vector, and its numbers."""
-    objective, net = Objective(config, 8, 3, "cpu"), model()
+    objective, net = TrainingLoss(config, 8, 3, "cpu"), model()
     for i in range(batches):
         net.zero_grad()
         loss = objective.backward(net, *batch(n, seed=i))
@@ -55,7 +56,7 @@ def test_parts_give_the_gradient_of_the_whole(groups, reduction, center, n, micr
 def test_a_plain_methods_parts_give_its_gradient_in_one_pass(n, micro):
     config, passes = TrainConfig(method="lora", batch_size=n), []
     whole, numbers = gradients(config, n)
-    objective, net = Objective(dataclasses.replace(config, micro_batch=micro), 8, 3, "cpu"), model()
+    objective, net = TrainingLoss(dataclasses.replace(config, micro_batch=micro), 8, 3, "cpu"), model()
     net.register_forward_hook(lambda _, images, __: passes.append(len(images[0])))
     loss = objective.backward(net, *batch(n))
     torch.testing.assert_close(torch.cat([p.grad.flatten() for p in net.parameters()]), whole, rtol=0, atol=1e-6)
@@ -80,7 +81,7 @@ def test_the_reported_penalty_is_the_batchs_own_whatever_the_centre():
 
 
 def test_absent_groups_get_neither_update_nor_weight():
-    objective = Objective(TrainConfig(method="fairlora", penalty_center="running"), 8, 3, "cpu")
+    objective = TrainingLoss(TrainConfig(method="fairlora", penalty_center="running"), 8, 3, "cpu")
     (images, _, group), label = batch(30), torch.arange(30) % 8
     objective.backward(model(), images, label, group)
     before, without = objective.state(), label != 5
@@ -95,7 +96,7 @@ def test_both_passes_see_the_same_dropout_and_parts_differ():
     net[2].register_forward_hook(lambda _, __, out: masks.append(out == 0))
     config = TrainConfig(method="fairlora", batch_size=24, micro_batch=8)
     torch.manual_seed(3)
-    Objective(config, 8, 3, "cpu").backward(net, *batch(24))
+    TrainingLoss(config, 8, 3, "cpu").backward(net, *batch(24))
     assert len(masks) == 6 and all(torch.equal(masks[i], masks[i + 3]) for i in range(3))
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(masks[:3], 2))
     after = torch.rand(1)
@@ -119,7 +120,7 @@ def test_a_trained_transformers_gradient_is_the_same_in_parts(digits, center, re
     batches = list(itertools.islice(training_batches(digits.train, config, 0), 6))
     for step, one in enumerate(batches[:5]):
         trainer.steps(trainer._schedule(step), *one)
-    in_parts = Objective(dataclasses.replace(config, micro_batch=24), 10, 2, "cpu")
+    in_parts = TrainingLoss(dataclasses.replace(config, micro_batch=24), 10, 2, "cpu")
     in_parts.restore(trainer.objective.state())
     found = []
     for objective in (trainer.objective, in_parts):

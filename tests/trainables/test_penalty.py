@@ -9,11 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from trainables.groups import group_count, group_index
 from trainables.training.penalty import (
     RunningMeans,
     fairness_penalty,
-    group_count,
-    group_index,
     group_means,
     objective,
     penalty_weights,

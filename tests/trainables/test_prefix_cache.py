@@ -17,9 +17,10 @@ from trainables.data import batches
 from trainables.data.batches import Data, draws, open_confirmation, training_batches
 from trainables.models import create
 from trainables.models.adapters import adapt
+from trainables.models.forward import forward, prefix, suffix
 from trainables.models.weights import read
 from trainables.training import prefix_cache
-from trainables.training.fit import Trainer, fit, forward, trained_state
+from trainables.training.fit import Trainer, fit, trained_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = TrainConfig(last_blocks=1, epochs=2, batch_size=32, flip=False, crop=1.0, lr=5e-3)
@@ -80,9 +81,9 @@ def test_the_two_halves_make_the_whole(name, size):
             config = TrainConfig(backbone=name, image_size=size, last_blocks=m, targets="all", dropout=0.5)
             model = adapt(model.eval(), config) if m == 2 else model
             images = torch.randn(3, 3, size, size)
-            tokens = prefix_cache.prefix(model, images, m)
+            tokens = prefix(model, images, m)
             assert tokens.shape == (3, model.patch_embed.num_patches + 1, model.embed_dim)
-            assert torch.equal(prefix_cache.suffix(model, tokens, m), model(images))
+            assert torch.equal(suffix(model, tokens, m), model(images))
 
 
 def first_logits(trainer: Trainer, tokens, config: TrainConfig, epoch: int = 0) -> torch.Tensor:
@@ -139,7 +140,7 @@ def test_nothing_is_kept_where_no_frozen_block_comes_first(seen, weights, cache,
 def test_a_backbone_that_is_random_before_its_last_blocks_is_not_kept(seen, cache, chance):
     def applies(kind=VisionTransformer, **options) -> bool:
         model = kind(img_size=16, patch_size=4, embed_dim=64, depth=3, num_heads=4, num_classes=10, **options)
-        return prefix_cache.Kept(model.requires_grad_(False), CONFIG, seen, "cpu").applies
+        return prefix_cache.PrefixCache(model.requires_grad_(False), CONFIG, seen, "cpu").applies
 
     class Another(VisionTransformer):
         """Whose forward pass may be another."""
@@ -302,12 +303,13 @@ import sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from trainables import data, prefix
+from trainables.data import batches
+from trainables.training import prefix_cache
 from trainables.config import TrainConfig
 from trainables.training.fit import Trainer
 store, weights, name, mode = sys.argv[1:]
-trainer = Trainer(TrainConfig(last_blocks=1, flip=False, crop=1.0), data.open_data(store), weights, "cpu", None)
-made, make, compute = [], prefix.Kept._make, prefix.prefix
+trainer = Trainer(TrainConfig(last_blocks=1, flip=False, crop=1.0), batches.open_data(store), weights, "cpu", None)
+made, make, compute = [], prefix_cache.PrefixCache._make, prefix_cache.prefix
 
 def counted(self, path, *rest):
     made.append(path.name)
@@ -317,7 +319,7 @@ def slow(*arguments):
     time.sleep(0.02 if mode == "together" else 1.0)
     return compute(*arguments)
 
-prefix.Kept._make, prefix.prefix = counted, slow
+prefix_cache.PrefixCache._make, prefix_cache.prefix = counted, slow
 Path(name).touch()
 while mode == "together" and len(list(Path(name).parent.glob("ready-*"))) < 2:
     time.sleep(0.001)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables.config import TrainConfig
-from trainables.data.sampling import Rounds, index_batches
+from trainables.data.sampling import ShuffledCycle, index_batches
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -86,7 +86,7 @@ def test_an_epochs_batches_are_those_of_its_generator():
 @settings(deadline=None, max_examples=100)
 @given(st.integers(1, 12), st.lists(st.integers(1, 30), max_size=12), st.integers(0, 5))
 def test_rounds_give_each_item_as_often_as_any_other(n, takes, seed):
-    rounds, seen = Rounds(list(range(n)), generator(seed)), Counter(dict.fromkeys(range(n), 0))
+    rounds, seen = ShuffledCycle(list(range(n)), generator(seed)), Counter(dict.fromkeys(range(n), 0))
     for wanted in takes:
         taken = Counter(rounds.take(wanted))
         assert taken.total() == wanted and max(taken.values()) == math.ceil(wanted / n)
@@ -96,6 +96,6 @@ def test_rounds_give_each_item_as_often_as_any_other(n, takes, seed):
 
 
 def test_rounds_are_shuffled():
-    rounds = Rounds(list(range(50)), generator())
+    rounds = ShuffledCycle(list(range(50)), generator())
     one, other = rounds.take(50), rounds.take(50)
     assert sorted(one) == sorted(other) == list(range(50)) and one != other != list(range(50))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainables.data.store import ROWS_PER_BATCH, Manifest, Store, cache_folder, replace_atomically, write
+from trainables.data.store import ROWS_PER_BATCH, Manifest, Store, write
+from trainables.files import cache_folder, replace_atomically
 
 SIZE = 6
 

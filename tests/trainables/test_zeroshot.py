@@ -17,8 +17,9 @@ from trainables.models.adapters import adapt, check_adapters, parameter_counts
 from trainables.models.backbones import RANDOM
 from trainables.models.class_token import read_last_row
 from trainables.models.create import BACKBONES, create, fresh_model, load, skeleton
+from trainables.models.forward import forward
 from trainables.training.cuda_graph import _parameter_groups
-from trainables.training.fit import evaluate_split, fit, forward
+from trainables.training.fit import evaluate_split, fit
 
 CLASSES = ("red_square", "blue_square")
 CONFIG = TrainConfig(

@@ -4,7 +4,7 @@ import ray._private.node
 import ray._private.services
 from ray._private.node import Node
 
-from tune_fairlora import bare_ray
+from tune_fairlora.run import fast_start
 
 
 def functions() -> tuple:
@@ -14,7 +14,7 @@ def functions() -> tuple:
 def test_ray_is_whole_again_whatever_happens():
     whole = functions()
     try:
-        with bare_ray.bare_ray():
+        with fast_start.bare_ray():
             bare = functions()
             raise RuntimeError
     except RuntimeError:
@@ -26,8 +26,8 @@ def test_ray_is_whole_again_whatever_happens():
 def test_what_a_version_of_ray_lacks_is_left_alone(monkeypatch):
     lacking = [("ray._private.no_such", "", "f", None), ("ray._private.node", "NoSuch", "f", None)]
     lacking += [("ray._private.node", "Node", "no_such", None)]
-    monkeypatch.setattr(bare_ray, "LEFT_OUT", [*lacking, *bare_ray.LEFT_OUT])
+    monkeypatch.setattr(fast_start, "LEFT_OUT", [*lacking, *fast_start.LEFT_OUT])
     whole = functions()
-    with bare_ray.bare_ray():
+    with fast_start.bare_ray():
         assert not set(functions()) & set(whole) and not hasattr(Node, "no_such")
     assert functions() == whole and not hasattr(Node, "no_such")

@@ -10,14 +10,13 @@ import pytest
 from search_spaces import resolve
 from search_spaces.space import Space
 from tests.weights import saved
+from trainables import files
 from trainables.config import ConfigError
-from trainables.data import store
 from trainables.data.store import Manifest, Store
 from trainables.models import create
 from trainables.prepare import datasets
-from tune_fairlora import proved
 from tune_fairlora.plan import checks
-from tune_fairlora.proved import Proof
+from tune_fairlora.plan.checks import ModelCheckCache
 
 
 @pytest.fixture
@@ -32,8 +31,8 @@ def cache(tmp_path, monkeypatch, images) -> Path:
     return tmp_path / "cache"
 
 
-def proof(images: Path, given: str | None = "random", space: Space | None = None, **changes) -> Proof:
-    return Proof(space or resolve("digits").with_changes(changes, None), given, Store(images).manifest)
+def proof(images: Path, given: str | None = "random", space: Space | None = None, **changes) -> ModelCheckCache:
+    return ModelCheckCache(space or resolve("digits").with_changes(changes, None), given, Store(images).manifest)
 
 
 def test_a_proof_is_known_afterwards_and_not_made_again(cache, images, monkeypatch):
@@ -53,13 +52,13 @@ def test_another_model_wants_a_proof_of_its_own(cache, images, changes):
 def test_other_classes_methods_libraries_and_code_want_one_too(cache, images, monkeypatch, tmp_path):
     proof(images).source(images)
     kept = Store(images).manifest
-    assert not Proof(resolve("digits"), "random", Manifest("d", 16, [*kept.classes, "10"], kept.groups)).known
+    assert not ModelCheckCache(resolve("digits"), "random", Manifest("d", 16, [*kept.classes, "10"], kept.groups)).known
     assert not proof(images, space=resolve("digits").with_changes({}, ("lora",))).known
     with monkeypatch.context() as patch:
-        patch.setattr(proved, "version", lambda name: "9.9")
+        patch.setattr(checks, "version", lambda name: "9.9")
         assert not proof(images).known
     (tmp_path / "code").mkdir()
-    monkeypatch.setattr(proved, "OURS", tmp_path / "code")
+    monkeypatch.setattr(checks, "OURS", tmp_path / "code")
     assert not proof(images).known
 
 
@@ -123,4 +122,4 @@ def test_a_search_whose_model_is_known_never_imports_torch(cache, images, tmp_pa
         assert done.returncode == 0, done.stderr
         found.append(json.loads(done.stdout.splitlines()[-1]))
     assert found == [{"models": [True], "torch": True}, {"models": [False], "torch": False}]
-    assert store.cache_folder() == cache
+    assert files.cache_folder() == cache

@@ -20,7 +20,7 @@ from trainables.prepare import datasets
 from trainables.trial.checkpoints import save_checkpoint, save_weights, trial_folder
 from tune_fairlora.plan.plan import Plan
 from tune_fairlora.record.event_log import Record
-from tune_fairlora.run.controller import Conductor
+from tune_fairlora.run.controller import SearchController
 from tune_fairlora.run.terminal import Progress
 from tune_fairlora.run.time_budget import Clock
 
@@ -40,12 +40,12 @@ class Search:
         self.record, self.out = record, StringIO()
         console = Console(file=self.out, width=300)
         progress = Progress(record, self.plan.trials, 2, console)
-        self.conductor = Conductor(self.plan, record, progress, Clock(), 0.0)
-        self.conductor.take_up()
+        self.controller = SearchController(self.plan, record, progress, Clock(), 0.0)
+        self.controller.take_up()
 
     @property
     def searcher(self):
-        return self.conductor.searcher
+        return self.controller.searcher
 
     def launch(self) -> dict:
         return self.searcher.suggest("ray")
@@ -57,7 +57,7 @@ class Search:
         save_checkpoint(
             trial_folder(self.folder, number), {"config_id": trial.config_id, "seed": trial.seed, "epoch": epoch}, made
         )
-        return self.conductor.result(number, made)
+        return self.controller.result(number, made)
 
     def whole(self, **values) -> int:
         """A trial from its launch to its end."""
@@ -65,11 +65,11 @@ class Search:
         for epoch in range(1, EPOCHS + 1):
             if not self.report(number, epoch, **values):
                 break
-        self.conductor.ended(number)
+        self.controller.ended(number)
         return number
 
     def die(self) -> None:
-        self.conductor.renderer.close()
+        self.controller.renderer.close()
         self.record.close()
 
     def again(self, **options) -> "Search":
@@ -118,14 +118,14 @@ def search(tmp_path):
 
 def test_a_search_runs_its_trials_and_ends(search):
     numbers = [search.whole(accuracy=0.5 + i / 20, delta=0.3) for i in range(6)]
-    assert numbers == [0, 1, 2, 3, 4, 5] and search.launch() == Searcher.FINISHED and search.conductor.complete()
+    assert numbers == [0, 1, 2, 3, 4, 5] and search.launch() == Searcher.FINISHED and search.controller.complete()
     assert search.record.front() == [5] and [search.state_of(n) for n in numbers] == [TrialState.COMPLETE] * 6
 
 
 def test_a_result_that_is_told_twice_counts_once(search):
     number = search.launch()["number"]
     assert search.report(number, 1, accuracy=0.5)
-    assert search.conductor.result(number, result(1, accuracy=0.9))
+    assert search.controller.result(number, result(1, accuracy=0.9))
     assert [e["metrics"]["val_accuracy"] for e in search.record.trials[number].epochs] == [0.5]
 
 
@@ -133,12 +133,12 @@ def test_a_trial_whose_process_broke_goes_on_as_often_as_it_may_and_then_has_fai
     number = search.launch()["number"]
     search.report(number, 1)
     for _ in range(2):
-        search.conductor.failed(number, "OutOfMemoryError: 3 GiB")
+        search.controller.failed(number, "OutOfMemoryError: 3 GiB")
         assert search.record.trials[number].status == "running" and search.files(number) == ["checkpoint.pt"]
         again = search.launch()
         assert again["number"] == number and again["reported"] == 1
         assert again["values"] == search.record.trials[number].values
-    search.conductor.failed(number, "OutOfMemoryError: 4 GiB")
+    search.controller.failed(number, "OutOfMemoryError: 4 GiB")
     trial = search.record.trials[number]
     assert (trial.status, trial.reason, trial.faults) == ("failed", "OutOfMemoryError: 4 GiB", 3)
     assert search.state_of(number) == TrialState.FAIL and search.launch()["number"] == number + 1
@@ -149,11 +149,11 @@ def test_the_searcher_waits_for_open_trials_that_may_come_again(tmp_path):
     search = Search(tmp_path, trials=1)
     number = search.launch()["number"]
     assert search.launch() is None  # not the end: the trial may fail
-    search.conductor.failed(number, "worker died")
+    search.controller.failed(number, "worker died")
     assert search.launch()["number"] == number
     for epoch in range(1, EPOCHS + 1):
         search.report(number, epoch)
-    search.conductor.ended(number)
+    search.controller.ended(number)
     assert search.launch() == Searcher.FINISHED
     search.die()
 
@@ -161,8 +161,8 @@ def test_the_searcher_waits_for_open_trials_that_may_come_again(tmp_path):
 def test_a_nan_ends_a_trial_as_diverged_at_once(search):
     number = search.launch()["number"]
     search.report(number, 1)
-    assert not search.conductor.result(number, {"done": True, "diverged": "the training loss is nan", "device": "cpu"})
-    search.conductor.ended(number)
+    assert not search.controller.result(number, {"done": True, "diverged": "the training loss is nan", "device": "cpu"})
+    search.controller.ended(number)
     trial = search.record.trials[number]
     assert (trial.status, trial.reason) == ("diverged", "Diverged: the training loss is nan")
     assert search.state_of(number) == TrialState.FAIL and search.files(number) == []
@@ -170,7 +170,7 @@ def test_a_nan_ends_a_trial_as_diverged_at_once(search):
 
 def test_a_trial_that_hung_is_not_tried_again_by_itself(search):
     number = search.launch()["number"]
-    search.conductor.failed(number, "hung: no report for 600 s (--trial-timeout)", again=False)
+    search.controller.failed(number, "hung: no report for 600 s (--trial-timeout)", again=False)
     assert search.record.trials[number].status == "failed" and not search.searcher.again
     resumed = search.again()
     assert resumed.launch()["number"] == number  # a resumed search tries it again
@@ -193,12 +193,12 @@ def test_a_checkpoint_that_came_after_its_trials_end_is_swept_away(search):
     running, failed = (search.launch()["number"] for _ in range(2))
     for number in (running, failed):
         search.report(number, 1)
-    search.conductor.failed(failed, "broken", again=False)
+    search.controller.failed(failed, "broken", again=False)
     save_checkpoint(trial_folder(search.folder, worse), {"epoch": 1}, result(1))
     save_weights(trial_folder(search.folder, best), {}, {})
     for number, name in ((best, "model.safetensors"), (running, "checkpoint.pt"), (failed, "checkpoint.pt")):
         (trial_folder(search.folder, number) / f".{name}.0a1b.tmp").touch()  # of a process that was killed
-    search.conductor.sweep()
+    search.controller.sweep()
     assert not trial_folder(search.folder, worse).exists() and search.files(best) == ["model.safetensors"]
     assert search.files(running) == search.files(failed) == ["checkpoint.pt"]
 
@@ -210,7 +210,7 @@ def test_a_search_that_ends_at_once_keeps_what_may_still_come_onto_the_front(tmp
     save_weights(trial_folder(search.folder, first), {}, {})
     again = search.again()
     assert again.record.front() == [] and again.record.undecided() == [first]
-    again.conductor.sweep()
+    again.controller.sweep()
     assert again.files(first) == ["model.safetensors"]
     again.die()
 
@@ -218,9 +218,9 @@ def test_a_search_that_ends_at_once_keeps_what_may_still_come_onto_the_front(tmp
 def test_an_epoch_that_is_trained_again_is_a_sign_of_life(search):
     number = search.launch()["number"]
     search.report(number, 1)
-    search.conductor.clock._heard[number] -= 1000
+    search.controller.clock._heard[number] -= 1000
     search.report(number, 1)
-    assert search.conductor.clock.silent() == [] and len(search.record.trials[number].epochs) == 1
+    assert search.controller.clock.silent() == [] and len(search.record.trials[number].epochs) == 1
 
 
 def test_tables_of_an_earlier_epoch_are_not_taken_for_the_last_ones(tmp_path):
@@ -247,7 +247,7 @@ def test_the_scheduler_stops_what_is_poor_and_every_decision_is_in_the_record(tm
     poor = search.whole(accuracy=0.5, delta=0.5)
     trial = search.record.trials[poor]
     assert trial.status == "stopped" and len(trial.epochs) == 1
-    assert trial.reason == "stopped at epoch 1: rank 3 of 3, keeps best 2" == trial.decisions[1]
+    assert trial.reason == "stopped at epoch 1: place 3 of 3, keeps best 2" == trial.decisions[1]
     assert search.state_of(poor) == TrialState.PRUNED and search.files(poor) == []
     assert search.record.front() == good[:1] and "kept at epoch 1" in search.record.trials[good[0]].decisions[1]
     assert search.record.trials[2].decisions[1] == "kept at epoch 1: 1 of the 2 trials that a comparison takes"
@@ -282,7 +282,7 @@ def play(search: Search, moments: set[int], step: int = 0) -> Search:
                 break
             accuracy = 0.3 + 0.6 * math.sin(number + 1) ** 2 + epoch / 100
             if not search.report(number, epoch, accuracy=accuracy, delta=0.5 * math.cos(number) ** 2):
-                search.conductor.ended(number)
+                search.controller.ended(number)
                 break
     return search
 
@@ -310,7 +310,7 @@ def test_a_decision_that_was_lost_is_made_again(tmp_path, cut):
     (tmp_path / "events.jsonl").write_bytes(b"".join(whole[: len(whole) - cut]))
     search = Search(tmp_path, scheduler="moasha", trials=8)
     trial = search.record.trials[number]
-    assert trial.status == "stopped" and trial.reason == "stopped at epoch 1: rank 3 of 3, keeps best 2"
+    assert trial.status == "stopped" and trial.reason == "stopped at epoch 1: place 3 of 3, keeps best 2"
     assert trial.tables == {"by_group": {"accuracy": [0.9, 0.8]}}  # from the checkpoint
     search.die()
 
@@ -318,7 +318,7 @@ def test_a_decision_that_was_lost_is_made_again(tmp_path, cut):
 def test_interrupted_trials_go_on_and_are_told_to_the_study_only_at_their_end(search):
     number = search.launch()["number"]
     search.report(number, 1)
-    search.conductor.end_open_trials("interrupted")
+    search.controller.end_open_trials("interrupted")
     assert search.record.trials[number].status == "interrupted" and search.state_of(number) == TrialState.RUNNING
     again = search.again()
     assert again.launch() | {"context": 0, "values": 0} == {"number": number, "reported": 1, "context": 0, "values": 0}
@@ -328,7 +328,7 @@ def test_interrupted_trials_go_on_and_are_told_to_the_study_only_at_their_end(se
 def test_failed_trials_are_tried_again_when_more_failures_are_allowed(tmp_path):
     search = Search(tmp_path, max_failures=0)
     number = search.launch()["number"]
-    search.conductor.failed(number, "worker died")
+    search.controller.failed(number, "worker died")
     assert search.state_of(number) == TrialState.FAIL
     same = search.again()
     assert same.launch()["number"] == number + 1
@@ -336,7 +336,7 @@ def test_failed_trials_are_tried_again_when_more_failures_are_allowed(tmp_path):
     assert more.launch()["number"] == number and more.state_of(number) == TrialState.RUNNING
     for epoch in range(1, EPOCHS + 1):
         more.report(number, epoch, accuracy=0.9)
-    more.conductor.ended(number)
+    more.controller.ended(number)
     assert more.state_of(number) == TrialState.COMPLETE and number in more.record.front()
     more.die()
 
@@ -350,9 +350,9 @@ def test_more_trials_may_be_asked_for(search):
 
 
 def test_nothing_new_starts_that_cannot_reach_its_first_rung(search):
-    search.conductor.clock = clock = Clock(budget=1000.0)
+    search.controller.clock = clock = Clock(budget=1000.0)
     search.whole()
     clock.end = clock.end - 999.0  # a second is left or so
     clock._epochs.clear()
     clock.learn(10.0)
-    assert search.launch() == Searcher.FINISHED and not search.conductor.complete()
+    assert search.launch() == Searcher.FINISHED and not search.controller.complete()

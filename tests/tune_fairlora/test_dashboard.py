@@ -11,7 +11,7 @@ import pytest
 
 from search_spaces import SPACES
 from tests.processes import until
-from tests.records import Host, begun
+from tests.records import TrialLauncher, begun
 from tune_fairlora.algorithms.searcher import StudySearcher
 
 
@@ -37,7 +37,7 @@ def answers(port: int) -> bool:
 @pytest.mark.slow
 def test_optunas_dashboard_shows_the_trials_of_a_journal(tmp_path, port):
     record = begun(tmp_path)
-    searcher = StudySearcher(SPACES["digits"], tmp_path, "tpe", 0, record, Host(record), 10)
+    searcher = StudySearcher(SPACES["digits"], tmp_path, "tpe", 0, record, TrialLauncher(record), 10)
     for i in range(4):
         searcher.suggest(str(i))
     for number, accuracy in enumerate((0.5, 0.7)):

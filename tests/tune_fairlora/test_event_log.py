@@ -152,17 +152,17 @@ def test_with_several_seeds_the_front_is_of_the_means_of_complete_configurations
 
 
 def test_weights_stay_until_every_seed_of_a_configuration_has_spoken(tmp_path):
-    """The conductor's own pruning, on a real record and real files."""
-    from tune_fairlora.run.controller import Conductor
+    """The controller's own pruning, on a real record and real files."""
+    from tune_fairlora.run.controller import SearchController
 
     record = begun(tmp_path, seeds=2)
-    conductor = SimpleNamespace(record=record, plan=SimpleNamespace(folder=tmp_path), _kept=set())
+    controller = SimpleNamespace(record=record, plan=SimpleNamespace(folder=tmp_path), _kept=set())
     plan = [(0.9, 0.1), (0.9, 0.1), (0.5, 0.5), (0.5, 0.5)]  # the second configuration is dominated
     kept = []
     for number, (accuracy, delta) in enumerate(plan):
         (tmp_path / f"trials/{number:04d}").mkdir(parents=True)
         run(record, number, [0.1, accuracy], delta=delta, seed=number % 2)
-        Conductor._prune(conductor, number)
+        SearchController._prune(controller, number)
         kept.append(sorted(p.name for p in (tmp_path / "trials").iterdir()))
     assert kept == [["0000"], ["0000", "0001"], ["0000", "0001", "0002"], ["0000", "0001"]]
     run(record, 4, [0.1, 0.95], delta=0.05, seed=0)

@@ -18,9 +18,10 @@ from trainables.config import TrainConfig
 from trainables.data import batches
 from trainables.data.batches import open_data
 from trainables.export import load
+from trainables.models.forward import forward
 from trainables.prepare import datasets
 from trainables.prepare.make import Request, prepare_into
-from trainables.training.fit import fit, forward, trained_state
+from trainables.training.fit import fit, trained_state
 from trainables.trial.checkpoints import save_weights, trial_folder
 from trainables.trial.trial import tables
 from tune_fairlora import export, predict

@@ -104,9 +104,11 @@ def naive_decision(trials, spread, reduction_factor, floor) -> Decision:
         if me in members:
             position = better + 1 + NAIVE[spread]([grid[i] for i in members]).index(members.index(me))
             split = better < best < better + len(members)
-            rank = min(position, best + 1) if split else better + 1  # those that nothing tells apart share a place
+            place = min(position, best + 1) if split else better + 1  # what nothing tells apart shares a place
             keep = position <= best
-            return Decision(keep, f"{'kept' if keep else 'stopped'} at epoch 1: rank {rank} of {n}, keeps best {best}")
+            return Decision(
+                keep, f"{'kept' if keep else 'stopped'} at epoch 1: place {place} of {n}, keeps best {best}"
+            )
         better += len(members)
 
 
@@ -222,11 +224,11 @@ def test_what_is_said():
     assert said == [
         "kept at epoch 2: 1 of the 3 trials that a comparison takes",
         "kept at epoch 2: 2 of the 3 trials that a comparison takes",
-        "stopped at epoch 2: rank 3 of 3, keeps best 1",
-        "kept at epoch 2: rank 1 of 4, keeps best 2",
+        "stopped at epoch 2: place 3 of 3, keeps best 1",
+        "kept at epoch 2: place 1 of 4, keeps best 2",
         "stopped at epoch 2: val_mean_recall 0.2500 is under the floor 0.3125",
-        "stopped at epoch 2: rank 3 of 6, keeps best 2",
-        "kept at epoch 2: rank 2 of 7, keeps best 3",
+        "stopped at epoch 2: place 3 of 6, keeps best 2",
+        "kept at epoch 2: place 2 of 7, keeps best 3",
     ]
 
 
@@ -239,7 +241,7 @@ def test_a_collapsed_model_is_stopped_and_pushes_no_sound_one_out():
     # It came while two were too few to tell. It fills one of three places and takes none of those that go on.
     assert last([fair, collapsed, better]).keep
     assert not last([fair, collapsed, better], floor=0).keep
-    assert last([fair, better, collapsed], floor=0).text == "stopped at epoch 1: rank 2 of 3, keeps best 1"
+    assert last([fair, better, collapsed], floor=0).text == "stopped at epoch 1: place 2 of 3, keeps best 1"
     # Three collapsed and six sound: the best three of the sound go on.
     sound = [((i, i), 0.75) for i in range(6)]
     kept = [last([*[collapsed] * 3, *sound[:i], *sound[i + 1 :], sound[i]]).keep for i in range(6)]
@@ -248,7 +250,7 @@ def test_a_collapsed_model_is_stopped_and_pushes_no_sound_one_out():
 
 def test_the_floor_is_inclusive_and_never_below_a_guess_and_takes_three_to_know():
     at = [((i, i), recall) for i, recall in enumerate((0.625, 0.625, 0.375))]
-    assert "rank 3" in last(at).text
+    assert "place 3" in last(at).text
     assert "under the floor 0.3750" in last([*at[:2], ((0, 0), 0.3749)]).text
     assert "under the floor 0.1250" in last([((i, i), 0.0625) for i in range(3)]).text
     assert last([((0, 0), 0.0)]).keep and last([((0, 0), 0.9), ((1, 1), 0.0)]).keep
@@ -278,7 +280,7 @@ def test_a_rung_is_an_exact_epoch_of_one_budget():
         assert f"{number + 1} of" in scheduler.report(number, 1, 9, measured((number, 0), 0.5)).text
     assert "1 of the 3" in scheduler.report(9, 3, 9, measured((5, 5), 0.5)).text
     assert "1 of the 3" in scheduler.report(9, 1, 27, measured((5, 5), 0.5)).text
-    assert "rank 5 of 5" in scheduler.report(9, 1, 9, measured((5, 5), 0.5)).text
+    assert "place 5 of 5" in scheduler.report(9, 1, 9, measured((5, 5), 0.5)).text
 
 
 def test_a_second_report_of_a_rung_gives_the_first_answer_and_records_nothing():

@@ -14,8 +14,8 @@ from trainables.export.predict import open_model
 from trainables.metrics import METRICS, evaluate
 from trainables.models.adapters import adapt
 from trainables.models.create import fresh_model
+from trainables.models.forward import forward
 from trainables.prepare.decode import decode
-from trainables.training.fit import forward
 from tune_fairlora import predict
 
 CLASSES, GROUPS = ["red", "=cmd()", "<script>alert(1)</script>"], ["day", "night"]

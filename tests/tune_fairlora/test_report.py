@@ -98,7 +98,7 @@ def test_all_of_the_search_is_in_it(made):
     best = table[table["status"] == "complete"].groupby("method")["val_accuracy"].max()
     for value in best:
         assert f"{100 * value:.2f}" in page.texts
-    for text in ("rank 9 of 9", "f00d", "vit.safetensors, hash beef", "tpe, moasha", "0.1.0"):
+    for text in ("place 9 of 9", "f00d", "vit.safetensors, hash beef", "tpe, moasha", "0.1.0"):
         assert text in page.text
     assert "/somewhere/of/mine" not in page.text  # where files lie is nobody's business
     assert "The smallest class has" in page.text and "16 trials: 13 complete" in page.text

@@ -22,7 +22,7 @@ from tune_fairlora.tracking.tracking_uri import without_password
 COMMAND = ["--space", "digits", "--trials", "4", "--epochs", "2", "--set", "rank=4"]
 
 
-class Host:
+class TrialLauncher:
     def __init__(self, record: Record):
         self.record = record
 
@@ -52,7 +52,7 @@ def original(tmp_path_factory) -> Path:
     made.folder.mkdir(parents=True)
     record = Record(made.folder)
     record.add("search", settings=made.settings())
-    searcher = StudySearcher(made.space, made.folder, "tpe", 0, record, Host(record), 4)
+    searcher = StudySearcher(made.space, made.folder, "tpe", 0, record, TrialLauncher(record), 4)
     for number in (0, 1):
         searcher.suggest("")
         record.add("epoch", number=number, epoch=1, metrics=metrics(), seconds=0.1)

@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 from search_spaces import SPACES
 from search_spaces.space import Space
 from tests.processes import refusal
-from tests.records import Host, begun
+from tests.records import TrialLauncher, begun
 from trainables.config import METHODS, ConfigError, TrainConfig
 from tune_fairlora.algorithms.samplers import SAMPLERS
 from tune_fairlora.algorithms.searcher import StudySearcher
@@ -33,7 +33,8 @@ def make(folder, sampler="tpe", seed=0, space=SPACES["digits"], trials=10**6, **
     record = begun(folder, seeds=options.get("seeds", 1)) if begins else Record(folder)
     again = [number for number, trial in record.trials.items() if trial.status == "running"]
     try:
-        return StudySearcher(space, folder, sampler, seed, record, Host(record), trials, **{"again": again} | options)
+        launcher = TrialLauncher(record)
+        return StudySearcher(space, folder, sampler, seed, record, launcher, trials, **{"again": again} | options)
     except BaseException:
         record.close()
         raise
@@ -77,8 +78,8 @@ def test_outcomes_are_told_as_what_they_are(tmp_path):
     searcher = make(tmp_path)
     numbers = [searcher.suggest(str(i))["number"] for i in range(6)]
     end(searcher, numbers[0], accuracy=0.9, delta=0.1)
-    searcher.state.add("decision", number=1, epoch=1, keep=False, text="stopped at epoch 1: rank 2 of 2, keeps best 1")
-    end(searcher, numbers[1], "stopped", "stopped at epoch 1: rank 2 of 2, keeps best 1", accuracy=0.95, delta=0.0)
+    searcher.state.add("decision", number=1, epoch=1, keep=False, text="stopped at epoch 1: place 2 of 2, keeps best 1")
+    end(searcher, numbers[1], "stopped", "stopped at epoch 1: place 2 of 2, keeps best 1", accuracy=0.95, delta=0.0)
     end(searcher, numbers[2], "failed", "OutOfMemoryError")
     end(searcher, numbers[3], "diverged", "Diverged")
     end(searcher, numbers[4], "collapsed", "val_mean_recall 0.1", accuracy=0.1, delta=0.0)
@@ -274,7 +275,7 @@ def test_constraints_reach_the_sampler_and_mark_what_breaks_them(tmp_path):
     shares = []
     for name, texts in (("free", []), ("bound", ["val_accuracy>=0.9"])):
         record = begun(tmp_path / name, constraints=texts)
-        searcher = StudySearcher(SPACES["digits"], tmp_path / name, "tpe", 0, record, Host(record), 100)
+        searcher = StudySearcher(SPACES["digits"], tmp_path / name, "tpe", 0, record, TrialLauncher(record), 100)
         configs = drive(searcher, 40)[15:]
         shares.append(sum(c["lr"] >= 0.009 for c in configs) / len(configs))
     trials = trials_of(searcher)

@@ -11,7 +11,7 @@ import pytest
 
 from trainables.config import ConfigError
 from tune_fairlora import startup
-from tune_fairlora.run import ray_cluster
+from tune_fairlora.run import fast_start, ray_cluster
 
 # A Ray as a search starts it; printed: which of its workers were there before any trial, and what a worker is given.
 START = """
@@ -58,7 +58,7 @@ def test_libraries_are_imported_meanwhile():
     """In a thread of its own; what cannot be imported shows where it is used."""
     for name in ("colorsys", "netrc"):
         sys.modules.pop(name, None)
-    first = ray_cluster.import_meanwhile(["no_such_module", "this.neither", "colorsys"], ["netrc"])
+    first = fast_start.import_meanwhile(["no_such_module", "this.neither", "colorsys"], ["netrc"])
     assert first.wait(30) and "colorsys" in sys.modules and "no_such_module" not in sys.modules
     for thread in threading.enumerate():
         if thread.name == "import":
@@ -155,10 +155,10 @@ def test_no_process_is_started_that_would_not_become_a_trials(monkeypatch, optio
     monkeypatch.setattr(ray_cluster, "GPUS", ())
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     usual = {"cpus_per_trial": 1.0, "gpus_per_trial": None, "max_concurrent": None}
-    ahead = ray_cluster.load_ahead(argparse.Namespace(**usual), 9)
-    assert ahead["RAY_preload_python_modules"] == ",".join(ray_cluster.TRIAL) and ahead["OMP_NUM_THREADS"] == "1"
+    ahead = fast_start.load_ahead(argparse.Namespace(**usual), 9)
+    assert ahead["RAY_preload_python_modules"] == ",".join(fast_start.TRIAL) and ahead["OMP_NUM_THREADS"] == "1"
     monkeypatch.setattr(ray_cluster, "GPUS", ("/dev/null",) if gpu else ())
-    assert ray_cluster.load_ahead(argparse.Namespace(**usual | options), trials) == {}
+    assert fast_start.load_ahead(argparse.Namespace(**usual | options), trials) == {}
 
 
 def test_what_ray_refuses_is_one_line_and_leaves_no_ray():

@@ -24,7 +24,7 @@ def made(folder: Path, **settings) -> Record:
     records.run(record, 2, [0.5, 0.7], delta=0.4, method="fft", lr=1e-4)
     records.start(record, 3, method="fairfft", lam=2.0, epochs=2)
     records.report(record, 3, 1, accuracy=0.4)
-    record.add("end", number=3, status="stopped", reason="rank 4 of 4", tables={})
+    record.add("end", number=3, status="stopped", reason="place 4 of 4", tables={})
     record.close()
     return record
 

@@ -7,18 +7,17 @@ from trainables.data.store import Manifest
 from trainables.models import zeroshot
 from trainables.prepare import datasets
 from tune_fairlora import search
-from tune_fairlora.plan.checks import check_weights
-from tune_fairlora.proved import Proof
+from tune_fairlora.plan.checks import ModelCheckCache, check_weights
 
 
 def test_random_weights_are_announced_and_passed_on(capsys, tmp_path, monkeypatch):
     """Also where they were proved before."""
     monkeypatch.setenv("TUNE_FAIRLORA_CACHE", str(tmp_path))
     manifest = Manifest("digits", 16, list("0123456789"), ["a", "b"])
-    first = Proof(resolve("digits"), "random", manifest)
+    first = ModelCheckCache(resolve("digits"), "random", manifest)
     assert not first.known and first.source(datasets.prepare("digits", None, 16)) == "random"
     capsys.readouterr()
-    again = Proof(resolve("digits"), "random", manifest)
+    again = ModelCheckCache(resolve("digits"), "random", manifest)
     assert again.known and again.source(tmp_path / "not asked for") == "random"
     line = capsys.readouterr().out
     assert line.startswith("note: vit_nano has random weights") and line.count("\n") == 1

@@ -127,7 +127,7 @@ def _on_gpu(device: str | torch.device) -> bool:
     return torch.device(device).type == "cuda"
 
 
-class Draws(NamedTuple):
+class Augmentation(NamedTuple):
     """What chance decides of n images: whether each is flipped, bool ``[n]``; its crop's area share ``[n]``, and where
     in what the crop leaves free it lies, ``[n, 2]`` in [-1, 1]. None where the configuration asks for no such thing."""
 
@@ -135,18 +135,18 @@ class Draws(NamedTuple):
     area: Tensor | None
     shift: Tensor | None
 
-    def of(self, index: Tensor) -> "Draws":
+    def of(self, index: Tensor) -> "Augmentation":
         """Those of the images ``index`` alone."""
-        return Draws(*(None if part is None else part[index] for part in self))
+        return Augmentation(*(None if part is None else part[index] for part in self))
 
 
-def draws(n: int, config: TrainConfig, generator: torch.Generator) -> Draws:
+def draws(n: int, config: TrainConfig, generator: torch.Generator) -> Augmentation:
     """The flips and crops of ``n`` images from ``generator``: a crop covers a uniform area share in [crop, 1]."""
     flip = torch.rand(n, generator=generator) < 0.5 if config.flip else None
     if config.crop == 1:
-        return Draws(flip, None, None)
+        return Augmentation(flip, None, None)
     area = torch.rand(n, generator=generator) * (1 - config.crop) + config.crop
-    return Draws(flip, area, torch.rand(n, 2, generator=generator) * 2 - 1)
+    return Augmentation(flip, area, torch.rand(n, 2, generator=generator) * 2 - 1)
 
 
 def view_of(config: TrainConfig, epoch: int) -> int | None:
@@ -154,7 +154,7 @@ def view_of(config: TrainConfig, epoch: int) -> int | None:
     return epoch % config.views if config.views and config.augments else None
 
 
-def view_draws(n: int, config: TrainConfig, view: int) -> Draws:
+def view_draws(n: int, config: TrainConfig, view: int) -> Augmentation:
     """Flips and crops of fixed view ``view`` for the ``n`` images of a split: the same in every trial, whatever its
     seed and its order."""
     return draws(n, config, _generator(0, "view", view))
@@ -165,7 +165,7 @@ def augmented(images: Tensor, config: TrainConfig, generator: torch.Generator) -
     return transformed(images, draws(len(images), config, generator))
 
 
-def transformed(images: Tensor, drawn: Draws) -> Tensor:
+def transformed(images: Tensor, drawn: Augmentation) -> Tensor:
     """``images`` float ``[b, 3, size, size]`` flipped and cropped as ``drawn`` says.
 
     A crop keeps the aspect, is scaled back to the image's size, and is resampled bilinearly.

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from trainables.config import ConfigError
-from trainables.prepare.listing import check_unique, inside, plain, read_table
+from trainables.files import inside, plain
+from trainables.prepare.listing import check_unique, read_table
 
 
 @dataclass(frozen=True)

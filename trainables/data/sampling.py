@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainables.config import TrainConfig
-from trainables.training.penalty import group_index
+from trainables.groups import group_index
 
 
 def index_batches(label: Tensor, group: Tensor, config: TrainConfig, generator: torch.Generator) -> Iterator[Tensor]:
@@ -31,8 +31,8 @@ def _balanced(index: Tensor, config: TrainConfig, generator: torch.Generator) ->
     a batch holds an image twice only where its group is smaller than its share.
     """
     size = config.batch_size
-    members = {g: Rounds((index == g).nonzero().flatten().tolist(), generator) for g in index.unique().tolist()}
-    groups = Rounds(list(members), generator)
+    members = {g: ShuffledCycle((index == g).nonzero().flatten().tolist(), generator) for g in index.unique().tolist()}
+    groups = ShuffledCycle(list(members), generator)
     n_groups = min(max(2, size // config.per_group), len(members), size)
     for _ in range(math.ceil(len(index) / size)):
         chosen = groups.take(n_groups)
@@ -40,7 +40,7 @@ def _balanced(index: Tensor, config: TrainConfig, generator: torch.Generator) ->
         yield torch.tensor([image for g, share in zip(chosen, shares) for image in members[g].take(share)])
 
 
-class Rounds:
+class ShuffledCycle:
     """Items in shuffled rounds without end: each comes once a round."""
 
     def __init__(self, items: list[int], generator: torch.Generator):

@@ -4,17 +4,15 @@ Schema: ``image`` fixed-size binary (size · size · 3 bytes, RGB), ``label`` an
 the manifest (classes, groups, size, source) is JSON in the schema's metadata.
 """
 
-import glob
-import hashlib
 import json
-import os
-import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+
+from trainables.files import replace_atomically
 
 ROWS_PER_BATCH = 256  # bounds the memory of a writer; every batch but the last has exactly this many rows
 SPLITS = ("train", "val", "test")
@@ -31,50 +29,6 @@ class Manifest:
     positive: int | None = None
     fingerprint: str = ""
     notes: dict = field(default_factory=dict)
-
-
-def cache_folder() -> Path:
-    """``$TUNE_FAIRLORA_CACHE``, else ``$XDG_CACHE_HOME/tune-fairlora``, else ``~/.cache/tune-fairlora``; made here."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("TUNE_FAIRLORA_CACHE") or Path(base) / "tune-fairlora")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Call ``write`` on a temporary name beside ``path``, then rename: a reader sees the old file or the whole new one.
-
-    Two processes that write the same path at once both succeed; the later one wins.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def save_safetensors(state: dict, path: Path, metadata: dict[str, str] | None = None) -> None:
-    """``safetensors.torch.save_file``, but readable for whom the umask lets read, as every other file: the library
-    makes its files for their owner alone."""
-    import safetensors.torch
-
-    safetensors.torch.save_file(state, path, metadata)
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
-
-
-def file_hash(path: str | os.PathLike) -> str:
-    """sha256 of a file's content, read in chunks."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def remove_torn(path: Path) -> None:
-    """Remove what killed processes left of their writing to ``path``. The caller must hold a lock on it."""
-    for torn in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        torn.unlink(missing_ok=True)
 
 
 def write(path: Path, manifest: Manifest, rows: Iterable[tuple[np.ndarray, int, int, str]]) -> None:

@@ -13,8 +13,8 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from trainables.config import METHODS, TrainConfig
-from trainables.data.store import file_hash, save_safetensors
 from trainables.export import load
+from trainables.files import file_hash, save_safetensors
 from trainables.models.adapters import parameter_counts
 from trainables.models.backbones import BACKBONES, RANDOM, Backbone, windows
 from trainables.models.create import fresh_model

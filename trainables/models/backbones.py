@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.config import ConfigError, lookup
-from trainables.data.store import file_hash
+from trainables.files import file_hash
 
 RANDOM = "random"  # in place of a weights file: an untrained network, the same in every trial
 RGB = tuple[float, float, float]

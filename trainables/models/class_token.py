@@ -22,7 +22,7 @@ class RowAttention(Attention):
         return self.proj(self.norm(row.transpose(1, 2).reshape(n, 1, self.attn_dim)))
 
 
-class RowBlock(Block):
+class ClassTokenBlock(Block):
     """timm's, for the first token alone behind ``norm1``, keys and values."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
@@ -32,7 +32,7 @@ class RowBlock(Block):
         return row + self.drop_path2(self.ls2(self.mlp(self.norm2(row))))
 
 
-ROWS = {Block: RowBlock, Attention: RowAttention}
+ROWS = {Block: ClassTokenBlock, Attention: RowAttention}
 WHOLE = ("norm1", "attn.qkv")  # still called with every token, so whatever is in them may stay
 # What gives a token's row from that row alone. DropPath is among them, as it draws one number an image.
 TOKENWISE = {Mlp, LoraLinear, nn.Linear, nn.LayerNorm, LayerNorm, nn.GELU, QuickGELU, LayerScale, DropPath, nn.Dropout}

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from trainables.config import ConfigError, TrainConfig, lookup
-from trainables.data.store import cache_folder, replace_atomically, save_safetensors
+from trainables.files import cache_folder, replace_atomically, save_safetensors
 from trainables.models import clip, vit_nano, zeroshot
 from trainables.models.backbones import BACKBONES, RANDOM, require_file, require_size, windows
 from trainables.models.weights import fit_to, read

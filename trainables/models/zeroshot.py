@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.config import ConfigError
-from trainables.data.store import cache_folder, replace_atomically, save_safetensors
+from trainables.files import cache_folder, replace_atomically, save_safetensors
 from trainables.models import clip
 from trainables.models.backbones import fingerprint
 from trainables.models.weights import misfits, refuse

@@ -4,8 +4,6 @@ The parts lie in ``<store>.parts`` beside the store, one a slice of the listing,
 of what it was made from. A second call takes what is there; a file that has changed is decoded again with its part.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -19,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 
 from trainables.config import ConfigError
-from trainables.data.store import ROWS_PER_BATCH, Manifest, remove_torn, replace_atomically, write
+from trainables.data.store import ROWS_PER_BATCH, Manifest, write
+from trainables.files import locked, remove_torn, replace_atomically, require_space
 from trainables.prepare import decode
-from trainables.prepare.listing import Listing, check_splits, plain
+from trainables.prepare.listing import Listing, check_splits
 
 Progress = Callable[[int, int], None]
 Row = tuple[np.ndarray, int, int, str]
@@ -61,35 +60,9 @@ def build(path: Path, manifest: Manifest, job: Job, progress: Progress | None = 
         shutil.rmtree(parts)
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock beside ``path`` while the body runs; another process waits. It ends with its process, however."""
-    lock = path.with_name(f".{path.name}.lock")
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
-                break
-        os.close(descriptor)  # the one before us has removed this file, and a third may hold its successor
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
 def parts_folder(path: Path) -> Path:
     """Where the parts of the store ``path`` lie until it is complete."""
     return path.with_name(f"{path.name}.parts")
-
-
-def require_space(what: str, folder: Path, needed: int) -> None:
-    """Raise ConfigError unless ``needed`` bytes are free in ``folder``; ``what`` completes "… must be free to"."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        sizes = f"at least {needed / 1e9:.1f} GB must be free in {folder} to {what}, but {free / 1e9:.1f} GB are"
-        raise ConfigError(f"{plain(sizes)}: make room, or choose another place")
 
 
 def _decode_all(parts: Path, job: Job, progress: Progress | None) -> list[str]:

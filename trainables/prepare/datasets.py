@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainables.config import DATA_NAMES, ConfigError, lookup
-from trainables.data.store import Manifest, cache_folder, write
+from trainables.data.store import Manifest, write
+from trainables.files import cache_folder
 from trainables.prepare import digits, folder, prepared
 
 

@@ -11,9 +11,8 @@ from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
 
 from trainables.config import ConfigError
-from trainables.data.store import file_hash
-from trainables.prepare.build import Progress, locked, require_space
-from trainables.prepare.listing import plain
+from trainables.files import file_hash, locked, plain, require_space
+from trainables.prepare.build import Progress
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds that a server may stay silent

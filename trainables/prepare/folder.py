@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from trainables.config import ConfigError
-from trainables.data.store import Manifest, cache_folder
+from trainables.data.store import Manifest
+from trainables.files import cache_folder
 from trainables.prepare import decode
 from trainables.prepare.build import Job, Progress, build, parts_folder
 from trainables.prepare.listing import Listing, read_listing

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from trainables.config import ConfigError
+from trainables.files import inside
 from trainables.prepare.layout import find_root, refuse_escapes
-from trainables.prepare.listing import Listing, check_splits, check_unique, draw_splits, inside, read_table
+from trainables.prepare.listing import Listing, check_splits, check_unique, draw_splits, read_table
 
 TABLE = "index.csv"
 GROUPS = ["Africa", "Americas", "EastAsia", "Europe", "SouthEastAsia", "WestAsia"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainables.config import ConfigError
-from trainables.prepare.listing import plain
+from trainables.files import plain
 
 SHOWN = 100  # names that a note lists; the manifest is for reading
 

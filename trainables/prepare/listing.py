@@ -14,6 +14,7 @@ import numpy as np
 
 from trainables.config import ConfigError
 from trainables.data.store import SPLITS
+from trainables.files import inside, plain
 from trainables.seeds import seed_for
 
 SHARES = (0.70, 0.15, 0.15)
@@ -85,18 +86,6 @@ def read_table(table: Path, needed: Iterable[str]) -> list[dict[str, str]]:
     if ragged:
         raise ConfigError(f"{table}, line {ragged[0]}: as many values as columns must stand in each row")
     return rows
-
-
-def plain(text: object) -> str:
-    """``text`` on one line that any terminal and any UTF-8 file takes: what cannot be printed is escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
-
-
-def inside(source: Path, name: str, column: str = "file_path") -> Path:
-    """``source / name``; whatever a table says, no file outside of ``source`` is read."""
-    if Path(name).is_absolute() or ".." in Path(name).parts or not name or "\0" in name:
-        raise ConfigError(f"{column} must stay inside the folder {source}, but one is {name!r}")
-    return source / name
 
 
 def check_unique(files: list[Path], source: Path, table: str = "metadata.csv", first_line: int = 2) -> None:

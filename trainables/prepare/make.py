@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainables.config import ConfigError
-from trainables.data.store import Manifest, Store, file_hash, replace_atomically, write
+from trainables.data.store import Manifest, Store, write
+from trainables.files import file_hash, locked, replace_atomically
 from trainables.prepare import decode, digits
-from trainables.prepare.build import Job, Progress, build, content_hash, locked
+from trainables.prepare.build import Job, Progress, build, content_hash
 from trainables.prepare.download import download
 from trainables.prepare.listing import Listing
 from trainables.prepare.prepared import FORMAT, MANIFEST, STORE, counts, read_manifest

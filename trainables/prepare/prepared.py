@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image
 
 from trainables.config import ConfigError
-from trainables.data.store import ROWS_PER_BATCH, SPLITS, Store, cache_folder, remove_torn, write
+from trainables.data.store import ROWS_PER_BATCH, SPLITS, Store, write
+from trainables.files import cache_folder, locked, remove_torn
 from trainables.prepare import decode
-from trainables.prepare.build import content_hash, locked
+from trainables.prepare.build import content_hash
 
 FORMAT = 1
 KINDS = {"name": str, "size": int, "classes": list, "groups": list, "splits": dict, "content_hash": str}

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from trainables.config import ConfigError
-from trainables.prepare.build import locked, require_space
-from trainables.prepare.listing import plain
+from trainables.files import locked, plain, require_space
 
 CHUNK = 1 << 20  # bytes
 BLOCK = 4096  # bytes on disk that even an empty file may take

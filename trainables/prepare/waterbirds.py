@@ -15,8 +15,9 @@ import numpy as np
 
 from trainables.config import ConfigError
 from trainables.data.store import SPLITS
+from trainables.files import inside
 from trainables.prepare.layout import find_root, refuse_escapes
-from trainables.prepare.listing import Listing, check_splits, check_unique, inside, read_table
+from trainables.prepare.listing import Listing, check_splits, check_unique, read_table
 
 TABLE, COLUMNS = "metadata.csv", ("img_id", "img_filename", "y", "split", "place")
 CLASSES, GROUPS = ["landbird", "waterbird"], ["land", "water"]

@@ -2,7 +2,7 @@
 
 A transformer's step is some thousand kernels, and Python takes longer to ask for the short ones than a GPU to compute
 them. So full batches are replayed from a CUDA graph: the same kernels in the same order, asked for at once. Nothing
-in a step waits for the GPU: its numbers are looked at when the next step has been handed over (``Numbers``).
+in a step waits for the GPU: its numbers are looked at when the next step has been handed over (``StepLosses``).
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.config import TrainConfig
-from trainables.training.micro_batches import Objective
+from trainables.training.micro_batches import TrainingLoss
 
 WARM = 3  # full batches before the recording: by then libraries have chosen their kernels, and AdamW has its state
 Batch = tuple[Tensor, Tensor, Tensor]  # images or tokens, label, group
@@ -33,7 +33,7 @@ class Steps:
     """
 
     def __init__(
-        self, model: nn.Module, config: TrainConfig, objective: Objective, forward: Callable[[Tensor], Tensor]
+        self, model: nn.Module, config: TrainConfig, objective: TrainingLoss, forward: Callable[[Tensor], Tensor]
     ):
         self.config, self.objective, self.forward = config, objective, forward
         self.trained = [p for p in model.parameters() if p.requires_grad]
@@ -138,7 +138,7 @@ class Steps:
 
     def _updated(self, numbers: Tensor) -> Tensor:
         if not self.on_gpu and not math.isfinite(numbers[0]):
-            return numbers  # and ``Numbers`` ends the run, with weights as they were
+            return numbers  # and ``StepLosses`` ends the run, with weights as they were
         if self.config.clip_norm:
             nn.utils.clip_grad_norm_(self.trained, self.config.clip_norm)
         self.optimizer.step()
@@ -157,7 +157,7 @@ class Steps:
         self._own_rates()
 
 
-class Numbers:
+class StepLosses:
     """The losses of an epoch's steps, float32 ``[steps, 3]``. ``add`` raises Diverged at the first that is no number:
     on a GPU one step late, as asking at once would let it run dry, and weights may be lost by then."""
 

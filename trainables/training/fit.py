@@ -16,11 +16,12 @@ from trainables.metrics import Evaluation, evaluate
 from trainables.models.adapters import adapt, check_adapters
 from trainables.models.class_token import read_last_row
 from trainables.models.create import fresh_model
+from trainables.models.forward import forward
 from trainables.seeds import seed_for
-from trainables.training.cuda_graph import Diverged, Numbers, Steps
-from trainables.training.micro_batches import TOO_LARGE, Objective, same_streams
+from trainables.training.cuda_graph import Diverged, StepLosses, Steps
+from trainables.training.micro_batches import TOO_LARGE, TrainingLoss, same_streams
 from trainables.training.penalty import sample_losses
-from trainables.training.prefix_cache import Kept, normalised, precision, suffix
+from trainables.training.prefix_cache import PrefixCache
 from trainables.training.stopwatch import Stopwatch
 
 
@@ -82,8 +83,8 @@ class Trainer:
         model = self.model = adapt(fresh_model(config, data.manifest.classes, weights), config).to(device)
         check_adapters(model)
         read_last_row(model)
-        self.kept = Kept(model, config, data, device)
-        self.objective = Objective(config, len(data.manifest.classes), len(data.manifest.groups), device)
+        self.kept = PrefixCache(model, config, data, device)
+        self.objective = TrainingLoss(config, len(data.manifest.classes), len(data.manifest.groups), device)
         # Not through self: such a cycle would keep the model, and its memory, until garbage is collected.
         self.steps = Steps(model, config, self.objective, lambda inputs: forward(model, inputs, config))
         self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
@@ -95,7 +96,7 @@ class Trainer:
         """One pass over the training split; returns the means of loss, cross-entropy and penalty over its steps."""
         self.model.train()
         first = self.epoch * self.steps_per_epoch
-        numbers = Numbers(self.steps_per_epoch, first, self.steps.device)
+        numbers = StepLosses(self.steps_per_epoch, first, self.steps.device)
         with self.watch.on("read"):
             tokens = self.kept.training(self.epoch)
         with same_streams(self.device), self.steps.context():
@@ -158,15 +159,6 @@ class Trainer:
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """The weights that training changes, by name, detached copies on the CPU."""
     return {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters() if p.requires_grad}
-
-
-def forward(model: nn.Module, inputs: Tensor, config: TrainConfig) -> Tensor:
-    """Logits ``[n, classes]`` of images float ``[n, 3, size, size]`` in [0, 1], or of what the frozen blocks have made
-    of them already: tokens float ``[n, tokens, width]`` (``prefix_cache.py``)."""
-    with precision(config, inputs.device):
-        if inputs.ndim == 3:
-            return suffix(model, inputs, config.last_blocks)
-        return model(normalised(inputs, config))
 
 
 @torch.inference_mode()

@@ -7,16 +7,8 @@ import torch
 from torch import Tensor
 
 from trainables.config import METHODS, ConfigError, TrainConfig
-from trainables.training.penalty import (
-    Loss,
-    RunningMeans,
-    group_count,
-    group_index,
-    group_means,
-    objective,
-    penalty_weights,
-    sample_losses,
-)
+from trainables.groups import group_count, group_index
+from trainables.training.penalty import Loss, RunningMeans, group_means, objective, penalty_weights, sample_losses
 
 TOO_LARGE = "a single image must fit into a trial's GPU memory, but does not: give it more with --gpus-per-trial"
 Forward = Callable[[Tensor], Tensor]  # images [n, 3, size, size] -> logits [n, classes]
@@ -28,7 +20,7 @@ def same_streams(device: str | torch.device) -> contextlib.AbstractContextManage
     return torch.random.fork_rng(devices=[torch.cuda.current_device()] if gpu else [])
 
 
-class Objective:
+class TrainingLoss:
     """The objective of one run, as its configuration says. The running means are its only state.
 
     The paper's form in one pass is left to autograd. The other forms weigh each sample's loss by 1 / B, and by λ times

@@ -19,16 +19,6 @@ class Loss(NamedTuple):
     penalty: Tensor
 
 
-def group_index(kind: str, label: Tensor, group: Tensor, n_groups: int) -> Tensor:
-    """The penalty's group of each sample, int64 ``[n]``; ``kind`` is one of ``config.GROUPS``."""
-    return {"class": label, "sensitive": group, "class_x_sensitive": label * n_groups + group}[kind]
-
-
-def group_count(kind: str, n_classes: int, n_groups: int) -> int:
-    """How many penalty groups ``kind`` makes."""
-    return {"class": n_classes, "sensitive": n_groups, "class_x_sensitive": n_classes * n_groups}[kind]
-
-
 def fairness_penalty(losses: Tensor, index: Tensor, n_groups: int, reduction: str = "sum") -> Tensor:
     """Σ_g (L_g − L̄)² over the groups present, L̄ the mean of the present groups' means (FairLoRA, equation 1).
 

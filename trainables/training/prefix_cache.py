@@ -1,17 +1,15 @@
 """What frozen blocks compute of an image: once an image, kept in a file, and read by every later epoch and trial.
 
-With ``last_blocks`` = m all before the last m blocks is a function of the image alone. ``Kept`` has its outputs
+With ``last_blocks`` = m all before the last m blocks is a function of the image alone. ``PrefixCache`` has its outputs
 ("tokens") in ``prefix-<key>.npy`` in the cache folder, one file a split and view, memory-mapped and shared by all
 processes of the node. The key is of all that the numbers depend on, so that a file is never out of date; files may be
 deleted at any time.
 """
 
-import contextlib
 import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -24,48 +22,16 @@ from torch import Tensor, nn
 from trainables.config import ConfigError, TrainConfig
 from trainables.data import batches as batches
 from trainables.data.batches import Data, Split
-from trainables.data.store import cache_folder, file_hash, remove_torn, replace_atomically
+from trainables.files import cache_folder, file_hash, locked, plain, remove_torn, replace_atomically
 from trainables.models.backbones import BACKBONES
-from trainables.prepare.build import locked
-from trainables.prepare.listing import plain
+from trainables.models.forward import normalised, precision, prefix
 
 LARGEST = 65504.0  # float16's; a file with anything beyond is float32
 BATCH = 64  # images a forward pass, always: sums over other shapes may round differently
 DROPOUTS = (nn.modules.dropout._DropoutNd, DropPath, PatchDropout)
 
 
-def prefix(model: VisionTransformer, images: Tensor, m: int) -> Tensor:
-    """Tokens ``[n, tokens, width]`` in front of the last ``m`` blocks, of normalised images ``[n, 3, size, size]``."""
-    x = model.patch_drop(model._pos_embed(model.patch_embed(images)))
-    return model.blocks[:-m](model.norm_pre(x))
-
-
-def suffix(model: VisionTransformer, tokens: Tensor, m: int) -> Tensor:
-    """Logits ``[n, classes]`` of what ``prefix`` gives: ``suffix(prefix(images))`` is ``model(images)`` to the bit."""
-    return model.forward_head(model.norm(model.blocks[-m:](tokens)))
-
-
-def normalised(images: Tensor, config: TrainConfig) -> Tensor:
-    """Images float ``[n, 3, size, size]`` in [0, 1] as the backbone wants them."""
-    mean, std = _statistics(config.backbone, images.device)
-    return (images - mean) / std
-
-
-@lru_cache(maxsize=4)
-def _statistics(backbone: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation ``[3, 1, 1]``, made once: on a GPU each new constant is a wait."""
-    row = BACKBONES[backbone]
-    with torch.inference_mode(False):
-        return tuple(torch.tensor(values, device=device)[:, None, None] for values in (row.mean, row.std))
-
-
-def precision(config: TrainConfig, device: torch.device) -> contextlib.AbstractContextManager:
-    """The context of every forward pass: autocast where ``config.dtype`` asks for it."""
-    half = config.dtype == "bfloat16"
-    return torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext()
-
-
-class Kept:
+class PrefixCache:
     """The tokens of one run's splits, made where a file is missing. Raises ConfigError if they would fill the disk.
 
     Kept are plain ViTs' (no Swin's), for a LoRA method with ``last_blocks`` below their depth and ``cache_prefix``; the

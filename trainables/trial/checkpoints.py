@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainables.config import ConfigError
-from trainables.data.store import remove_torn, replace_atomically, save_safetensors
+from trainables.files import remove_torn, replace_atomically, save_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor

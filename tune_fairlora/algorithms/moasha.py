@@ -158,9 +158,9 @@ class MultiObjectiveAsha:
             why = f"{RECALL} {recalls[-1]:.4f} is under the floor {lowest:.4f}"
             return Decision(False, f"stopped at epoch {epoch}: {why}")
         best = -(-n // least)
-        rank = place(costs[sound], best, SPREADS[self.spread])
-        verb = "kept" if rank <= best else "stopped"
-        return Decision(rank <= best, f"{verb} at epoch {epoch}: rank {rank} of {n}, keeps best {best}")
+        reached = place(costs[sound], best, SPREADS[self.spread])
+        verb = "kept" if reached <= best else "stopped"
+        return Decision(reached <= best, f"{verb} at epoch {epoch}: place {reached} of {n}, keeps best {best}")
 
 
 def family_of(method: str) -> str:

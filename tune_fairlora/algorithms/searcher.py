@@ -25,7 +25,7 @@ STATES = {COMPLETE: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, COLLAPSED: 
 WORST = 1e9  # by how much a constraint counts as broken whose metric has no value
 
 
-class Host(Protocol):
+class TrialLauncher(Protocol):
     """Whoever runs the trials."""
 
     def launch(self, number: int, config: TrainConfig) -> dict:
@@ -61,7 +61,7 @@ class StudySearcher(Searcher):
         sampler: str,
         seed: int,
         state: State,
-        host: Host,
+        host: TrialLauncher,
         trials: int,
         seeds: int = 1,
         enqueue: Sequence[dict] = (),

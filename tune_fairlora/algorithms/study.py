@@ -19,7 +19,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from search_spaces.space import Space
 from trainables.config import ConfigError
-from trainables.data.store import replace_atomically
+from trainables.files import replace_atomically
 from trainables.metrics import OBJECTIVES
 from tune_fairlora.record.event_log import whole_lines
 from tune_fairlora.record.state import Trial

@@ -22,11 +22,10 @@ from trainables.data.store import Manifest, Store
 from trainables.metrics import OBJECTIVES
 from trainables.models.backbones import RANDOM, fingerprint, require_file, require_size
 from trainables.prepare import datasets
-from tune_fairlora.plan import checks, enqueue
-from tune_fairlora.proved import Proof
+from tune_fairlora.plan import checks, enqueue, ray_address
+from tune_fairlora.plan.checks import ModelCheckCache
 from tune_fairlora.record import constraints
 from tune_fairlora.record.event_log import FORMAT, Record, collapse_floor
-from tune_fairlora.run import ray_cluster
 from tune_fairlora.tracking.tracking_uri import absolute_uri, check_store, without_password
 
 Begin = Callable[[argparse.Namespace, int, bool], None]  # options, most trials, whether a model is to be looked at
@@ -135,7 +134,7 @@ def make_plan(args: argparse.Namespace, progress, begin: Begin = nothing) -> Pla
     base = space.config({}, 0)
     require_size(base.backbone, base.image_size)
     store = prepare(space, args, progress)
-    proof = Proof(space, args.weights, Store(store).manifest)
+    proof = ModelCheckCache(space, args.weights, Store(store).manifest)
     begin(args, most_trials(args, space), not proof.known)
     return assemble(args, space, folder, store, points, proof)
 
@@ -154,7 +153,7 @@ def check_options(args: argparse.Namespace) -> None:
         raise ConfigError("--grace-period must be at least 1 and --reduction-factor at least 2")
     constraints.parse(args.constraint)
     require_file(args.weights)
-    ray_cluster.require_answer(args.address)
+    ray_address.require_answer(args.address)
 
 
 def assemble(
@@ -163,7 +162,7 @@ def assemble(
     folder: Path,
     store: Path,
     points: tuple[dict, ...],
-    proof: Proof,
+    proof: ModelCheckCache,
     record: Record | None = None,
 ) -> Plan:
     """The plan of ``args``, once model, data and objectives are proved to fit. Raises ConfigError."""

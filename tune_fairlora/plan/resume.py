@@ -8,10 +8,10 @@ from trainables.data.store import Store
 from trainables.models.backbones import fingerprint
 from trainables.trial import checkpoints
 from tune_fairlora.algorithms import study
-from tune_fairlora.folders import find
 from tune_fairlora.plan import plan
-from tune_fairlora.proved import Proof
+from tune_fairlora.plan.checks import ModelCheckCache
 from tune_fairlora.record.event_log import FORMAT, LOG, Record
+from tune_fairlora.record.search_folder import find
 from tune_fairlora.record.state import FAILED, INTERRUPTED, RUNNING, Trial
 from tune_fairlora.tracking import outbox
 
@@ -54,7 +54,7 @@ def _plan(record: Record, args: argparse.Namespace, given: dict, defaults: dict,
     _compare("space", {name: settings[name] for name in plan.space_facts(space)}, plan.space_facts(space))
     plan.check_options(merged)
     store = _store(settings, space, merged, given, progress)
-    proof = Proof(space, merged.weights, Store(store).manifest)
+    proof = ModelCheckCache(space, merged.weights, Store(store).manifest)
     begin(merged, plan.most_trials(merged, space), not proof.known)
     made = plan.assemble(merged, space, record.folder, store, tuple(settings["enqueue"]), proof, record)
     weights = fingerprint(made.weights) or "hub"

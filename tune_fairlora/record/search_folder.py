@@ -5,7 +5,7 @@ from pathlib import Path
 
 from analysis import results
 from trainables.config import ConfigError, TrainConfig
-from tune_fairlora.record.event_log import read_events
+from tune_fairlora.record.event_log import LOG, read_events
 from tune_fairlora.record.state import RUNNING, State
 
 INPUTS = ("store", "data_fingerprint", "weights_file", "weights")  # settings that say what it was trained on
@@ -96,3 +96,14 @@ def _put_in(model, path: Path, way_out: str) -> None:
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in trained_state(model).items()}:
         raise ConfigError(f"{path} must hold the weights that its trial trained, but holds others; {way_out}")
     model.load_state_dict(state, strict=False)
+
+
+def find(name: str, storage: str) -> Path:
+    """The folder of the search ``name``: a path, or a name in ``storage``. Raises ConfigError where there is none."""
+    for folder in (Path(storage) / name, Path(name)):
+        if (folder / LOG).is_file():
+            return folder.resolve()
+    if (Path(storage) / name).is_dir() or Path(name).is_dir():
+        raise ConfigError(f"{name} must be the folder of a search, but has no {LOG}")
+    known = sorted(path.parent.name for path in Path(storage).glob(f"*/{LOG}"))
+    raise ConfigError(f"{name} must be a search in {storage} or its folder; there are: {', '.join(known) or 'none'}")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainables.config import FIELDS
-from trainables.data.store import replace_atomically
+from trainables.files import replace_atomically
 from trainables.metrics import METRICS
 from tune_fairlora.record import artifacts
 from tune_fairlora.record.event_log import Record

@@ -19,7 +19,7 @@ SPECIAL = set(string.punctuation) - set(",.-=+/%;")
 
 def escaped(text: object) -> str:
     """``text`` as itself in Markdown, in a table's cell too: on one line, no HTML, no link, no emphasis."""
-    from trainables.prepare.listing import plain
+    from trainables.files import plain
 
     marks = (html.escape(c) if c in "&<>\"'" else f"\\{c}" if c in SPECIAL else c for c in plain(text))
     return "".join(marks)
@@ -64,13 +64,13 @@ def _front_matter(facts: dict, made: dict, settings: dict) -> str:
 
 
 def _title(facts: dict) -> str:
-    from trainables.prepare.listing import plain
+    from trainables.files import plain
 
     return plain(f"{facts['search']['name']}, trial {facts['trial']['number']}")
 
 
 def _shown_name(settings: dict) -> str:
-    from trainables.prepare.listing import plain
+    from trainables.files import plain
 
     name, source = settings.get("data", ""), settings.get("data_notes", {}).get("source", "")
     return plain(f"{name} ({source})" if source else name)

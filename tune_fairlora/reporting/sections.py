@@ -22,7 +22,7 @@ BY_GROUP = {"accuracy": "accuracy ↑", "macro_f1": "macro F1 ↑", "eod": "equa
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportData:
     """What a report is made of: the tables, the state that the log adds up to, the order in which trials ended, and the
     metric by which a configuration is chosen for each method."""
 
@@ -51,7 +51,7 @@ class Material:
         return self.state.trials[number].tables if number in self.state.trials else {}
 
 
-def material(search: Search, events: Iterable[dict], by: str) -> Material:
+def material(search: Search, events: Iterable[dict], by: str) -> ReportData:
     """Fold a search's log."""
     state, spent, ended = State(), 0, {}
     for entry in events:
@@ -63,10 +63,10 @@ def material(search: Search, events: Iterable[dict], by: str) -> Material:
             ended[entry["number"]] = spent
     over = set(search.trials.loc[search.trials["status"] != RUNNING, "number"])  # the tables may be seconds behind
     order = [(number, epochs) for number, epochs in ended.items() if number in over]
-    return Material(search, state, pd.DataFrame(order, columns=["number", "epochs"], dtype=int), by)
+    return ReportData(search, state, pd.DataFrame(order, columns=["number", "epochs"], dtype=int), by)
 
 
-def lead(made: Material) -> str:
+def lead(made: ReportData) -> str:
     """HTML: how the search stands, and of which split the numbers are."""
     search, counts = made.search, made.search.trials["status"].value_counts()
     told = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none yet"
@@ -83,7 +83,7 @@ def lead(made: Material) -> str:
     return html.paragraph(text) + html.paragraph(split, "split")
 
 
-def sections(made: Material) -> list[tuple[str, str]]:
+def sections(made: ReportData) -> list[tuple[str, str]]:
     """Heading and HTML of each section."""
     confirmed = [("Measured on the test split", _confirmed(made))] if len(made.search.confirmed) else []
     return [
@@ -105,7 +105,7 @@ def _drawn(make: Callable, *arguments, caption: str = "") -> str:
     return shown.replace("</figure>", f"<figcaption>{escape(caption)}</figcaption></figure>") if caption else shown
 
 
-def _front(made: Material) -> str:
+def _front(made: ReportData) -> str:
     search = made.search
     if not len(made.front):
         return html.paragraph(_no_front(search), "missing")
@@ -127,7 +127,7 @@ def _no_front(search: Search) -> str:
     return "No trial is complete, so there is no front yet."
 
 
-def front_table(made: Material, confusions: dict[int, list]) -> Table:
+def front_table(made: ReportData, confusions: dict[int, list]) -> Table:
     """The front's trials: hyperparameters that were searched, objectives with intervals, accuracy in each group."""
     search, front = made.search, made.front
     ends = {number: intervals.bootstrap(table, search.objectives) for number, table in confusions.items()}
@@ -168,13 +168,13 @@ def _with_interval(value: float, ends: tuple[float, float] | None) -> str:
     return _number(value) + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
 
 
-def _confirmed(made: Material) -> str:
+def _confirmed(made: ReportData) -> str:
     """What was measured on the test split; below, in tables of their own, what the paper prints for this data set."""
     printed = [html.table(table) for table in published.of_dataset(made.search.settings.get("data", ""))]
     return html.table(methods.confirmed(made.search), sources=True) + "".join(printed)
 
 
-def _methods(made: Material) -> str:
+def _methods(made: ReportData) -> str:
     search, by = made.search, made.by
     if not len(configurations.chosen(search, by)):
         text = f"No complete configuration has a validation {labels.name(by)}, so there is nothing to compare."
@@ -191,7 +191,7 @@ def _methods(made: Material) -> str:
     return "".join(parts)
 
 
-def _rank_and_lambda(made: Material) -> str:
+def _rank_and_lambda(made: ReportData) -> str:
     search, by = made.search, made.by
     parts = [
         html.table(front_share.table(search)),
@@ -201,7 +201,7 @@ def _rank_and_lambda(made: Material) -> str:
     return "".join(parts)
 
 
-def _served(made: Material) -> str:
+def _served(made: ReportData) -> str:
     """How each class and group is served by each trial on the front."""
     known = [number for number in made.front["number"] if "by_class" in made.tables_of(number)]
     if not known:
@@ -212,7 +212,7 @@ def _served(made: Material) -> str:
     return "".join(html.table(table) for table in tables)
 
 
-def _served_table(made: Material, numbers: list[int], kind: str, names: list[str], column: str, title: str) -> Table:
+def _served_table(made: ReportData, numbers: list[int], kind: str, names: list[str], column: str, title: str) -> Table:
     """A row a class or group, a column a trial of the front; the worst of each column in bold."""
     what = "class" if kind == "by_class" else "group"
     counts = made.tables_of(numbers[0])[kind]["count"]
@@ -229,7 +229,7 @@ def _served_table(made: Material, numbers: list[int], kind: str, names: list[str
     )
 
 
-def _course(made: Material) -> str:
+def _course(made: ReportData) -> str:
     trials = made.search.trials
     curve = html.paragraph("No trial has ended yet.", "missing")
     if len(made.order):

@@ -20,8 +20,8 @@ from tune_fairlora.run.time_budget import Clock
 log = logging.getLogger(__name__)
 
 
-class Conductor:
-    """One search: its record, and what follows from each of its events. Also the searcher's ``Host``."""
+class SearchController:
+    """One search: its record, and what follows from each of its events. Also the searcher's ``TrialLauncher``."""
 
     def __init__(self, plan: Plan, record: Record, progress: Progress, clock: Clock, gpus: float):
         self.plan, self.record, self.progress, self.clock = plan, record, progress, clock

@@ -2,70 +2,34 @@
 
 import argparse
 import contextlib
-import glob
-import importlib
 import os
-import socket
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from trainables.config import ConfigError
-from tune_fairlora.bare_ray import bare_ray
-from tune_fairlora.loaded import FOLDER
+from tune_fairlora.plan.ray_address import address_of
 from tune_fairlora.run import gpu_sharing
+from tune_fairlora.run.fast_start import (
+    LOAD_SECONDS,
+    TRIAL_AHEAD,
+    bare_ray,
+    import_meanwhile,
+    load_ahead,
+    plain_environment,
+)
 from tune_fairlora.run.gpu_sharing import AUTO
-from tune_fairlora.run.signals import chatter_to
+from tune_fairlora.run.signals import redirect_output
+from tune_fairlora.run.worker_ready import FOLDER
 from tune_fairlora.startup import environment
 
-ANSWER_SECONDS = 10
-LOAD_SECONDS = 60
-TRIAL_AHEAD = "RAY_preload_python_modules"
-GPUS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")  # Nvidia's, AMD's, and in Windows's Linux
-# What a trial's process imports; the last says that all is loaded.
-TRIAL = (
-    "trainables.trial.ray_trainable",
-    "trainables.trial.lean_peft",
-    "trainables.trial.trial",
-    "tune_fairlora.loaded",
-)
 TUNE, MODELS = (
     ("ray.tune", "trainables.trial.ray_trainable"),
     ("trainables.models.create", "trainables.models.adapters"),
 )
 # What a search needs at once, and what MLflow's thread will need (tracker.py).
 SEARCHING = ("tune_fairlora.run.ray_executor", "mlflow", "mlflow.store.tracking.sqlalchemy_store")
-
-
-def require_answer(address: str | None) -> None:
-    """Raise ConfigError unless a Ray answers at ``address``; Ray would try a closed or silent port for minutes."""
-    address = address_of(address)
-    if address in ("local", "auto"):
-        return
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ConfigError(f"--address must be host:port, auto or local, but got {address}")
-    try:
-        with socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS) as connection:
-            answers = os.environ.get("RAY_USE_TLS", "0") == "1" or _speaks_grpc(connection)
-    except (OSError, OverflowError) as error:
-        raise ConfigError(f"--address {address} does not answer ({error})") from error
-    if not answers:
-        raise ConfigError(f"--address {address} answers, but not as Ray does: is it the head's port (6379 by default)?")
-
-
-def address_of(address: str | None) -> str:
-    """The option, else what Ray's own environment variable says, else a Ray that is started here."""
-    return address or os.environ.get("RAY_ADDRESS") or "local"
-
-
-def _speaks_grpc(connection: socket.socket) -> bool:
-    """Ray's ports speak gRPC, so HTTP/2: the server greets with a SETTINGS frame (RFC 9113, section 3.4)."""
-    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
-    frame = connection.recv(9)
-    return len(frame) > 3 and frame[3] == 4
 
 
 class Cluster:
@@ -94,7 +58,7 @@ class Cluster:
         At its end the libraries that a plan needs are imported, with ``models`` also those that it needs to make some.
         """
         address, folder = address_of(args.address), self._temporary_folder()
-        with chatter_to(folder / "log.txt") as console:
+        with redirect_output(folder / "log.txt") as console:
             console.print("starting Ray …" if address == "local" else f"joining Ray at {address} …")
             imported = import_meanwhile([*TUNE, *MODELS * models], SEARCHING)
             ahead = load_ahead(args, trials) | {FOLDER: str(folder)} if address == "local" else {}
@@ -162,49 +126,6 @@ class Cluster:
             raise ConfigError(f"--address {address} is no Ray that lets us in ({reason})") from error
         finally:
             os.chdir(before)
-
-
-def load_ahead(args: argparse.Namespace, trials: int) -> dict[str, str]:
-    """Ray's settings by which it starts a process for each processor at once, which loads what a trial needs while this
-    process still plans. Nothing where not each would become a trial's, or where there is a GPU: a process must not
-    look for one before Ray has said which is its own."""
-    every = os.cpu_count() or 1
-    if args.gpus_per_trial not in (None, 0, AUTO) or any(glob.glob(files) for files in GPUS):
-        return {}
-    if args.cpus_per_trial != 1 or min(args.max_concurrent or every, trials) < every:
-        return {}
-    settings = {"RAY_prestart_worker_first_driver": "1", TRIAL_AHEAD: ",".join(TRIAL)}
-    # Once Tune has reserved the processors for its trials, Ray would end the processes that still wait for theirs.
-    settings["RAY_idle_worker_killing_time_threshold_ms"] = "600000"
-    # Ray says this to a trial's process later, which is too late for libraries that are loaded by then.
-    return settings if "OMP_NUM_THREADS" in os.environ else settings | {"OMP_NUM_THREADS": "1"}
-
-
-def plain_environment(local: bool) -> None:
-    """Ray hands its processes only to trials that ask for no environment of their own. Ray Tune's have one of a single
-    variable, which tells Lightning not to fork: nothing here is Lightning's. And of what this process has for Ray and
-    for Amazon's cloud, which those of a Ray that it started itself have from it."""
-    from ray.tune.execution import class_cache
-
-    class_cache.DEFAULT_ENV_VARS.clear()
-    if local:
-        class_cache.ENV_VARS_TO_PROPAGATE.clear()
-
-
-def import_meanwhile(*parts: Sequence[str]) -> threading.Event:
-    """Import modules in a thread, as Ray's start is mostly waiting for other processes. The event says that those of
-    the first part are imported. An error shows where the module is used."""
-    done = threading.Event()
-
-    def work() -> None:
-        for modules in parts:
-            for module in modules:
-                with contextlib.suppress(Exception):
-                    importlib.import_module(module)
-            done.set()
-
-    threading.Thread(target=work, name="import").start()
-    return done
 
 
 def slots(nodes: list[dict[str, float]], cpus: float, gpus: float | None) -> tuple[float, int]:

@@ -1,4 +1,4 @@
-"""Ray's side of a search: Ray Tune starts processes and brings results, and the conductor decides.
+"""Ray's side of a search: Ray Tune starts processes and brings results, and the controller decides.
 
 Ray never retries a trial and its snapshots are never read: a trial that is to be tried again is a new one to Ray, under
 the same number, and goes on from its own checkpoint.
@@ -16,8 +16,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from trainables.trial.ray_trainable import RayTrainable
 from tune_fairlora.record.state import FAILED
-from tune_fairlora.run.controller import Conductor
-from tune_fairlora.run.ray_cluster import import_meanwhile
+from tune_fairlora.run.controller import SearchController
+from tune_fairlora.run.fast_start import import_meanwhile
 
 RAY_FOLDER = "ray"
 # What logging the front's models will need, torch among it: imported while a trial's processor has nothing left to do.
@@ -30,11 +30,11 @@ class TimeIsUp(KeyboardInterrupt):
 
 
 class Executor(tune.Callback):
-    """Runs the trials of ``conductor``, ``slots`` at once, until there are no more."""
+    """Runs the trials of ``controller``, ``slots`` at once, until there are no more."""
 
-    def __init__(self, conductor: Conductor, slots: int, check: Callable[[], None]):
+    def __init__(self, controller: SearchController, slots: int, check: Callable[[], None]):
         """``check`` raises KeyboardInterrupt when the search is to end. It is called where no event is half-way."""
-        self.conductor, self.slots, self.check = conductor, slots, check
+        self.controller, self.slots, self.check = controller, slots, check
         self._hung: dict[int, str] = {}
         self._imports = False
 
@@ -47,13 +47,13 @@ class Executor(tune.Callback):
 
     def tuner(self) -> tune.Tuner:
         """One resource shape for all methods, so that Ray hands a trial's process on to the next trial."""
-        plan, context = self.conductor.plan, self.conductor.context
+        plan, context = self.controller.plan, self.controller.context
         shutil.rmtree(plan.folder / RAY_FOLDER, ignore_errors=True)  # of an earlier run of this search
         return tune.Tuner(
             tune.with_resources(RayTrainable, {"cpu": context["cpus"], "gpu": context["gpus"]}),
             tune_config=tune.TuneConfig(
-                search_alg=self.conductor.searcher,
-                scheduler=Verdicts(self.conductor),
+                search_alg=self.controller.searcher,
+                scheduler=RayScheduler(self.controller),
                 num_samples=-1,  # the searcher says when it is over: retries are trials of Ray's, too
                 max_concurrent_trials=self.slots,
                 reuse_actors=True,
@@ -70,15 +70,15 @@ class Executor(tune.Callback):
         )
 
     def on_trial_start(self, iteration, trials, trial: RayTrial, **info) -> None:
-        self.conductor.clock.started(trial.config["number"])
+        self.controller.clock.started(trial.config["number"])
 
     def on_trial_result(self, iteration, trials, trial: RayTrial, result: dict, **info) -> None:
-        """Ray asks no scheduler about a trial's last result. What ``Verdicts`` has passed on counts once."""
-        self.conductor.result(trial.config["number"], result["report"][0])
+        """Ray asks no scheduler about a trial's last result. What ``RayScheduler`` has passed on counts once."""
+        self.controller.result(trial.config["number"], result["report"][0])
 
     def on_trial_complete(self, iteration, trials, trial: RayTrial, **info) -> None:
-        self.conductor.ended(trial.config["number"])
-        idle = self.conductor.last_are_at_work() and len(self.conductor.open) < self.slots
+        self.controller.ended(trial.config["number"])
+        idle = self.controller.last_are_at_work() and len(self.controller.open) < self.slots
         if idle and not self._imports:
             self._imports = True
             import_meanwhile(EXPORTING)
@@ -88,14 +88,14 @@ class Executor(tune.Callback):
         hung = self._hung.pop(number, None)
         reason = hung or error_line(trial)
         # A configuration that its data or model refuses will be refused again.
-        self.conductor.failed(number, reason, again=not hung and not CONFIG_ERROR.match(reason))
+        self.controller.failed(number, reason, again=not hung and not CONFIG_ERROR.match(reason))
 
     def on_step_end(self, iteration, trials, **info) -> None:
         """Ray calls this about ten times a second, whatever the trials do."""
         self.check()
-        if self.conductor.clock.is_over():
+        if self.controller.clock.is_over():
             raise TimeIsUp
-        silent = set(self.conductor.clock.silent()) - self._hung.keys()
+        silent = set(self.controller.clock.silent()) - self._hung.keys()
         for trial in trials if silent else ():
             if trial.config["number"] in silent and trial.temporary_state.ray_actor is not None:
                 self._end_hung(trial)
@@ -103,28 +103,28 @@ class Executor(tune.Callback):
     def _end_hung(self, trial: RayTrial) -> None:
         """A process that hangs does not listen, so it is killed; Ray then reports the error."""
         number = trial.config["number"]
-        self._hung[number] = f"hung: no report for {self.conductor.clock.limit():.0f} s (--trial-timeout)"
+        self._hung[number] = f"hung: no report for {self.controller.clock.limit():.0f} s (--trial-timeout)"
         ray.kill(trial.temporary_state.ray_actor)
 
     def tidy(self) -> None:
         """Once Ray is down: delete what it keeps of its own, unless a trial failed: then its traceback lies there."""
-        self.conductor.sweep()
-        if not self.conductor.record.count(FAILED):
-            shutil.rmtree(self.conductor.plan.folder / RAY_FOLDER, ignore_errors=True)
+        self.controller.sweep()
+        if not self.controller.record.count(FAILED):
+            shutil.rmtree(self.controller.plan.folder / RAY_FOLDER, ignore_errors=True)
 
 
-class Verdicts(FIFOScheduler):
-    """Asks the conductor about each result, and tells Ray what it says. Ray asks its scheduler before its callbacks."""
+class RayScheduler(FIFOScheduler):
+    """Asks the controller about each result, and tells Ray. Ray asks its scheduler before its callbacks."""
 
-    def __init__(self, conductor: Conductor):
+    def __init__(self, controller: SearchController):
         super().__init__()
-        self.conductor = conductor
+        self.controller = controller
 
     def __getstate__(self) -> dict:
         return {}
 
     def on_trial_result(self, controller, trial: RayTrial, result: dict) -> str:
-        goes_on = self.conductor.result(trial.config["number"], result["report"][0])
+        goes_on = self.controller.result(trial.config["number"], result["report"][0])
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
 

@@ -1,4 +1,4 @@
-"""Runs a plan: lets the conductor work, and ends everything properly whatever happens."""
+"""Runs a plan: lets the controller work, and ends everything properly whatever happens."""
 
 import gc
 import importlib
@@ -13,14 +13,14 @@ from pathlib import Path
 from rich.console import Console
 
 from trainables.config import ConfigError
-from trainables.data.store import replace_atomically
+from trainables.files import replace_atomically
 from tune_fairlora import startup
 from tune_fairlora.plan.plan import Plan
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.record.state import COMPLETE, FAILED, INTERRUPTED, STOPPED
 from tune_fairlora.record.tables import render, render_front
 from tune_fairlora.run.ray_cluster import Cluster
-from tune_fairlora.run.signals import Signals, chatter_to
+from tune_fairlora.run.signals import Signals, redirect_output
 from tune_fairlora.run.terminal import Progress, front_table
 from tune_fairlora.tracking.outbox import CLOSE_SECONDS
 from tune_fairlora.tracking.tracker import Tracker
@@ -53,7 +53,7 @@ def run(plan: Plan, cluster: Cluster, signals: Signals) -> int:
     signals.hold()  # from here on there is a record to be closed, and `carry_out` closes it
     if plan.record is None:
         _make_folder(plan.folder)
-    with chatter_to(plan.folder / LOG) as console:
+    with redirect_output(plan.folder / LOG) as console:
         sys.stderr.write(cluster.printed)
         return Run(plan, settings, cluster, console).carry_out(signals)
 
@@ -99,22 +99,22 @@ class Run:
 
     def _work(self, progress: Progress, check: Callable[[], None]) -> bool:
         """Whether all trials are at their end."""
-        from tune_fairlora.run.controller import Conductor
+        from tune_fairlora.run.controller import SearchController
         from tune_fairlora.run.ray_executor import Executor, TimeIsUp
         from tune_fairlora.run.time_budget import Clock
 
         clock = Clock(self.plan.time_budget, self.plan.trial_timeout, startup.STARTED)
-        conductor = Conductor(self.plan, self.record, progress, clock, self.cluster.gpus)
-        self.executor = Executor(conductor, self.cluster.at_once, check)
-        conductor.take_up()
+        controller = SearchController(self.plan, self.record, progress, clock, self.cluster.gpus)
+        self.executor = Executor(controller, self.cluster.at_once, check)
+        controller.take_up()
         self.cluster.await_processes(check)
         try:
             self.executor.run()
         except TimeIsUp:
             return False
-        if not conductor.complete() and self.plan.time_budget is None:
+        if not controller.complete() and self.plan.time_budget is None:
             raise RuntimeError("Ray ended the search before its trials were used up")
-        return conductor.complete()
+        return controller.complete()
 
     def _end(self, outcome: str, why: str) -> None:
         """Close trials, Ray, record and MLflow. Ray comes first where its processes are still at work, and else last:
@@ -124,9 +124,9 @@ class Run:
             _say(self.console, f"interrupted; closing the record and MLflow (at most {CLOSE_SECONDS} s) …")
         ray: list[Callable[[], object]] = [shut_down, lambda: executor and executor.tidy()]
         steps: list[Callable[[], object]] = [
-            lambda: executor and executor.conductor.end_open_trials(why or outcome),
+            lambda: executor and executor.controller.end_open_trials(why or outcome),
             *([] if over else ray),
-            lambda: executor and executor.conductor.renderer.close(),
+            lambda: executor and executor.controller.renderer.close(),
             lambda: render(record),
             lambda: render_front(record),
             lambda: record.add("close", status=outcome, reason=why),

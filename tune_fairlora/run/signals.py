@@ -63,7 +63,7 @@ class Signals:
             signal.signal(each, handler)
 
 
-class _Chatter(io.TextIOBase):
+class _LibraryOutput(io.TextIOBase):
     """Writes to standard error as long as that takes it: where it leads to a file on a full disk, a search must not end
     for what Ray would have liked to say."""
 
@@ -82,7 +82,7 @@ class _Chatter(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def chatter_to(path: Path) -> Iterator[Console]:
+def redirect_output(path: Path) -> Iterator[Console]:
     """What libraries and their processes print goes to ``path``; the console given writes where stdout was."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -91,7 +91,7 @@ def chatter_to(path: Path) -> Iterator[Console]:
     os.dup2(log, 1)
     os.dup2(log, 2)
     before = sys.stdout, sys.stderr
-    sys.stdout = sys.stderr = _Chatter()
+    sys.stdout = sys.stderr = _LibraryOutput()
     try:
         out = os.fdopen(os.dup(kept[0]), "w", encoding="utf-8", errors="replace")
         yield Console(file=out, highlight=False, width=None if out.isatty() else WIDTH)

@@ -25,7 +25,7 @@ FORBIDDEN = re.compile(r"[/:.%\"']")  # in a logged model's name
 
 def log_trial(store: MlflowStore, done: Finished, number: int, run_id: str) -> str:
     """Log the model of a trial whose weights were kept, once; its id. Raises ConfigError where they are damaged."""
-    from tune_fairlora import export
+    from tune_fairlora.reporting import export_folder
 
     known = find(store, done.settings["id"], number)
     if known:
@@ -34,7 +34,7 @@ def log_trial(store: MlflowStore, done: Finished, number: int, run_id: str) -> s
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / EXPORT
         made.mkdir()
-        export.write(made, done, number)
+        export_folder.write(made, done, number)
         tags = {"search_id": done.settings["id"], "search": done.settings["name"], "trial": number, "pareto": "true"}
         metrics = {k: v for k, v in trial.metrics.items() if k.startswith("val_")}
         return log(store, run_id, FORBIDDEN.sub("_", trial.label), made, tags, trial.values, metrics)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trainables.config import ConfigError
-from trainables.data.store import replace_atomically
+from trainables.files import replace_atomically
 from tune_fairlora.record.event_log import Record, read_events
 from tune_fairlora.record.state import State
 from tune_fairlora.tracking.tracking_uri import without_password
@@ -56,7 +56,7 @@ def read_position(folder: Path) -> Position | None:
     return position
 
 
-class Spool:
+class Outbox:
     """Hands each event of ``record`` in order to a thread, which folds it into ``state`` and sends what it becomes.
 
     Build it before the record's first event is added, or after a record was opened again. A subclass says how to

@@ -12,7 +12,7 @@ from tune_fairlora.record.state import COLLAPSED, COMPLETE, DIVERGED, FAILED, IN
 from tune_fairlora.showing import Message, Showing
 from tune_fairlora.tracking import client, ui_views
 from tune_fairlora.tracking.client import SEARCH, MlflowStore
-from tune_fairlora.tracking.outbox import Spool
+from tune_fairlora.tracking.outbox import Outbox
 from tune_fairlora.tracking.tracking_uri import SERVERS
 
 RUN_STATUS = dict.fromkeys((COMPLETE, COLLAPSED, STOPPED), "FINISHED") | dict.fromkeys((FAILED, DIVERGED), "FAILED")
@@ -21,7 +21,7 @@ PARAMS = ("space", "objectives", "constraints", "sampler", "scheduler", "seed", 
 PARAMS += ("max_failures", "data", "data_fingerprint", "weights")
 
 
-class Tracker(Showing, Spool):
+class Tracker(Showing, Outbox):
     """Mirrors ``record`` into MLflow: what each event becomes. Every message but a run's creation can be repeated.
 
     A run that may be there already is looked for by its tags ``search_id`` and ``trial``: after a failed attempt, and
