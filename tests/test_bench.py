@@ -208,10 +208,10 @@ def test_memory_is_that_of_the_whole_tree_and_a_part_ends_with_all_below_it():
 def test_a_part_that_does_not_fit_is_left_out_and_named(monkeypatch):
     monkeypatch.setattr(bench.parts, "photographs", lambda: None)
     put = {}
-    bench.measure_all(["signdigits", "growth"], bench.Budget(0.01), put.__setitem__)
-    assert [(name, row.ours) for name, (row,) in put.items()] == [
-        ("signdigits", "skipped: no photographs"),
-        ("growth", "skipped: 0 minutes are left, run it again"),
+    bench.measure_all(["signdigits", "growth"], bench.Budget(0.01), lambda name, *rest: put.update({name: rest}))
+    assert [(name, row.ours, whole) for name, ((row,), whole) in put.items()] == [
+        ("signdigits", "skipped: no photographs", False),
+        ("growth", "skipped: 0 minutes are left, run it again", False),
     ]
 
 
@@ -242,12 +242,96 @@ def test_what_parts_took_corrects_what_they_will_take():
     assert budget.pace == 1  # 4 minutes for 6: a fast machine is not trusted
 
 
-def test_a_part_runs_in_a_process_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setitem(bench.PARTS, "unknown to the process", bench.Part("x", 1, None))
-    failed = bench.run("unknown to the process", tmp_path, 1)
-    assert [(row.measure, row.ok) for row in failed] == [("x", False)]
-    cut = bench.run("half", tmp_path, 0.01)
-    assert cut[0].ours.startswith("skipped: cut off") and cut[0].ok is None
+def test_the_same_code_s_whole_rows_stay_and_those_of_a_cut_off_part_are_measured_again(tmp_path):
+    cut = [Row("digits", ours="1 s", spread="1 of 2 rounds"), rows.skipped("digits", "cut off")]
+    first = book.Book(tmp_path / "table.md", "abc")
+    first.put("growth", [Row("growth", ours="3 s")])
+    first.put("digits", cut, whole=False)
+    assert book.Book(first.out, "abc").order(["growth", "digits"]) == ["digits", "growth"]
+    for name in ("growth", "digits"):
+        first.put(name, [rows.skipped(name, "no time")], whole=False)
+    assert "3 s" in first.table() and "1 of 2 rounds" in first.table() and "no time" not in first.table()
+    first.put("digits", [Row("digits", ours="2 s")])
+    first.put("digits", cut, whole=False)
+    assert "2 s" in first.table() and "1 of 2 rounds" not in first.table()
+    changed = book.Book(first.out, "abd")
+    changed.put("digits", cut, whole=False)
+    assert "1 of 2 rounds" in changed.table() and "2 s" not in changed.table()
+
+
+PART = """
+import sys, time
+from tests.benchmarks import bench
+from tests.benchmarks.rows import Row
+
+def rounds(work, minutes):
+    yield [Row("first", spread="1 of 3 rounds")]
+    yield [Row("first", spread="2 of 3 rounds")]
+    time.sleep(600) if "hangs" in sys.argv else sys.exit(3)
+
+for name in ("hangs", "fails"):
+    bench.PARTS[name] = bench.Part(name, 1, rounds)
+bench.main()
+"""
+
+
+@pytest.fixture
+def own_parts(monkeypatch):
+    monkeypatch.setattr(bench, "COMMAND", (sys.executable, "-c", PART))
+    for name in ("fails", "hangs"):
+        monkeypatch.setitem(bench.PARTS, name, bench.Part(name, 1, None))
+
+
+def test_a_part_runs_in_a_process_of_its_own_and_keeps_the_rounds_before_a_failure(tmp_path, own_parts):
+    failed = Row("fails", ours="failed (exit status 3): see above", ok=False)
+    assert bench.run("fails", tmp_path, 5) == ([Row("first", spread="2 of 3 rounds"), failed], True)
+    assert bench.run("hangs", tmp_path, 0.001) == ([rows.skipped("hangs", "cut off after 0 minutes")], False)
+
+
+@pytest.mark.slow
+def test_a_part_that_is_cut_off_keeps_the_rounds_that_it_has_finished(tmp_path, own_parts):
+    start = time.monotonic()
+    bench.run("fails", tmp_path, 5)
+    minutes = 2 * (time.monotonic() - start) / 60 + 0.02  # in which this machine surely loads the same libraries
+    cut = rows.skipped("hangs", f"cut off after {minutes:.0f} minutes")
+    assert bench.run("hangs", tmp_path, minutes) == ([Row("first", spread="2 of 3 rounds"), cut], False)
+
+
+DIGITS = """
+import sys, time
+from tests.benchmarks import against_glue, bench, parts
+
+def run_round(inputs, work, i, share, really=against_glue.run_round):
+    return really(inputs, work, i, share) if i == 0 else time.sleep(600)
+
+against_glue.run_round = run_round
+against_glue.SETUPS["digits"] = against_glue.SETUPS["digits"]._replace(trials=4, epochs=1)
+parts.ROUNDS_MINUTES["digits"], parts.LEAST_ROUNDS["digits"] = 0, {rounds}
+bench.PARTS["digits"] = bench.PARTS["digits"]._replace(minutes=0)
+{command}
+sys.exit(bench.main())
+"""
+
+
+@pytest.mark.slow
+def test_a_round_of_the_digits_is_reported_though_the_second_is_cut_off(tmp_path):
+    """A real round: `bench` in its own process, its part in another, the part's search and glue below that. One round
+    alone says how long this machine takes for it."""
+    start, out = time.monotonic(), tmp_path / "table.md"
+    words = ["--part", "digits", "--rows", tmp_path / "whole.json", "--work", tmp_path / "work", "--minutes", "10"]
+    subprocess.run([sys.executable, "-c", DIGITS.format(rounds=1, command=""), *words], cwd=bench.ROOT, check=True)
+    minutes = 2 * (time.monotonic() - start) / 60
+    code = DIGITS.format(rounds=2, command="")
+    command = f"bench.COMMAND = (sys.executable, '-c', {code!r}); bench.wait_for_quiet = lambda: None"
+    words = ["--only", "digits", "--minutes", f"{minutes:.2f}", "--out", out]
+    subprocess.run([sys.executable, "-c", DIGITS.format(rounds=2, command=command), *words], cwd=bench.ROOT, check=True)
+    whole = [Row(*row) for row in json.loads((tmp_path / "whole.json").read_text())]
+    note = json.loads(out.with_suffix(".json").read_text())["digits"]
+    kept = [Row(*row) for row in note["rows"]]
+    assert [row.measure for row in kept] == [*(row.measure for row in whole), "digits against glue and bare loop"]
+    assert note["code"] is None and "1 of 2 rounds" in out.read_text()
+    assert kept[0].ok is None and float(kept[0].ratio[:-1]) > 0 and kept[1].ours.endswith("after Ray's start")
+    assert whole[0].ok is not None and kept[2].ours.startswith("skipped: cut off after")
 
 
 def test_rows_survive_their_file():

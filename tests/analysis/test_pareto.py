@@ -1,5 +1,6 @@
 """Fronts and volumes against closed forms, against the definitions written naively, and against Optuna."""
 
+import math
 from itertools import combinations, permutations
 
 import numpy as np
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna._hypervolume import compute_hypervolume
 
-from analysis.pareto import as_minimization, contributions, front, hypervolume, knee, ranks
+from analysis.pareto import as_minimization, contributions, front, hypervolume, knee, ranks, reference_point
+from trainables.metrics import OBJECTIVES
 
 INF, NAN = np.inf, np.nan
 SPHERE_DIRECTIONS = np.random.default_rng(7).normal(size=(60, 3))
@@ -264,6 +266,18 @@ def test_hypervolume_agrees_with_optuna(m, seed):
     for points in (uniform, sphere, coarse):
         reference = rng.uniform(1.0, 1.5, m)
         assert hypervolume(points, reference) == pytest.approx(compute_hypervolume(points, reference), rel=1e-12)
+
+
+# --- the reference
+
+
+@pytest.mark.parametrize("n_classes", [2, 10, 100])
+def test_the_reference_is_the_worst_rate_or_the_loss_of_a_uniform_guess(n_classes):
+    guess = math.log(n_classes)
+    worst = {name: 0.0 if direction == "maximize" else 1.0 for name, direction in OBJECTIVES.items()}
+    worst |= {"val_loss": guess, "val_loss_variance": guess**2}
+    assert reference_point(OBJECTIVES, n_classes) == pytest.approx([worst[name] for name in OBJECTIVES], rel=1e-15)
+    assert reference_point(["val_delta_f1", "val_accuracy"], n_classes) == [1.0, 0.0]
 
 
 # --- contributions

@@ -6,8 +6,9 @@
 The parts run one after the other, each in a process of its own, the longest last. One that no longer fits into
 the time is left out, and the table says so: the next run begins with what this version of the code has not measured,
 and the table keeps the rest (on two cores all parts take about 80 minutes, so that two runs measure everything). How
-long a part takes is known from such a machine, and is corrected by what the parts before it took. The table is written
-anew after each part (--out), and beside it what it is made of, as .json. Photographs and
+long a part takes is known from such a machine, and is corrected by what the parts before it took. A part that is cut
+off, or fails, reports the rounds that it has finished. The table is written anew after each part (--out), and beside
+it what it is made of, as .json. Photographs and
 ViT-Tiny's weights are taken from ../shared where they are there, else their rows say that they are not. The exit status
 is 1 if a goal is missed or a part failed.
 """
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,14 +31,16 @@ from tests.benchmarks import parts
 from tests.benchmarks.against_glue import ROOT, UNWANTED
 from tests.benchmarks.book import Book
 from tests.benchmarks.rows import Row, skipped, wait_for_quiet
+from trainables.files import replace_atomically
 
 
 class Part(NamedTuple):
-    """``rows`` measures; it takes ``minutes`` on two cores, and the photographs if ``photographs``."""
+    """``rows`` measures, and yields after each round all rows as they then stand; it takes ``minutes`` on two cores,
+    and the photographs if ``photographs``."""
 
     measure: str
     minutes: float
-    rows: Callable[[Path, float], list[Row]]
+    rows: Callable[[Path, float], Iterator[list[Row]]]
     photographs: bool = False
 
 
@@ -57,26 +60,33 @@ PARTS = {
 }
 # What both sides of a comparison import: compiled by Python, and read from the disk, before the first takes time.
 LIBRARIES = ("mlflow", "tests.benchmarks.glue", "tune_fairlora.run.ray_executor", "trainables.trial.ray_trainable")
+COMMAND = (sys.executable, "-m", "tests.benchmarks.bench")
 STOP_SECONDS = 20  # for a search that is told to end
 
 
-def run(name: str, work: Path, minutes: float, pace: float = 1.0) -> list[Row]:
-    """The rows of a part, which a process of its own measures in at most ``minutes``: by what it knows of its own time,
-    those are ``minutes / pace``."""
+def run(name: str, work: Path, minutes: float, pace: float = 1.0) -> tuple[list[Row], bool]:
+    """The rows of a part, and whether it was left to its end. A process of its own measures it in at most ``minutes``:
+    by what it knows of its own time, those are ``minutes / pace``."""
     file = work / f"{name}.json"
     words = ["--part", name, "--rows", file, "--minutes", minutes / pace, "--work", work / name]
-    process = subprocess.Popen([sys.executable, "-m", "tests.benchmarks.bench", *map(str, words)], cwd=ROOT)
+    process = subprocess.Popen([*COMMAND, *map(str, words)], cwd=ROOT)
     try:
         status = process.wait(60 * minutes)
     except subprocess.TimeoutExpired:
         stop(process.pid)
-        return [skipped(PARTS[name].measure, f"cut off after {minutes:.0f} minutes")]
+        return [*_kept(file), skipped(PARTS[name].measure, f"cut off after {minutes:.0f} minutes")], False
     except BaseException:
         stop(process.pid)
         raise
     if status or not file.exists():
-        return [Row(PARTS[name].measure, ours=f"failed (exit status {status}): see above", ok=False)]
-    return [Row(*row) for row in json.loads(file.read_text())]
+        failure = Row(PARTS[name].measure, ours=f"failed (exit status {status}): see above", ok=False)
+        return [*_kept(file), failure], True
+    return _kept(file), True
+
+
+def _kept(file: Path) -> list[Row]:
+    """What a part has written so far."""
+    return [Row(*row) for row in json.loads(file.read_text())] if file.exists() else []
 
 
 def stop(pid: int) -> None:
@@ -111,19 +121,19 @@ class Budget:
         self.known, self.spent = self.known + part.minutes, self.spent + minutes
 
 
-def measure_all(names: list[str], budget: Budget, put: Callable[[str, list[Row]], None]) -> None:
-    """Measure the parts; ``put`` gets each one's rows."""
+def measure_all(names: list[str], budget: Budget, put: Callable[[str, list[Row], bool], None]) -> None:
+    """Measure the parts; ``put`` gets each one's rows, and whether they are all."""
     with tempfile.TemporaryDirectory() as work:
         for name in names:
             part = PARTS[name]
             if part.photographs and parts.photographs() is None:
-                put(name, [skipped(part.measure, "no photographs")])
+                put(name, [skipped(part.measure, "no photographs")], False)
             elif not budget.fits(part):
-                put(name, [skipped(part.measure, f"{budget.left:.0f} minutes are left, run it again")])
+                put(name, [skipped(part.measure, f"{budget.left:.0f} minutes are left, run it again")], False)
             else:
                 print(f"\n== {name}: {part.measure}, about {part.minutes * budget.pace:.0f} minutes", flush=True)
                 start = time.monotonic()
-                put(name, run(name, Path(work), budget.left, budget.pace))
+                put(name, *run(name, Path(work), budget.left, budget.pace))
                 budget.took(part, (time.monotonic() - start) / 60)
 
 
@@ -137,8 +147,9 @@ def main() -> int:
     args = p.parse_args()
     if args.part:
         Path(args.work).mkdir()
-        made = PARTS[args.part].rows(Path(args.work), args.minutes)
-        Path(args.rows).write_text(json.dumps(made))
+        for made in PARTS[args.part].rows(Path(args.work), args.minutes):
+            text = json.dumps(made)
+            replace_atomically(Path(args.rows), lambda file, text=text: file.write_text(text))
         return 0
     names = args.only.split(",") if args.only else list(PARTS)
     if unknown := set(names) - PARTS.keys():
@@ -149,8 +160,8 @@ def main() -> int:
     subprocess.run([sys.executable, "-c", f"import {', '.join(LIBRARIES)}"], cwd=ROOT, check=True)
     wait_for_quiet()
 
-    def put(name: str, rows: list[Row]) -> None:
-        book.put(name, rows)
+    def put(name: str, rows: list[Row], whole: bool) -> None:
+        book.put(name, rows, whole)
         failed.extend(row for row in rows if row.ok is False)
 
     measure_all(book.order(names), budget, put)

@@ -24,13 +24,15 @@ class Book:
         """Parts that this code has not measured come first; else as they are."""
         return sorted(names, key=lambda name: self.parts.get(name, {}).get("code") == self.code)
 
-    def put(self, name: str, rows: list[Row]) -> None:
-        """Note a part's rows, each time on disk at once. One that was left out now keeps what it had before."""
+    def put(self, name: str, rows: list[Row], whole: bool = True) -> None:
+        """Note a part's rows, each time on disk at once. One that was left out now keeps what it had before, and so
+        does one that was cut off if this code has measured it ``whole``."""
         left_out = all(row.ours.startswith("skipped") for row in rows)
-        if left_out and name in self.parts:
+        before, code = self.parts.get(name), self.code if whole and not left_out else None
+        if before and (left_out or (not whole and before["code"] == self.code)):
             return
         when = f"{time.strftime('%Y-%m-%d %H:%M')}, {self.code}"
-        self.parts[name] = {"code": None if left_out else self.code, "rows": [row._replace(when=when) for row in rows]}
+        self.parts[name] = {"code": code, "rows": [row._replace(when=when) for row in rows]}
         replace_atomically(self.file, lambda file: file.write_text(json.dumps(self.parts, indent=1)))
         replace_atomically(self.out, lambda file: file.write_text(self.table()))
 

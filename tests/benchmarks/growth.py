@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -166,15 +166,15 @@ def line(xs: list[int], seconds: list[float]) -> tuple[float, float]:
     return float(a), float(b)
 
 
-def measure(points: list[Point], work: Path, epochs: int = EPOCHS) -> dict[Point, Measured]:
-    """Each search once; each is printed as it ends."""
+def measure(points: list[Point], work: Path, epochs: int = EPOCHS) -> Iterator[dict[Point, Measured]]:
+    """Each search once; each is printed as it ends, and all so far are yielded."""
     datasets.prepare("digits", None, SIZE), weights_file("vit_nano", None)  # made before time is taken
-    found = {}
+    found: dict[Point, Measured] = {}
     for i, point in enumerate(points):
         found[point] = search(point, work / f"growth-{i}", epochs)
         what = f"{point.trials} trials, {point.at_once} at a time, {point.images} x the images"
         print(f"{what}: {found[point].seconds:.1f} s (expected {estimate(point):.0f})", flush=True)
-    return found
+        yield found
 
 
 def table(name: str, found: dict[Point, Measured]) -> str:
@@ -214,7 +214,7 @@ def main() -> None:
     print(f"{len(points)} searches, about {sum(map(estimate, points)) / 60:.0f} minutes", flush=True)
     wait_for_quiet()
     with tempfile.TemporaryDirectory() as work:
-        found = measure(points, Path(work), args.epochs)
+        *_, found = measure(points, Path(work), args.epochs)
     for name in names:
         print(f"\n{table(name, found)}\n{row(name, found).ratio}")
 

@@ -1,4 +1,4 @@
-"""The parts of `bench.py`: each calls a benchmark and puts its numbers into rows.
+"""The parts of `bench.py`: each calls a benchmark and puts its numbers into rows, which it yields after each round.
 
 ``work`` is a new folder, ``minutes`` what is left; those that can do less look at it, the others take what
 `bench.PARTS` says."""
@@ -7,7 +7,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,45 +35,67 @@ def inputs_of(data: str, work: Path, until: float | None = None) -> against_glue
     return against_glue.prepared(argparse.Namespace(data=data, folder=folder, weights=weights, **chosen), work)
 
 
-def compared(data: str, work: Path, minutes: float) -> list[Row]:
+def compared(data: str, work: Path, minutes: float) -> Iterator[list[Row]]:
     """Rounds of a search of ours, glue's, and the bare loop of ours, in turn: as many as fit, and ``LEAST_ROUNDS`` at
     least. On a slow machine the bare loop, which takes as long as ours, is left out rather than all be cut off."""
-    inputs, found, measured, start = inputs_of(data, work), [], [], time.monotonic()
+    inputs, start = inputs_of(data, work), time.monotonic()
+    found: list[tuple[against_glue.Run, against_glue.Run, float]] = []
+    measured: list[efficiency.Measured] = []
     least, most = LEAST_ROUNDS[data], 60 * ROUNDS_MINUTES[data]
     while len(found) < least or (time.monotonic() - start) * (1 + 1 / len(found)) <= most:
         i = len(found)
         found.append(against_glue.run_round(inputs, work, i, None))
+        yield _rows(data, inputs, found, measured, "the bare loop is still to run")
         if time.monotonic() - start + 1.1 * found[-1][0].seconds < 60 * minutes:
             measured.append(efficiency.against_bare(work / f"ours-{i}" / against_glue.NAME))
-    rows = [_whole(data, inputs, *zip(*found))]
-    if not measured:
-        return [*rows, skipped(f"{data}: efficiency", f"{minutes:.0f} minutes are too few for the bare loop")]
-    efficiency.report(data, measured)
-    return [*rows, efficiency.row(data, measured)]
+        yield _rows(data, inputs, found, measured, f"{minutes:.0f} minutes are too few for the bare loop")
+    if measured:
+        efficiency.report(data, measured)
 
 
-def _whole(data: str, inputs: against_glue.Inputs, ours: Sequence, glue: Sequence, ratios: Sequence[float]) -> Row:
-    """Whole commands, and whether both got the same results within noise."""
+def _rows(
+    data: str,
+    inputs: against_glue.Inputs,
+    found: Sequence[tuple[against_glue.Run, against_glue.Run, float]],
+    measured: Sequence[efficiency.Measured],
+    why: str,
+) -> list[Row]:
+    """The rounds so far. ``why`` there is no efficiency, where none is ``measured``."""
+    bare = efficiency.row(data, measured) if measured else skipped(f"{data}: efficiency", why)
+    return [_whole(data, inputs, *zip(*found)), bare]
+
+
+def _whole(
+    data: str,
+    inputs: against_glue.Inputs,
+    ours: Sequence[against_glue.Run],
+    glue: Sequence[against_glue.Run],
+    ratios: Sequence[float],
+) -> Row:
+    """Whole commands, and whether both got the same results within noise; too few rounds have no verdict."""
+    middle, least = statistics.median(ratios), LEAST_ROUNDS[data]
+    seconds = [f"{statistics.median(run.seconds for run in runs):.0f} s" for runs in (ours, glue)]
+    measure = f"{data}: {inputs.setup.trials} trials x {inputs.setup.epochs} epochs, whole command"
+    goal = inputs.setup.goal
+    words = measure, f"≥ {goal:g}x", seconds[0], f"glue {seconds[1]}", f"{middle:.2f}x"
+    if len(ratios) < least:
+        return Row(*words, f"{len(ratios)} of {least} rounds")
     points = json.loads(inputs.points.read_text())
     results = [np.array([against_glue.by_point(run, points) for run in runs]) for runs in (ours, glue)]
     table = pd.read_csv(inputs.folder / "metadata.csv")
     agree = against_glue.agreement(*results, int((table["split"] == "val").sum()), table["label"].nunique())
-    goal, middle = inputs.setup.goal, statistics.median(ratios)
-    seconds = [f"{statistics.median(run.seconds for run in runs):.0f} s" for runs in (ours, glue)]
-    measure = f"{data}: {inputs.setup.trials} trials x {inputs.setup.epochs} epochs, whole command"
-    words = f"{middle:.2f}x", spread(ratios) + "; RESULTS DISAGREE" * (not agree)
-    return Row(measure, f"≥ {goal:g}x", seconds[0], f"glue {seconds[1]}", *words, middle >= goal and agree)
+    return Row(*words, spread(ratios) + "; RESULTS DISAGREE" * (not agree), middle >= goal and agree)
 
 
-def digits(work: Path, minutes: float) -> list[Row]:
+def digits(work: Path, minutes: float) -> Iterator[list[Row]]:
     return compared("digits", work, minutes)
 
 
-def signdigits(work: Path, minutes: float) -> list[Row]:
+def signdigits(work: Path, minutes: float) -> Iterator[list[Row]]:
     return compared("signdigits", work, minutes)
 
 
-def until(work: Path, minutes: float) -> list[Row]:
+def until(work: Path, minutes: float) -> Iterator[list[Row]]:
     """The time until 95 % of glue's last hypervolume."""
     share = 0.95
     inputs = inputs_of("signdigits", work, share)
@@ -82,28 +104,28 @@ def until(work: Path, minutes: float) -> list[Row]:
     seconds = [against_glue.reached(against_glue.volumes(run), target) for run in (ours, glue)]
     measure = f"signdigits: until {share:.0%} of glue's last hypervolume"
     words, goal = (f"{seconds[0]:.0f} s", f"glue {seconds[1]:.0f} s"), inputs.setup.goal
-    return [Row(measure, f"≥ {goal:g}x", *words, f"{ratio:.2f}x", "one round", ratio >= goal)]
+    yield [Row(measure, f"≥ {goal:g}x", *words, f"{ratio:.2f}x", "one round", ratio >= goal)]
 
 
-def penalty(work: Path, minutes: float) -> list[Row]:
+def penalty(work: Path, minutes: float) -> Iterator[list[Row]]:
     from tests.benchmarks import penalty_cost
 
-    return penalty_cost.rows()
+    yield penalty_cost.rows()
 
 
-def start(work: Path, minutes: float) -> list[Row]:
+def start(work: Path, minutes: float) -> Iterator[list[Row]]:
     from tests.benchmarks import start_cost
 
-    return start_cost.rows()
+    yield start_cost.rows()
 
 
-def half(work: Path, minutes: float) -> list[Row]:
+def half(work: Path, minutes: float) -> Iterator[list[Row]]:
     from tests.benchmarks import half_precision
 
-    return half_precision.rows()
+    yield half_precision.rows()
 
 
-def logging(work: Path, minutes: float) -> list[Row]:
+def logging(work: Path, minutes: float) -> Iterator[list[Row]]:
     """On sqlite alone: the server's ratio is larger, and its start takes long."""
     from tests.benchmarks import logging_cost
 
@@ -113,10 +135,10 @@ def logging(work: Path, minutes: float) -> list[Row]:
     middle = statistics.median(ratios)
     words = f"{ours:.2f} ms", f"Ray's MLflowLoggerCallback {theirs:.0f} ms"
     good = middle >= 1 / logging_cost.GOAL
-    return [Row("a result's logging, sqlite", "≥ 100x", *words, f"{middle:.0f}x", spread(ratios, 0), good)]
+    yield [Row("a result's logging, sqlite", "≥ 100x", *words, f"{middle:.0f}x", spread(ratios, 0), good)]
 
 
-def prefix(work: Path, minutes: float) -> list[Row]:
+def prefix(work: Path, minutes: float) -> Iterator[list[Row]]:
     """On a third of the photographs, as by default."""
     import torch
 
@@ -130,13 +152,16 @@ def prefix(work: Path, minutes: float) -> list[Row]:
     benchmark.measure(benchmark.slice_of(seen, 32), str(weights), epochs=1, trials=1)  # libraries and weights loaded
     done = benchmark.measure(seen, str(weights))
     benchmark.report(done, seen)
-    return [benchmark.row(done)]
+    yield [benchmark.row(done)]
 
 
-def last_row(work: Path, minutes: float) -> list[Row]:
+def last_row(work: Path, minutes: float) -> Iterator[list[Row]]:
     from tests.benchmarks import last_row as benchmark
 
-    return [_last_row(method, benchmark.measure(method)) for method in ("lora", "fft")]
+    made = []
+    for method in ("lora", "fft"):
+        made.append(_last_row(method, benchmark.measure(method)))
+        yield made
 
 
 def _last_row(method: str, pairs: Sequence[tuple[float, float]]) -> Row:
@@ -147,11 +172,13 @@ def _last_row(method: str, pairs: Sequence[tuple[float, float]]) -> Row:
     return Row(measure, "–", *words, f"{statistics.median(ratios):.3f}", spread(ratios, 3))
 
 
-def growth(work: Path, minutes: float) -> list[Row]:
+def growth(work: Path, minutes: float) -> Iterator[list[Row]]:
     """Of the curves' points as many as fit into the time, the cheap ones first."""
     from tests.benchmarks import growth as benchmark
 
-    found = benchmark.measure(benchmark.chosen(list(benchmark.CURVES), 60 * 0.9 * minutes), work)
+    found: dict[benchmark.Point, benchmark.Measured] = {}
+    yield [benchmark.row(name, found) for name in benchmark.CURVES]
+    for found in benchmark.measure(benchmark.chosen(list(benchmark.CURVES), 60 * 0.9 * minutes), work):
+        yield [benchmark.row(name, found) for name in benchmark.CURVES]
     for name in benchmark.CURVES:
         print(f"\n{benchmark.table(name, found)}")
-    return [benchmark.row(name, found) for name in benchmark.CURVES]

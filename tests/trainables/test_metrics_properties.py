@@ -159,6 +159,8 @@ def test_values_stay_in_range_and_order(problem):
         ({"label": [0, 12]}, "`0 <= label < n_classes` must hold, but got label=12 with n_classes=10"),
         ({"prediction": [-1, 0]}, "`0 <= prediction < n_classes` must hold, but got prediction=-1 with n_classes=10"),
         ({"group": [0, 2]}, "`0 <= group < n_groups` must hold, but got group=2 with n_groups=2"),
+        ({"label": [-1, 10]}, "`0 <= label < n_classes` must hold, but got label=-1 with n_classes=10"),
+        ({"group": [1, -2]}, "`0 <= group < n_groups` must hold, but got group=-2 with n_groups=2"),
         ({"label": [0.0, 1.0]}, "`label` must hold integers, but got dtype float64"),
         ({"loss": [1.0]}, "must share one shape [n], but got [(2,), (2,), (1,), (2,)]"),
         ({"n_groups": 0}, "`n_classes >= 1` and `n_groups >= 1` must hold, but got n_classes=10 and n_groups=0"),
@@ -173,6 +175,13 @@ def test_an_error_states_the_rule_then_the_value(change, message):
     with pytest.raises(ValueError) as error:
         evaluate(**good | change)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(), (2, 1)])
+def test_one_shape_of_all_must_also_have_one_dimension(shape):
+    zeros = np.zeros(shape, int)
+    with pytest.raises(ValueError, match=r"must share one shape \[n\], but got \[\("):
+        evaluate(zeros, zeros, zeros, zeros, n_classes=10, n_groups=2)
 
 
 def test_narrow_integers_do_not_overflow():

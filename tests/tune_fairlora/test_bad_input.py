@@ -240,6 +240,7 @@ def test_a_port_that_accepts_and_stays_silent_is_given_up_within_20_seconds(caps
         assert address in line and time.monotonic() - start < 20
 
 
+@pytest.mark.slow
 def test_gpus_where_ray_has_none_are_refused(capsys):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

@@ -17,7 +17,7 @@ from tests.records import SETTINGS, begun, run
 from trainables.config import TrainConfig
 from trainables.metrics import METRICS
 from tune_fairlora.record.event_log import collapse_floor, read_events
-from tune_fairlora.record.state import State, reference_point
+from tune_fairlora.record.state import State
 from tune_fairlora.record.tables import render
 
 
@@ -63,11 +63,6 @@ def test_the_floor_is_a_guess_and_two_standard_errors_of_it():
 
 def test_an_empty_record_has_an_empty_front(record):
     assert record.front() == [] and record.hypervolume() == 0.0
-
-
-def test_references_are_the_worst_rate_or_a_uniform_guess():
-    assert reference_point(("val_accuracy", "val_delta_f1"), 10) == [0.0, 1.0]
-    assert reference_point(("val_loss", "val_loss_variance"), 10) == pytest.approx([math.log(10), math.log(10) ** 2])
 
 
 def test_the_log_rebuilds_the_state(record, tmp_path):

@@ -44,6 +44,7 @@ def finished(tmp_path_factory):
     return folder, done.stdout
 
 
+@pytest.mark.slow
 def test_every_trial_stands_in_the_record_once(finished):
     folder, _ = finished
     table = pd.read_parquet(folder / "runs/six/trials.parquet")
@@ -54,6 +55,7 @@ def test_every_trial_stands_in_the_record_once(finished):
     assert len(pd.read_parquet(folder / "runs/six/epochs.parquet")) == 12
 
 
+@pytest.mark.slow
 def test_the_result_of_a_trial_is_that_of_its_last_epoch(finished):
     folder, _ = finished
     record = results.read(folder / "runs/six")
@@ -62,6 +64,7 @@ def test_the_result_of_a_trial_is_that_of_its_last_epoch(finished):
         assert record.trials.set_index("number")[name].equals(last[name])
 
 
+@pytest.mark.slow
 def test_the_front_is_what_no_trial_dominates(finished):
     table = pd.read_parquet(finished[0] / "runs/six/trials.parquet")
     points = list(zip(table["val_accuracy"], table["val_delta_f1"]))
@@ -70,6 +73,7 @@ def test_the_front_is_what_no_trial_dominates(finished):
         assert member == (not dominated)
 
 
+@pytest.mark.slow
 def test_the_journal_agrees_with_the_record(finished):
     folder = finished[0] / "runs/six"
     backend = optuna.storages.journal.JournalFileBackend(str(folder / "optuna.journal"))
@@ -79,6 +83,7 @@ def test_the_journal_agrees_with_the_record(finished):
     assert {t.number for t in study.best_trials} == set(table.loc[table["on_front"], "number"])
 
 
+@pytest.mark.slow
 def test_mlflow_has_one_parent_and_a_finished_child_a_trial(finished):
     folder, _ = finished
     client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
@@ -104,6 +109,7 @@ def test_mlflow_has_one_parent_and_a_finished_child_a_trial(finished):
     assert child == {"by_class.json", "by_group.json", "confusion.html"}
 
 
+@pytest.mark.slow
 def test_the_adapters_of_the_front_are_models_once_and_one_can_be_registered(finished, capsys, monkeypatch):
     """Exported, logged, registered, and loaded by MLflow alone: the same probabilities."""
     folder, _ = finished
@@ -135,6 +141,7 @@ def _models(client: mlflow.MlflowClient, experiment: str) -> set[int]:
     return set(found)
 
 
+@pytest.mark.slow
 def test_only_the_weights_of_the_front_are_kept(finished):
     folder = finished[0] / "runs/six"
     table = pd.read_parquet(folder / "trials.parquet")
@@ -143,6 +150,7 @@ def test_only_the_weights_of_the_front_are_kept(finished):
     assert all([f.name for f in p.iterdir()] == ["model.safetensors"] for p in (folder / "trials").iterdir())
 
 
+@pytest.mark.slow
 def test_the_terminal_shows_a_line_a_trial_the_front_and_the_way_to_mlflow(finished):
     folder, out = finished
     assert sum(line.lstrip()[:2] in {f"{i}/" for i in range(1, 7)} for line in out.splitlines()) == 6
@@ -152,6 +160,7 @@ def test_the_terminal_shows_a_line_a_trial_the_front_and_the_way_to_mlflow(finis
     assert chatter[0] == "starting Ray …" and chatter[1].startswith("Ray is up: ") and len(chatter) == 2
 
 
+@pytest.mark.slow
 def test_actors_are_reused_by_all_methods(finished):
     """Six trials of four methods on this machine's cores start no more processes than run at once."""
     log = (finished[0] / "runs/six/events.jsonl").read_text()
@@ -159,13 +168,9 @@ def test_actors_are_reused_by_all_methods(finished):
     assert 1 <= len(pids) <= (os.cpu_count() or 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "moment"),
-    [
-        (signal.SIGINT, "end"),
-        pytest.param(signal.SIGTERM, "end", marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, "search", marks=pytest.mark.slow),
-    ],
+    ("number", "moment"), [(signal.SIGINT, "end"), (signal.SIGTERM, "end"), (signal.SIGINT, "search")]
 )
 def test_an_interrupt_ends_trials_and_runs_properly(tmp_path, number, moment):
     """At the first trial's end, and right after the record was begun, when Ray Tune is still being imported."""
@@ -270,6 +275,7 @@ SPACE = dataclasses.replace(digits, methods=("lora",), first={}, search={
 """
 
 
+@pytest.mark.slow
 def test_trials_that_fail_or_diverge_are_recorded_and_the_search_goes_on(tmp_path):
     (tmp_path / "broken.py").write_text(BROKEN_SPACE)
     done = search(tmp_path, *TINY, "--space", "broken.py", "--sampler", "grid", "--name", "broken")

@@ -37,11 +37,13 @@ def started() -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_ray_starts_no_process_of_itself(started):
     assert started["idle"] == []
     assert started["tune"]  # why they would be of no use: Tune's actors want an environment of their own
 
 
+@pytest.mark.slow
 def test_a_trials_process_keeps_its_memory(started):
     assert started["given"] == startup.KEEP_MEMORY
 
@@ -119,6 +121,7 @@ print(json.dumps({"planned": planned, "before": before, "took": took, "left": le
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["models", "no models"])
 def test_trials_take_the_processes_that_ray_has_started_beforehand(tmp_path, kind):
     """They have loaded their libraries by then. Ray Tune would give its trials an environment of their own, and so new
@@ -161,6 +164,7 @@ def test_no_process_is_started_that_would_not_become_a_trials(monkeypatch, optio
     assert fast_start.load_ahead(argparse.Namespace(**usual | options), trials) == {}
 
 
+@pytest.mark.slow
 def test_what_ray_refuses_is_one_line_and_leaves_no_ray():
     """A node that holds no trial is known once Ray is up; Ray is ended then."""
     import ray
