@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from search_spaces.user_file import from_file
+from tests.processes import patience
 from trainables.config import METHODS
 from trainables.metrics import METRICS
 from tune_fairlora.search import parser
@@ -42,7 +43,9 @@ def test_its_space_is_a_space(tmp_path):
 def test_its_core_example_runs(tmp_path):
     code = next(block for block in re.findall(r"```python\n(.*?)```", README, flags=re.S) if "fit(" in block)
     code = code.replace("lam=0.1", "lam=0.1, epochs=1")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=patience(200)
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1 0.")
 
