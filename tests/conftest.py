@@ -1,11 +1,15 @@
 """Shared by all tests: a cache of their own that lasts between runs, so that vit_nano is pretrained once."""
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+from tests.processes import patience
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 SIGNDIGITS = SHARED / "data" / "signdigits"
@@ -14,10 +18,15 @@ WITH_RAY |= {"test_bad_input.py", "test_resume.py", "test_startup.py", "test_wei
 VIT_TINY = SHARED / "weights" / "vit_tiny_patch16_224_in1k.safetensors"
 
 
-def pytest_configure(config):
-    import os
+# The same examples in every run, as everything else is; `--hypothesis-profile=default` draws others.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.load_profile("same")
 
+
+def pytest_configure(config):
     os.environ["TUNE_FAIRLORA_CACHE"] = str(config.cache.mkdir("tune-fairlora"))
+    if not hasattr(config, "workerinput") and getattr(config.option, "timeout", None):
+        config.option.timeout = patience(config.option.timeout)  # before pytest-timeout reads it, and for all workers
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -67,7 +76,7 @@ def demo(tmp_path_factory) -> Path:
     """The folder in which the README's first search ran, for real: `runs/demo`, `mlflow.db`."""
     folder = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-m", "tune_fairlora.search", "--space", "digits", "--name", "demo"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=patience(900))
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import patience
 from trainables.config import TrainConfig
 from tune_fairlora.record.event_log import Record, read_events
 from tune_fairlora.record.state import State
@@ -60,7 +61,7 @@ class Server:
         """Takes 10 seconds and more."""
         if self.process is None:
             self._start()
-        end = time.monotonic() + 120
+        end = time.monotonic() + patience(120)
         while not self._answers():
             assert time.monotonic() < end, (self.folder / "log.txt").read_text()
             time.sleep(0.2)
@@ -76,7 +77,7 @@ class Server:
 
     def _answers(self) -> bool:
         try:
-            return urllib.request.urlopen(f"{self.uri}/health", timeout=1).status == 200
+            return urllib.request.urlopen(f"{self.uri}/health", timeout=patience(1)).status == 200
         except OSError:
             return False
 
@@ -125,7 +126,7 @@ def trial(record: Record, number: int, accuracy: float, delta: float = 0.2, tabl
 
 def finish(record: Record, tracker: Tracker, status: str = "complete") -> int:
     record.add("close", status=status, reason="")
-    waiting = tracker.close(240)
+    waiting = tracker.close(patience(240))
     record.close()
     return waiting
 

@@ -21,6 +21,7 @@ import psutil
 from optuna.trial import FixedTrial, TrialState
 
 from search_spaces.space import Space
+from tests.processes import patience
 from tune_fairlora.algorithms.study import Journal
 from tune_fairlora.record.event_log import LOG, read_events
 from tune_fairlora.record.state import INTERRUPTED, RUNNING, State
@@ -73,7 +74,7 @@ class Search:
 
     def until(self, condition: Callable[[], object], seconds: float = 900) -> bool:
         """Whether ``condition`` came true in time and while the command ran."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + patience(seconds)
         while not (met := condition()) and self.process.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
         return bool(met)
@@ -99,7 +100,7 @@ class Search:
             send(new, signal.SIGSTOP)
             stopped |= new
         send(stopped, signal.SIGKILL)
-        self.process.wait(60)
+        self.process.wait(patience(60))
         while self.processes():
             time.sleep(0.02)
         for folder in Path(tempfile.gettempdir(), "ray").glob(f"session_*_{self.pid}"):

@@ -12,6 +12,7 @@ import torch
 
 from tests.benchmarks import bare_loop, bench, book, efficiency, growth, penalty_cost, prefix, rows
 from tests.benchmarks.rows import Row
+from tests.processes import patience
 from trainables.config import TrainConfig
 from trainables.data import batches
 from trainables.data.batches import Data, Split
@@ -191,7 +192,7 @@ child.wait()
 def test_memory_is_that_of_the_whole_tree_and_a_part_ends_with_all_below_it():
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
     child = psutil.Process(int(parent.stdout.readline()))
-    watch, end = growth.Watch(parent.pid), time.monotonic() + 30
+    watch, end = growth.Watch(parent.pid), time.monotonic() + patience(30)
     while child.memory_info().rss < 60 * 2**20 and time.monotonic() < end:
         watch.look()
         time.sleep(0.05)
@@ -201,7 +202,7 @@ def test_memory_is_that_of_the_whole_tree_and_a_part_ends_with_all_below_it():
     watch.trials.add(child.pid)
     assert watch.most()["trials"] == most["Ray"]
     bench.stop(parent.pid)
-    parent.wait(30)
+    parent.wait(patience(30))
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 

@@ -18,11 +18,12 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests import mirror
+from tests.processes import patience
 from tune_fairlora.tracking import ui_views
 
 pytestmark = pytest.mark.slow
 WIDE = {"width": 1700, "height": 1000}
-SECONDS = 60_000  # milliseconds: a page of MLflow's takes 2 to 5 seconds here, and more on a busy machine
+LIMIT = patience(60_000)  # milliseconds: a page of MLflow's takes 2 to 5 seconds here, and more on a busy machine
 DOTS = ".js-plotly-plot .scatterlayer .point"
 
 
@@ -43,8 +44,8 @@ def screens(tmp_path_factory) -> Path:
 def page(browser) -> Iterator[Page]:
     """A page of a fresh profile, which fails the test if any script of a name's ran."""
     context = browser.new_context(viewport=WIDE)
-    context.set_default_timeout(SECONDS)
-    expect.set_options(timeout=SECONDS)
+    context.set_default_timeout(LIMIT)
+    expect.set_options(timeout=LIMIT)
     dialogs = []
     context.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     yield context.new_page()
@@ -63,7 +64,7 @@ def ui(folder: Path, *options: str) -> Iterator[str]:
         yield process.stdout.readline().strip()
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(patience(30))
 
 
 @pytest.fixture(scope="module")
@@ -225,4 +226,4 @@ def test_no_name_of_a_users_runs_on_any_page(tmp_path, page, screens):
             expect(page.get_by_text(each, exact=True).first).to_be_visible()
         page.get_by_text("confusion.html").click()
         expect(page.frame_locator("iframe").locator("td[title]").first).to_be_visible()
-        page.wait_for_timeout(1000)  # whatever would run has had its time; `page` fails on a dialog
+        page.wait_for_timeout(patience(1000))  # whatever would run has had its time; `page` fails on a dialog

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from search_spaces.space import from_file
+from tests.processes import patience
 from trainables.config import METHODS
 from trainables.data.store import Store
 from trainables.metrics import METRICS
@@ -112,7 +113,9 @@ def test_its_space_is_a_space(tmp_path):
 def test_its_core_example_runs(tmp_path):
     code = next(block for block in blocks(TEXT["docs/extend.md"], "python") if "fit(" in block)
     code = code.replace("lam=0.1", "lam=0.1, epochs=1")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=patience(200)
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1 0.")
 
@@ -148,7 +151,7 @@ def test_every_command_runs(page, workplace):
         words = shlex.split(command)
         assert words[0] == "tune-fairlora", f"nobody knows whether this runs: {command}"
         argv = [sys.executable, "-m", f"tune_fairlora.{words[1]}", *words[2:]]
-        done = subprocess.run(argv, cwd=workplace, capture_output=True, text=True, timeout=900)
+        done = subprocess.run(argv, cwd=workplace, capture_output=True, text=True, timeout=patience(900))
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
@@ -156,6 +159,8 @@ def test_every_command_runs(page, workplace):
 def test_the_readmes_python_runs(workplace):
     code = next(block for block in blocks(TEXT["README.md"], "python") if "tf.run" in block)
     code = code.replace("trials=24", "trials=4").replace('export("model")', 'export("from_python")')
-    done = subprocess.run([sys.executable, "-c", code], cwd=workplace, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=workplace, capture_output=True, text=True, timeout=patience(900)
+    )
     assert done.returncode == 0, done.stderr
     assert (workplace / "from_python" / "model.json").exists()

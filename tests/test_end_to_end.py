@@ -13,6 +13,7 @@ import mlflow
 import pandas as pd
 import pytest
 
+from tests.processes import patience
 from tune_fairlora.record.event_log import read_events
 
 pytestmark = pytest.mark.slow
@@ -23,7 +24,7 @@ MODULE = ["-m", "tune_fairlora.search"]
 def run(argv: list, folder: Path, timeout: int = 900, **env: str) -> str:
     """The output of a command that must succeed."""
     environment = {**os.environ, **env}
-    done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, timeout=patience(timeout))
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -123,7 +124,7 @@ def test_four_trials_share_one_gpu_and_each_sees_it(tmp_path, ray_with_one_gpu):
 def test_a_gpu_that_torch_cannot_use_is_told_in_one_line(tmp_path, ray_with_one_gpu):
     argv = ["--space", "digits", "--gpus-per-trial", "auto", "--address", ray_with_one_gpu, "--name", "auto"]
     done = subprocess.run(
-        [sys.executable, *MODULE, *argv], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        [sys.executable, *MODULE, *argv], cwd=tmp_path, capture_output=True, text=True, timeout=patience(300),
         env={**os.environ, "RAY_AUTH_MODE": "disabled"},
     )  # fmt: skip
     assert done.returncode == 2 and not (tmp_path / "runs" / "auto").exists()

@@ -5,8 +5,9 @@ import signal
 import pytest
 
 from tests.benchmarks import fault_test, kill_test
+from tests.processes import patience
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(patience(1800))]
 
 
 def test_a_search_that_is_killed_twice_equals_one_that_never_was(tmp_path):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import patience
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("trainables", "search_spaces", "analysis", "tune_fairlora")
 ALLOWED = {
@@ -74,7 +76,7 @@ machinery.PathFinder.find_spec = find_spec  # as if it were not installed: some 
 def run_without(blocked: set[str], code: str) -> str:
     """The last line that ``code`` prints in a process in which the ``blocked`` libraries cannot be imported."""
     program = BLOCK.format(blocked=blocked) + code
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=patience(200))
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 

@@ -11,6 +11,7 @@ import pytest
 from analysis import results
 from tests import told
 from tests.analysis.made import HOSTILE, NAME
+from tests.processes import patience
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "analysis" / "notebooks").glob("*.ipynb"))
@@ -42,7 +43,7 @@ def run(path: Path, search: Path) -> str:
     """The HTML that the notebook shows of the search; any error of a cell fails."""
     notebook = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+        notebook, timeout=patience(300), kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(results.VARIABLE, str(search))

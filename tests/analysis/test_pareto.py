@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from optuna._hypervolume import compute_hypervolume
 
 from analysis.pareto import as_minimization, contributions, front, hypervolume, knee, ranks, reference_point
+from tests.processes import patience
 from trainables.metrics import OBJECTIVES
 
 INF, NAN = np.inf, np.nan
@@ -127,7 +128,7 @@ def test_no_points_no_ranks(empty):
     assert ranks(empty).dtype.kind == "i" and front(empty).dtype == bool
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(patience(10))
 @pytest.mark.parametrize("scale", [1.0, 0.0])
 def test_a_long_front_of_two_objectives(scale):
     """All on the front, then all but one dominated. A matrix of 200 000 x 200 000 pairs would need 40 GB."""

@@ -33,6 +33,7 @@ from pathlib import Path
 from search_spaces import resolve
 from tests.benchmarks.kill_test import A_DEATH, never_up
 from tests.mirror import Server
+from tests.processes import patience
 from tests.searches import (
     DATABASE,
     NAME,
@@ -123,7 +124,7 @@ def processes_killed(folder: Path, seed: int) -> bool:
 
 def process_stopped(folder: Path, seed: int) -> bool:
     epoch = random.Random(seed).randrange(1, 5)
-    search = begin(folder, 3, "--epochs", 6, "--scheduler", "none", "--trial-timeout", f"{SILENCE}s")
+    search = begin(folder, 3, "--epochs", 6, "--scheduler", "none", "--trial-timeout", f"{patience(SILENCE):.0f}s")
     pid = hit(search, folder, 0, epoch, signal.SIGSTOP)
     begun = search.seconds
     search.until(lambda: state_of(folder).trials[0].status != RUNNING)
@@ -252,7 +253,7 @@ def out_of_time(folder: Path, seed: int, budget: int = 60) -> bool:
     search = begin(folder, trials, "--epochs", 4, "--time-budget", f"{budget}s")
     status, seconds, began = search.wait(), search.seconds, len(state_of(folder).trials)
     text = f"f: exit status {status} after {seconds:.1f} s of {budget} s, {began} of {trials} trials begun"
-    good = check(status == 0 and seconds <= budget + 5 and began < trials, text)
+    good = check(status == 0 and seconds <= budget + patience(5) and began < trials, text)
     status = finish(folder, "--resume", NAME)
     good &= check(status == 0, f"f: resumed: exit status {status}, {ended(folder)} ends in the log")
     return good & check_all(folder, space(4), trials)

@@ -26,6 +26,7 @@ from pathlib import Path
 import pandas as pd
 
 from search_spaces import resolve
+from tests.processes import patience
 from tests.searches import NAME, OUTPUT, Search, check, check_all, events, runs, state_of, study, trained
 from trainables.trial.checkpoints import load_checkpoint, trial_folder
 from tune_fairlora.algorithms.study import JOURNAL
@@ -60,7 +61,7 @@ def wait_for_moment(search: Search, folder: Path, window: float, rng: random.Ran
     share, begun = rng.random(), len(trained(folder))
     if not starting:
         search.until(lambda: len(trained(folder)) > begun)
-    moment = share * STARTING if starting else search.seconds + share * window
+    moment = share * patience(STARTING) if starting else search.seconds + share * window
     search.until(lambda: search.seconds >= moment)
     where = "starting" if starting else f"{share * window:4.1f} s into training"
     return f"{search.seconds:5.1f} s, {where}" if search.process.poll() is None else ""

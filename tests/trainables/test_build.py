@@ -1,17 +1,18 @@
 """Decoding into a store: what a kill, a second process, a repaired file and a huge image do to it."""
 
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.processes import ROOT, patience, until
 from trainables.config import ConfigError
 from trainables.data.store import ROWS_PER_BATCH, Manifest, Store
 from trainables.files import locked
@@ -61,44 +62,42 @@ def test_every_image_lies_in_its_row_and_nothing_else_is_left(tmp_path):
     )
 
 
-KILLED = """
-import sys, time
-sys.path.insert(0, {root!r})
-import test_build
+BUILD = """
+import time
 from pathlib import Path
+from tests.trainables import test_build
 from trainables.prepare import decode
-slow = decode.decode
+fast, out = decode.decode, Path({out!r})
 def slowly(*args):
     time.sleep(0.004)
-    return slow(*args)
+    while test_build.parts(out) >= {parts}:
+        time.sleep(0.1)
+    return fast(*args)
 decode.decode = slowly
-test_build.made(Path({out!r}), test_build.job(Path({source!r}), {n}))
+test_build.made(out, test_build.job(Path({source!r}), {n}))
 """
 
 
-def start(tmp_path, n: int) -> subprocess.Popen:
-    """A process of its own that decodes, slowed down so that it can be met in the midst of its work."""
-    names = {"root": os.path.dirname(__file__), "out": str(tmp_path / "store.arrow"), "source": str(tmp_path / "in")}
-    return subprocess.Popen([sys.executable, "-c", KILLED.format(n=n, **names)], stderr=subprocess.PIPE)
+def start(tmp_path, n: int, parts: float = math.inf) -> subprocess.Popen:
+    """A process of its own that decodes slowly, and behind so many ``parts`` waits to be killed."""
+    names = {"out": str(tmp_path / "store.arrow"), "source": str(tmp_path / "in")}
+    code = BUILD.format(n=n, parts=f"float('{parts}')", **names)
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE)
 
 
-def wait_for_parts(tmp_path, count: int) -> None:
-    until = time.monotonic() + 60
-    while len(list(parts_folder(tmp_path / "store.arrow").glob("*.arrow"))) < count:
-        assert time.monotonic() < until
-        time.sleep(0.005)
+def parts(store) -> int:
+    """How many parts of the store are there, whole."""
+    return len(list(parts_folder(store).glob("0*.arrow")))
 
 
 def test_a_killed_process_is_continued_where_it_was(tmp_path):
     n = 4 * ROWS_PER_BATCH
     draw(tmp_path / "in", n)
-    process = start(tmp_path, n)
-    wait_for_parts(tmp_path, 2)
+    process = start(tmp_path, n, parts=2)
+    until(lambda: parts(tmp_path / "store.arrow") >= 2, 60)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "store.arrow").exists()
-    parts = {p.name: p.stat().st_mtime_ns for p in parts_folder(tmp_path / "store.arrow").glob("0*.arrow")}
-    assert len(parts) >= 2
+    assert not (tmp_path / "store.arrow").exists() and parts(tmp_path / "store.arrow") >= 2
     decoded = []
     store = made(tmp_path / "store.arrow", job(tmp_path / "in", n), lambda done, total: decoded.append(done))
     assert len(decoded) <= n - 2 * ROWS_PER_BATCH + 2  # a part that was there counts as one step
@@ -111,7 +110,7 @@ def test_two_processes_that_make_the_same_store_do_not_harm_each_other(tmp_path)
     draw(tmp_path / "in", n)
     processes = [start(tmp_path, n) for _ in range(2)]
     for process in processes:
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=patience(120))
         assert process.returncode == 0, err.decode()
     store = Store(tmp_path / "store.arrow")
     assert len(store) == n and store.manifest.fingerprint == content_hash(store.manifest, rows_of(store))
@@ -179,7 +178,7 @@ for _ in range(200):
     argv = [sys.executable, "-c", code, str(tmp_path / "x"), str(tmp_path / "inside")]
     holders = [subprocess.Popen(argv, stderr=subprocess.PIPE) for _ in range(4)]
     for holder in holders:
-        _, err = holder.communicate(timeout=60)
+        _, err = holder.communicate(timeout=patience(60))
         assert holder.returncode == 0, err.decode()
     with locked(tmp_path / "x"):
         assert os.listdir(tmp_path) == [".x.lock"]

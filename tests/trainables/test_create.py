@@ -9,6 +9,7 @@ import timm
 import torch
 from timm.layers import resample_abs_pos_embed
 
+from tests.processes import patience
 from tests.weights import same, saved
 from trainables.config import ConfigError, TrainConfig
 from trainables.models.adapters import adapt, check_adapters, parameter_counts
@@ -147,7 +148,9 @@ except ConfigError as error:
     print(error)
 """
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent", "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(60), env=environment
+    )
     (line,) = done.stdout.splitlines()
     assert line.startswith(f"the weights of {name} could not be downloaded (") and f"{file} from the Hugging" in line
     assert line.endswith("on another machine and pass it with --weights FILE, or start from --weights random")

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.processes import refusal, started, until
+from tests.processes import patience, refusal, started, until
 from trainables.prepare import download as module
 from trainables.prepare.download import download
 
@@ -341,7 +341,7 @@ DOWNLOAD = PROGRAM + "print(download(sys.argv[1], pathlib.Path(sys.argv[2])))"
 
 
 def test_a_killed_process_is_gone_on_from(server, tmp_path):
-    server.pause, part = 0.02, tmp_path / "a.part"
+    server.pause, part = patience(0.02), tmp_path / "a.part"
     process = started(DOWNLOAD, server.url, tmp_path / "a")
     until(lambda: part.exists() and part.stat().st_size > 500_000)
     process.kill()

@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from PIL import Image
 
+from tests.processes import patience
 from tests.test_layers import BLOCK
 from tests.weights import saved
 from trainables.config import TrainConfig
@@ -300,7 +301,7 @@ def alone(folder: Path, images: torch.Tensor, weights: str = "", peft: bool = Fa
     program += FRESH.format(folder=str(folder), weights=f"base_weights={weights!r}" * bool(weights), peft=peft,
                             blocked=blocked)  # fmt: skip
     environment = {"PATH": "", "HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent", "OMP_NUM_THREADS": "1"} | environment
-    how = {"capture_output": True, "text": True, "cwd": elsewhere, "env": environment, "timeout": 200}
+    how = {"capture_output": True, "text": True, "cwd": elsewhere, "env": environment, "timeout": patience(200)}
     done = subprocess.run([sys.executable, "-P", "-c", program], **how)
     assert done.returncode == 0, done.stderr
     return {name: torch.load(elsewhere / f"{name}.pt", weights_only=True) for name in ("loaded", "peft")[: 1 + peft]}
@@ -351,7 +352,9 @@ print(difference)
 """
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1",
                    "TUNE_FAIRLORA_CACHE": str(tmp_path)}  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=200)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=patience(200)
+    )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == 0
     base = load.read_facts(tmp_path / "model")["base"]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import patience
+
 # Trains LoRA on each kind of layer, and exports it. Printed: whether transformers was left out, whether who asks for it
 # afterwards gets the real one, and a hash of every number and file that came of it.
 TRAIN = """
@@ -43,7 +45,7 @@ NEW_PEFT = "from transformers import BertConfig\nassert BertConfig().hidden_size
 def run(code: str, *arguments: object, path: Path | None = None) -> dict | list:
     first = f"import sys\nsys.path.insert(0, {str(path)!r})\n" if path else ""
     command = [sys.executable, "-c", first + code, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(300))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

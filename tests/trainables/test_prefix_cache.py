@@ -11,7 +11,7 @@ import torch
 from timm.models import VisionTransformer
 
 from tests.few_digits import few, few_digits
-from tests.processes import refusal, started, until
+from tests.processes import patience, refusal, started, until
 from trainables.config import TrainConfig
 from trainables.data import batches
 from trainables.data.batches import Data, draws, open_confirmation, training_batches
@@ -331,7 +331,7 @@ print(len(made), *(float(t.astype("float64").sum()) for t in tokens))
 def test_two_processes_at_once_make_a_file_once(seen, weights, cache, tmp_path_factory):
     folder, store = tmp_path_factory.mktemp("ready"), seen.train.store.path
     children = [started(CHILD, store, weights, folder / f"ready-{i}", "together") for i in range(2)]
-    lines = [child.communicate(timeout=120)[0].split() for child in children]
+    lines = [child.communicate(timeout=patience(120))[0].split() for child in children]
     assert [child.returncode for child in children] == [0, 0]
     assert sum(int(line[0]) for line in lines) == 2  # one file a split
     assert lines[0][1:] == lines[1][1:]
@@ -341,7 +341,7 @@ def test_two_processes_at_once_make_a_file_once(seen, weights, cache, tmp_path_f
 def test_nothing_is_used_of_what_a_killed_process_has_half_written(seen, weights, cache, tmp_path_factory):
     folder, store = tmp_path_factory.mktemp("ready"), seen.train.store.path
     child = started(CHILD, store, weights, folder / "ready-0", "alone")
-    until_long(lambda: any(path.stat().st_size > 1000 for path in cache.glob(".prefix-*.tmp")))
+    until(lambda: any(path.stat().st_size > 1000 for path in cache.glob(".prefix-*.tmp")), 120)
     child.kill()
     child.wait()
     assert not list(cache.glob("prefix-*")) and list(cache.glob(".prefix-*.tmp"))
@@ -350,13 +350,3 @@ def test_nothing_is_used_of_what_a_killed_process_has_half_written(seen, weights
     tokens = trainer.kept.training(0)
     assert np.abs(tokens).sum(axis=(1, 2)).min() > 0 and len(tokens) == len(whole.train)
     assert [name.startswith("prefix-") for name in files(cache)] == [True]  # the torn file is gone
-
-
-def until_long(condition) -> None:
-    """As ``until``, for what comes behind a process's imports on a busy machine."""
-    for _ in range(3):
-        try:
-            return until(condition)
-        except AssertionError:
-            continue
-    until(condition)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.processes import patience
 from trainables.data.store import ROWS_PER_BATCH, Manifest, Store, write
 from trainables.files import cache_folder, replace_atomically
 
@@ -115,7 +116,7 @@ def test_two_writers_at_once_both_succeed_and_one_wins_whole(tmp_path):
         def rows():
             for i, row in enumerate(zip(*columns)):
                 if i == ROWS_PER_BATCH:
-                    barrier.wait(timeout=20)  # both files are open and half written
+                    barrier.wait(timeout=patience(20))  # both files are open and half written
                 yield row
 
         try:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.processes import refusal, started, until
+from tests.processes import patience, refusal, started, until
 from trainables.config import ConfigError
 from trainables.prepare.unpack import opened_source, unpack
 
@@ -353,13 +353,22 @@ def test_any_zip_is_unpacked_whole_or_leaves_nothing(tmp_path_factory, members):
 
 
 UNPACK = PROGRAM + "unpack(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))"
+WAIT = """
+import time
+from trainables.prepare import unpack as module
+write = module._write
+def stopping(archive, entry, folder):
+    time.sleep(600 if entry.name.endswith("/2500") else 0)  # in the midst of it, to be killed
+    write(archive, entry, folder)
+module._write = stopping
+"""
 
 
 def test_what_a_killed_process_leaves_is_removed_by_the_next_call(tmp_path):
     many = {f"d{i % 7}/{i}": b"x" * 100 for i in range(5000)}
     archive = tar(tmp_path / "a", *many.items())
-    process = started(UNPACK, archive, tmp_path / "out")
-    until(lambda: (tmp_path / ".out.unpacking" / "d3").exists())
+    process = started(WAIT + UNPACK, archive, tmp_path / "out")
+    until(lambda: (tmp_path / ".out.unpacking" / "d6" / "2001").exists())
     process.kill()
     process.communicate()
     assert not (tmp_path / "out").exists() and (tmp_path / ".out.unpacking").exists()
@@ -370,7 +379,7 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next_call(tmp_path):
 def test_two_processes_may_unpack_at_once(tmp_path):
     archive = tar(tmp_path / "a", *((f"{i}", b"x") for i in range(2000)), mode="w:gz")
     both = [started(UNPACK, archive, tmp_path / "out") for _ in range(2)]
-    assert [process.wait(30) for process in both] == [0, 0]
+    assert [process.wait(patience(30)) for process in both] == [0, 0]
     assert len(os.listdir(tmp_path / "out")) == 2000 and sorted(os.listdir(tmp_path)) == ["a", "out"]
 
 

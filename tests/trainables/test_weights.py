@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 
+from tests.processes import patience
 from tests.weights import refusal, same, saved
 from trainables.models.backbones import RANDOM, fingerprint
 from trainables.models.create import create, load
@@ -111,7 +112,7 @@ def test_a_torchscript_archive_is_recognised_and_the_line_converts_it(tmp_path):
     message = refusal(OPENAI, 32, path)
     _, _, code = message.partition("convert it once with ")
     assert "is a TorchScript program" in message and str(path) in code
-    subprocess.run([sys.executable, "-c", f"import torch; {code}"], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", f"import torch; {code}"], cwd=tmp_path, check=True, timeout=patience(60))
     message = refusal(OPENAI, 32, tmp_path / "weights.pt")
     assert "do not fit clip_b32_openai: cls_token is missing" in message  # so it was read, and known to be OpenAI's
 

@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 from torch.nn import functional as F
 
+from tests.processes import patience
 from trainables.config import ConfigError, TrainConfig
 from trainables.data.batches import open_data
 from trainables.data.store import Manifest, write
@@ -84,7 +85,7 @@ def test_texts_are_read_once_for_all_processes():
     zeroshot.parts.cache_clear()  # as in another process
     start = time.perf_counter()
     again = zeroshot.parts("clip_b32", row, CLASSES, RANDOM)
-    assert time.perf_counter() - start < 1 and path.stat().st_mtime_ns == written
+    assert time.perf_counter() - start < patience(1) and path.stat().st_mtime_ns == written
     assert all(torch.equal(again[k], v) for k, v in first.items())
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from search_spaces import resolve
 from search_spaces.space import Space
+from tests.processes import patience
 from tests.weights import saved
 from trainables import files
 from trainables.config import ConfigError
@@ -118,7 +119,9 @@ def test_a_search_whose_model_is_known_never_imports_torch(cache, images, tmp_pa
     """Neither its plan nor its settings, nor what carries it out."""
     found = []
     for _ in range(2):
-        done = subprocess.run([sys.executable, "-c", PLAN, str(tmp_path)], capture_output=True, text=True, timeout=200)
+        done = subprocess.run(
+            [sys.executable, "-c", PLAN, str(tmp_path)], capture_output=True, text=True, timeout=patience(200)
+        )
         assert done.returncode == 0, done.stderr
         found.append(json.loads(done.stdout.splitlines()[-1]))
     assert found == [{"models": [True], "torch": True}, {"models": [False], "torch": False}]

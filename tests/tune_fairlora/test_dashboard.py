@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from search_spaces import SPACES
-from tests.processes import until
+from tests.processes import patience, until
 from tests.records import TrialLauncher, begun
 from tune_fairlora.algorithms.searcher import StudySearcher
 
@@ -23,7 +23,7 @@ def port() -> int:
 
 
 def get(port: int, path: str) -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=patience(10)) as answer:
         return answer.read()
 
 

@@ -1,6 +1,7 @@
 """MLflow's server, or the process that follows the log into it, killed at any moment: nothing lost, nothing twice."""
 
 import json
+import math
 import os
 import random
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.mirror import Server, check, end, epoch, finish, opened, start, trial
-from tests.processes import until
+from tests.processes import patience, until
 from tune_fairlora.record.event_log import read_events
 from tune_fairlora.tracking.resync import resync
 
@@ -48,14 +49,14 @@ def go_on(folder: Path, uri: str, trials: int) -> None:
 
 
 def kill_after(seconds: float, *args) -> None:
-    """``go_on`` in a process of its own, for a while."""
+    """``go_on`` in a process of its own, for a while, which is longer on a slower machine."""
     child = os.fork()
     if not child:
         try:
             go_on(*args)
         finally:
             os._exit(0)
-    time.sleep(seconds)
+    time.sleep(patience(seconds))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
@@ -110,11 +111,11 @@ def test_a_server_that_comes_back_gets_everything_and_nothing_twice(tmp_path, se
             seconds.append((time.perf_counter() - begin) / 4)
         epoch(record, 1, 2, 0.7)
         end(record, 1)
-    assert statistics.median(seconds) < 0.05
+    assert statistics.median(seconds) < patience(0.05)
 
     begin = time.monotonic()
     waiting = finish(*searches[1])
-    assert time.monotonic() - begin < 20 and waiting >= 13
+    assert time.monotonic() - begin < patience(20) and waiting >= 13
     assert resync(brief, None) == 1
     assert f"MLflow at {server.uri} does not answer; {waiting} events wait in brief\n" in capsys.readouterr().out
     assert sorted(p.name for p in brief.iterdir()) == [
@@ -134,7 +135,7 @@ def test_a_server_that_comes_back_gets_everything_and_nothing_twice(tmp_path, se
 @pytest.mark.slow
 def test_a_server_that_hung_has_each_trial_once(tmp_path, server, monkeypatch):
     """Requests timed out, were repeated, and may all be carried out once the server goes on."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(math.ceil(patience(1))))
     server.start()
     record, tracker = opened(tmp_path / "s", server.uri)
     trial(record, 0, 0.6)
@@ -142,7 +143,7 @@ def test_a_server_that_hung_has_each_trial_once(tmp_path, server, monkeypatch):
     for number in (1, 2, 3):
         os.killpg(server.process.pid, signal.SIGSTOP)
         trial(record, number, 0.7)
-        time.sleep(5)
+        time.sleep(patience(5))
         os.killpg(server.process.pid, signal.SIGCONT)
         until(lambda: tracker.waiting == 0)
     assert finish(record, tracker) == 0
@@ -160,8 +161,8 @@ def test_a_search_without_any_server_takes_no_longer(tmp_path):
         trial(record, number, 0.6)
         seconds.append((time.perf_counter() - begin) / 4)
     print(f"an event takes {1000 * statistics.median(seconds):.1f} ms, at most {1000 * max(seconds):.1f}")
-    assert statistics.median(seconds) < 0.05
+    assert statistics.median(seconds) < patience(0.05)
     begin = time.monotonic()
     assert finish(record, tracker) == tracker.waiting == 82
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < patience(20)
     assert json.loads((tmp_path / "s/mlflow.json").read_text())["sent"] == 0

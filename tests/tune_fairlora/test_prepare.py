@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from tests import drawn
+from tests.processes import patience
 from trainables.config import ConfigError
 from trainables.data.store import Store
 from trainables.prepare import datasets, sources
@@ -342,7 +343,7 @@ def test_a_drawn_archive_goes_all_the_way_to_a_front(tmp_path, space):
     ]
     argv += ["--set", f"backbone={SMALL[backbone]}", "--set", "rank=8", "--trials", 4, "--epochs", 1, "--name", "s"]
     command = [sys.executable, "-m", "tune_fairlora.search", *map(str, argv)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=patience(600))
     table = pd.read_parquet(tmp_path / "runs/s/trials.parquet")
     assert len(table) == 4 and set(table["method"]) == {"lora", "fairlora", "fft", "fairfft"}
     assert set(table["status"]) <= {"complete", "collapsed"}, done.stdout

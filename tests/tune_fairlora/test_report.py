@@ -17,6 +17,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from tests import told
 from tests.analysis.made import HOSTILE, NAME
+from tests.processes import patience
 from tune_fairlora import report
 from tune_fairlora.reporting import html, settings
 
@@ -238,7 +239,7 @@ def test_a_browser_draws_the_front_runs_no_name_and_asks_nobody(made, chromium, 
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert not heard
         page.evaluate("document.querySelector('main').insertAdjacentHTML('beforeend', '<img src=x onerror=alert(3)>')")
-        page.wait_for_timeout(500)
+        page.wait_for_timeout(patience(500))
         browser.close()
     assert heard and all("Content Security Policy" in text for text in heard)  # refused, were one ever to get in
 

@@ -197,7 +197,7 @@ def test_a_torn_last_line_is_cut_off(folder, capsys):
 
 def test_a_search_that_is_at_work_is_refused(folder, capsys):
     code = "import sys, time; from pathlib import Path; from tune_fairlora.record.event_log import Record\n"
-    code += "record = Record(Path(sys.argv[1])); print('open', flush=True); time.sleep(60)"
+    code += "record = Record(Path(sys.argv[1])); print('open', flush=True); time.sleep(600)"
     other = started(code, folder)
     try:
         assert other.stdout.readline() == "open\n"

@@ -9,19 +9,20 @@ import threading
 
 import pytest
 
+from tests.processes import patience
 from trainables.config import ConfigError
 from tune_fairlora import startup
 from tune_fairlora.run import fast_start, ray_cluster
 
 # A Ray as a search starts it; printed: which of its workers were there before any trial, and what a worker is given.
 START = """
-import json, os, time
+import json, os, sys, time
 from tune_fairlora import startup
 startup.quiet_libraries()
 import psutil, ray
 from ray.tune.execution.class_cache import DEFAULT_ENV_VARS
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-time.sleep(5)
+time.sleep(float(sys.argv[1]))
 lines = [" ".join(p.cmdline()) for p in psutil.Process().children(recursive=True) if p.name() != "raylet"]
 idle = [line for line in lines if "ray::IDLE" in line or "default_worker" in line]
 given = ray.remote(lambda: {k: os.environ.get(k) for k in startup.KEEP_MEMORY})
@@ -32,7 +33,13 @@ print(json.dumps({"idle": idle, "given": ray.get(given.remote()), "tune": DEFAUL
 @pytest.fixture(scope="module")
 def started() -> dict:
     unset = {k: v for k, v in os.environ.items() if k not in startup.KEEP_MEMORY and not k.startswith("RAY_")}
-    done = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, env=unset, timeout=200)
+    done = subprocess.run(
+        [sys.executable, "-c", START, str(patience(5))],
+        capture_output=True,
+        text=True,
+        env=unset,
+        timeout=patience(200),
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -61,10 +68,10 @@ def test_libraries_are_imported_meanwhile():
     for name in ("colorsys", "netrc"):
         sys.modules.pop(name, None)
     first = fast_start.import_meanwhile(["no_such_module", "this.neither", "colorsys"], ["netrc"])
-    assert first.wait(30) and "colorsys" in sys.modules and "no_such_module" not in sys.modules
+    assert first.wait(patience(30)) and "colorsys" in sys.modules and "no_such_module" not in sys.modules
     for thread in threading.enumerate():
         if thread.name == "import":
-            thread.join(30)
+            thread.join(patience(30))
     assert "netrc" in sys.modules
 
 
@@ -128,7 +135,7 @@ def test_trials_take_the_processes_that_ray_has_started_beforehand(tmp_path, kin
     processes: an upgrade that changes how would cost each search 8 seconds for nothing."""
     cloud = os.environ | {"AWS_SESSION_TOKEN": "made up"}  # which Tune would put into the trials' environment
     done = subprocess.run(
-        [sys.executable, "-c", LOADED, tmp_path, kind], capture_output=True, text=True, timeout=200, env=cloud
+        [sys.executable, "-c", LOADED, tmp_path, kind], capture_output=True, text=True, timeout=patience(200), env=cloud
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -137,7 +144,7 @@ def test_trials_take_the_processes_that_ray_has_started_beforehand(tmp_path, kin
     assert found["left"] == ["RAY_prestart_worker_first_driver"]  # for whatever the search's process starts later
     assert len(found["took"]) == os.cpu_count() and {each["process"] for each in found["took"]} <= {*found["before"]}
     assert all(1 <= each["workers"] <= os.cpu_count() for each in found["took"])  # none was started for nothing
-    assert all(each["waited"] < 4 for each in found["took"])  # for Tune itself; libraries take 6 and more
+    assert all(each["waited"] < patience(4) for each in found["took"])  # for Tune itself; libraries take 6 and more
     assert all(each["loaded"] and each["lean"] for each in found["took"])
     assert all(each["threads"] == "1" and each["key"] == "made up" for each in found["took"])
 
@@ -196,5 +203,5 @@ assert search.main({argv!r}) == 2
 heavy = {{"torch", "ray", "timm", "peft", "mlflow", "pandas", "sklearn"}} & set(sys.modules)
 assert not heavy, heavy
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(60))
     assert done.returncode == 0, done.stderr
