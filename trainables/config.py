@@ -14,6 +14,10 @@ class ConfigError(ValueError):
     """A user's mistake. Its message is one line: the rule, the value, what to do."""
 
 
+class DoesNotFit(ConfigError):
+    """Not even a single image fits into the GPU's memory."""
+
+
 @dataclass(frozen=True)
 class Method:
     """One fine-tuning method: what it trains, and which hyperparameters exist for it alone."""

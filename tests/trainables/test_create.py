@@ -15,7 +15,7 @@ from trainables.models.adapters import adapt, check_adapters, parameter_counts
 from trainables.models.backbones import RANDOM, fingerprint
 from trainables.models.create import BACKBONES, create, fresh_model, load, skeleton, weights_file
 from trainables.models.vit_nano import vit_nano
-from trainables.training.cuda_graph import _parameter_groups
+from trainables.training.fit import parameter_groups
 
 TINY, CLIP, OPENAI, SWIN = "vit_tiny", "clip_b32", "clip_b32_openai", "swinv2_t"
 CLASSES = tuple("0123456789")
@@ -106,7 +106,7 @@ def test_a_swins_position_bias_and_temperature_do_not_decay():
     config = TrainConfig(backbone=SWIN, image_size=64, method="fft", weight_decay=0.1, head_lr=0.5)
     model = fresh_model(config, CLASSES, RANDOM)
     names = {id(p): name for name, p in model.named_parameters()}
-    groups = _parameter_groups(model, config)
+    groups = parameter_groups(model, config)
     decaying = {names[id(p)] for g in groups if g["weight_decay"] for p in g["params"]}
     assert {"head.fc.weight", "layers.0.blocks.0.attn.qkv.weight"} < decaying
     assert not any("cpb_mlp" in n or n.endswith(("logit_scale", "bias")) or "norm" in n for n in decaying)

@@ -98,7 +98,7 @@ class Trial:
 
 def parts(epoch: Epoch) -> str:
     """For the record: that batches were too large for the GPU's memory, and went through it in parts of so many."""
-    size, asked = epoch.trainer.objective.micro_batch, epoch.trainer.config.micro_batch
+    size, asked = epoch.trainer.micro_batches.size, epoch.trainer.config.micro_batch
     return f" micro_batch={size}" if size and size != asked else ""
 
 
