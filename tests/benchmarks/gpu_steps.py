@@ -176,7 +176,9 @@ def main() -> None:
                         print(measured(data, backbone, method, batch, limit), flush=True)
                     except torch.OutOfMemoryError:
                         print(f"| {backbone} | {method} | {batch} | does not fit into memory |", flush=True)
-    print(f"taken of the card beside tensors: {gpu.other_bytes() / 2**30:.2f} GiB")
+    free, total = torch.cuda.mem_get_info()
+    other = total - free - torch.cuda.memory_reserved()
+    print(f"taken of the card beside tensors, by CUDA in this process and by other processes: {other / 2**30:.2f} GiB")
 
 
 if __name__ == "__main__":

@@ -160,11 +160,6 @@ def view_draws(n: int, config: TrainConfig, view: int) -> Augmentation:
     return draws(n, config, _generator(0, "view", view))
 
 
-def augmented(images: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
-    """Random flips and random crops scaled back, on the batch at once; float ``[b, 3, size, size]`` in and out."""
-    return transformed(images, draws(len(images), config, generator))
-
-
 def transformed(images: Tensor, drawn: Augmentation) -> Tensor:
     """``images`` float ``[b, 3, size, size]`` flipped and cropped as ``drawn`` says.
 
