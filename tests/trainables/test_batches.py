@@ -206,8 +206,8 @@ def test_digits_are_rendered_once_and_hold_all_three_splits(tmp_path, monkeypatc
     ("name", "source", "message"),
     [
         ("faces", None, r"^unknown data set 'faces'; known: aircraft, digits, folder, geode"),
-        ("digits", "x", r"^the digits come with scikit-learn and take no --data, but got --data x$"),
-        ("folder", None, r"^data set folder needs --data DIR"),
+        ("digits", "x", r"^the digits come with scikit-learn and take no `data`, but got x$"),
+        ("folder", None, r"^data set folder needs as `data` the folder"),
     ],
 )
 def test_a_source_that_does_not_fit_is_refused(name, source, message):

@@ -289,7 +289,7 @@ def test_a_disk_that_would_be_filled_is_refused_in_one_line(seen, weights, cache
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2 * needed - 1))
     message = refusal(Trainer, CONFIG, seen, weights, "cpu", None)
     assert message.startswith("what frozen blocks compute may take half of the 0.00 GB that are free in ")
-    assert "--set cache_prefix=false" in message and "TUNE_FAIRLORA_CACHE" in message
+    assert "set cache_prefix=false" in message and "TUNE_FAIRLORA_CACHE" in message
     Trainer(change(CONFIG, cache_prefix=False), seen, weights, "cpu", None)
     assert not files(cache)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2 * needed))

@@ -168,7 +168,7 @@ def transformed(images: Tensor, drawn: Augmentation) -> Tensor:
     n = len(images)
     if drawn.flip is not None:
         images = torch.where(moved(drawn.flip, images.device)[:, None, None, None], images.flip(-1), images)
-    if drawn.area is not None:
+    if drawn.area is not None and drawn.shift is not None:
         scale = drawn.area.sqrt()
         theta = torch.zeros(n, 2, 3)
         theta[:, 0, 0] = theta[:, 1, 1] = scale

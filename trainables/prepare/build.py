@@ -17,13 +17,12 @@ import numpy as np
 import pyarrow as pa
 
 from trainables.config import ConfigError
-from trainables.data.store import ROWS_PER_BATCH, Manifest, write
+from trainables.data.store import ROWS_PER_BATCH, Manifest, Row, write
 from trainables.files import locked, remove_torn, replace_atomically, require_space
 from trainables.prepare import decode
 from trainables.prepare.listing import Listing, check_splits
 
 Progress = Callable[[int, int], None]
-Row = tuple[np.ndarray, int, int, str]
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def unreadable(files: list[Path], root: Path) -> str:
         for kind, those in (("missing", missing), ("corrupt", corrupt))
         if those
     ]
-    return "; ".join(parts) + "; repair them or pass --skip-corrupt"
+    return "; ".join(parts) + "; repair them or pass `skip_corrupt`"
 
 
 def _short(file: Path, root: Path) -> str:

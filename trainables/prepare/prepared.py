@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from trainables.config import ConfigError
-from trainables.data.store import ROWS_PER_BATCH, SPLITS, Store, write
+from trainables.data.store import ROWS_PER_BATCH, SPLITS, Row, Store, write
 from trainables.files import cache_folder, locked, remove_torn
 from trainables.prepare import decode
 from trainables.prepare.build import content_hash
@@ -24,7 +25,7 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError)  # pyarrow's
 STORE, MANIFEST = "store.arrow", "manifest.json"
 
 
-def counts(store: Store) -> dict:
+def counts(store: Store) -> dict[str, Any]:
     """Images of each split, in all and as a table class × group (names left out: manifest order)."""
     shape, tables = (len(store.manifest.classes), len(store.manifest.groups)), {}
     for split in SPLITS:
@@ -39,7 +40,7 @@ def is_prepared(folder: str | Path) -> bool:
     return (Path(folder) / MANIFEST).is_file()
 
 
-def read_manifest(folder: str | Path) -> dict:
+def read_manifest(folder: str | Path) -> dict[str, Any]:
     """``manifest.json`` of a prepared folder. Raises ConfigError where there is none, or none of this format."""
     path = Path(folder) / MANIFEST
     try:
@@ -54,7 +55,7 @@ def read_manifest(folder: str | Path) -> dict:
     return content
 
 
-def manifest_of(folder: str | Path, name: str) -> dict:
+def manifest_of(folder: str | Path, name: str) -> dict[str, Any]:
     """``read_manifest`` of a folder that must hold the data set ``name``; raises ConfigError where it holds another."""
     made = read_manifest(folder)
     if made["name"] != name:
@@ -83,17 +84,17 @@ def check(folder: Path) -> list[str]:
             if found[key] != expected.get(key)]  # fmt: skip
 
 
-def _brief(value) -> str:
+def _brief(value: object) -> str:
     text = str(value)
     return text if len(text) < 100 else f"{text[:97]}…"
 
 
-def rows_of(store: Store) -> Iterator[tuple]:
-    """Every row of an open store: (image uint8 ``[size, size, 3]``, label, group, split)."""
+def rows_of(store: Store) -> Iterator[Row]:
+    """Every row of an open store."""
     for start in range(0, len(store), ROWS_PER_BATCH):
         rows = np.arange(start, min(start + ROWS_PER_BATCH, len(store)))
-        names = zip(store.label[rows].tolist(), store.group[rows].tolist(), store.split[rows].tolist())
-        yield from ((image, *rest) for image, rest in zip(store.images(rows), names))
+        names = (column[rows].tolist() for column in (store.label, store.group, store.split))
+        yield from zip(store.images(rows), *names)
 
 
 def store_at(folder: str | Path, name: str, size: int) -> Path:
@@ -105,7 +106,7 @@ def store_at(folder: str | Path, name: str, size: int) -> Path:
     if made["size"] < size:
         raise ConfigError(
             f"`image_size <= {made['size']}` must hold for {folder}, but got image_size={size}: "
-            f"prepare it again with --size {size}"
+            f"prepare it again at {size} px"
         )
     store = _opened(folder, made)
     if made["size"] == size:
@@ -119,7 +120,7 @@ def store_at(folder: str | Path, name: str, size: int) -> Path:
     return small
 
 
-def _opened(folder: str | Path, made: dict) -> Store:
+def _opened(folder: str | Path, made: dict[str, Any]) -> Store:
     """The store beside the manifest ``made``, which must be the one that it describes."""
     path = Path(folder).resolve() / STORE
     try:
@@ -134,7 +135,7 @@ def _opened(folder: str | Path, made: dict) -> Store:
     return store
 
 
-def _resized(store: Store, size: int) -> Iterator[tuple]:
+def _resized(store: Store, size: int) -> Iterator[Row]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(store), ROWS_PER_BATCH):
             rows = np.arange(start, min(start + ROWS_PER_BATCH, len(store)))

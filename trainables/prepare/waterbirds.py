@@ -59,7 +59,7 @@ def _codes(rows: Sequence[dict[str, str]], column: str, count: int) -> np.ndarra
     return np.array([known[row[column].strip()] for row in rows], np.int64)
 
 
-def _notes(codes: np.ndarray) -> dict:
+def _notes(codes: np.ndarray) -> dict[str, str]:
     counts = tuple(np.bincount(codes, minlength=len(SPLITS)).tolist())
     official = "the official cut" if counts == OFFICIAL else "not the official 4,795 / 1,199 / 5,794"
     return {"layout": "waterbird_complete95_forest2water2", "split": SPLIT.format(official)}

@@ -23,6 +23,7 @@ from trainables.models.adapters import adapt, check_adapters
 from trainables.models.class_token import read_last_row
 from trainables.models.create import fresh_model
 from trainables.models.forward import forward
+from trainables.models.weights import Transformer
 from trainables.seeds import seed_for
 from trainables.training.cuda_graph import Diverged, RecordedStep, StepLosses
 from trainables.training.micro_batches import TOO_LARGE, MicroBatchStep, same_streams
@@ -172,7 +173,9 @@ class Trainer:
 class TrainStep:
     """One optimisation step as FairLoRA's paper has it. ``forward`` takes images or tokens and returns logits."""
 
-    def __init__(self, model: nn.Module, config: TrainConfig, loss: TrainingLoss, forward: Callable[[Tensor], Tensor]):
+    def __init__(
+        self, model: Transformer, config: TrainConfig, loss: TrainingLoss, forward: Callable[[Tensor], Tensor]
+    ):
         self.config, self.loss, self.forward = config, loss, forward
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.device = self.trained[0].device
@@ -232,7 +235,7 @@ class TrainStep:
         self._move_learning_rates()
 
 
-def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+def parameter_groups(model: Transformer, config: TrainConfig) -> list[dict[str, Any]]:
     """Body and head with their own peak learning rates; weight decay on matrices alone."""
     exempt: set[str] = model.no_weight_decay()  # timm's: tokens, position embeddings, a Swin's position bias
     groups = []
@@ -262,7 +265,7 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def evaluate_split(
-    model: nn.Module,
+    model: Transformer,
     data: Data,
     split: Split,
     config: TrainConfig,
@@ -293,7 +296,7 @@ def evaluate_split(
         )
 
 
-def _logits(model: nn.Module, inputs: Tensor, config: TrainConfig) -> Tensor:
+def _logits(model: Transformer, inputs: Tensor, config: TrainConfig) -> Tensor:
     """``forward``, of half the images at a time where memory is too small for all of them."""
     with contextlib.suppress(torch.OutOfMemoryError):
         return forward(model, inputs, config)

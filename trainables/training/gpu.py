@@ -19,7 +19,8 @@ def claim(share: float) -> str:
     if not torch.cuda.is_available():
         return "cpu"
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # which is for finding bugs, and takes time
+    # It is for finding bugs, and takes time. (A property that torch's module answers at run time, unknown to mypy.)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if share < 1:
         limit(share)
     return "cuda"

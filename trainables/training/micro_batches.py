@@ -12,7 +12,7 @@ from trainables.config import DoesNotFit
 from trainables.training.penalty import TrainingLoss, sample_losses
 
 Batch = tuple[Tensor, Tensor, Tensor]  # images or tokens, label, group
-TOO_LARGE = "a single image must fit into a trial's GPU memory, but does not: give each trial more (gpus_per_trial)"
+TOO_LARGE = "a single image must fit into a trial's GPU memory, but does not: give each trial more (`gpus_per_trial`)"
 
 
 class Step(Protocol):

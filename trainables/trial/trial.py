@@ -59,7 +59,7 @@ class Trial:
         except Diverged as error:
             self.epochs = None
             return {"done": True, "diverged": str(error), "device": self.shown_device}
-        result = {
+        result: dict[str, Any] = {
             "done": epoch.number == epoch.trainer.config.epochs,
             "epoch": epoch.number,
             "metrics": epoch.metrics,

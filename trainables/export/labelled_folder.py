@@ -44,17 +44,17 @@ def read(folder: Path, split: str | None, classes: list[str], known: list[str]) 
     return Labelled(files, np.array(label), np.array([groups.index(name) for name in names]), groups, training)
 
 
-def _of_split(rows: list[dict], split: str | None, table: Path) -> list[dict]:
+def _of_split(rows: list[dict[str, str]], split: str | None, table: Path) -> list[dict[str, str]]:
     if split is None:
         return rows
     there = sorted({row.get("split", "") for row in rows} - {""})
     if split not in there:
         known = plain(", ".join(there)) or "none"
-        raise ConfigError(f"--split must be one of those in {table} ({known}), but is {split}")
+        raise ConfigError(f"`split` must be one of those in {table} ({known}), but is {split}")
     return [row for row in rows if row["split"] == split]
 
 
-def _groups(rows: list[dict], known: list[str]) -> tuple[list[str], list[str]]:
+def _groups(rows: list[dict[str, str]], known: list[str]) -> tuple[list[str], list[str]]:
     """Each row's group, and the groups that there are; "all" where the table names none."""
     column = next((name for name in ("group_name", "group") if name in rows[0]), None)
     names = [row[column].strip() if column else "all" for row in rows]
