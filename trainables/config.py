@@ -180,8 +180,8 @@ FIELDS = {spec.name: spec for spec in dataclasses.fields(TrainConfig)}
 
 def absent_for(method: str) -> set[str]:
     """The hyperparameters that ``method`` lacks. Raises ConfigError for an unknown method."""
-    known = set(lookup(METHODS, method, "method").hyperparameters)
-    return {*LORA_HYPERPARAMETERS, *FAIR_HYPERPARAMETERS} - known
+    existing = set(lookup(METHODS, method, "method").hyperparameters)
+    return {*LORA_HYPERPARAMETERS, *FAIR_HYPERPARAMETERS} - existing
 
 
 def lookup(table: Mapping[str, T], key: str, what: str) -> T:

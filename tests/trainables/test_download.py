@@ -185,7 +185,7 @@ def test_another_size_alone_gives_a_changed_file_away(server, tmp_path, other):
 def test_breaks_without_progress_end_in_one_line_and_the_next_call_goes_on(server, tmp_path):
     server.cut = (1_000_000, 0, 0)
     message = refusal(download, server.url, tmp_path / "a", tries=3)
-    assert "it ended after 1000000 of 3000000 bytes: try again, or download it by hand and pass it as `source`" in message
+    assert "it ended after 1000000 of 3000000 bytes: try again, or get it by hand and pass it as `source`" in message
     assert server.url in message and starts(server) == [0, 1_000_000, 1_000_000]
     assert download(server.url, tmp_path / "a") == sha(CONTENT)
     assert starts(server)[3:] == [1_000_000] and os.listdir(tmp_path) == ["a"]

@@ -75,7 +75,10 @@ def load(folder: str | Path = HERE, base_weights: str | Path | None = None) -> n
     else:
         scale, head, pairs = _adapter(Path(folder))
         state = _base_state(model, folder, facts, base_weights) | head
-    _require_fit(model, state, folder)
+    expected = {k: v.shape for k, v in model.state_dict().items()}
+    wrong = sorted(k for k in expected.keys() | state.keys() if k not in state or expected.get(k) != state[k].shape)
+    if wrong:
+        raise ValueError(f"the weights of {folder} must fit its architecture, but {wrong[0]} does not")
     model.load_state_dict(state)
     for name, (a, b) in pairs.items():
         parent, _, last = name.rpartition(".")
@@ -99,35 +102,31 @@ def base(folder: str | Path = HERE, base_weights: str | Path | None = None) -> n
 def preprocess(image: Image.Image, folder: str | Path = HERE) -> Tensor:
     """float ``[3, size, size]``: upright, RGB, the centre square resized and rounded to 8 bits as in training, then
     normalised. Give it the image as it was opened: a large JPEG is decoded at a fraction of its size."""
-    how = read_facts(folder)["preprocessing"]
-    return normalised(torch.from_numpy(pixels(image, how)).permute(2, 0, 1), how)
+    preprocessing = read_facts(folder)["preprocessing"]
+    return normalised(torch.from_numpy(pixels(image, preprocessing)).permute(2, 0, 1), preprocessing)
 
 
-def pixels(image: Image.Image, how: dict[str, Any]) -> np.ndarray:
-    """uint8 ``[size, size, 3]``. ``how`` is the export's "preprocessing"; ``sizes`` are gone through one by one."""
-    first, *others = how["sizes"]
-    if not how["banner"]:
+def pixels(image: Image.Image, preprocessing: dict[str, Any]) -> np.ndarray:
+    """uint8 ``[size, size, 3]``. ``preprocessing`` is the export's; its ``sizes`` are gone through one by one."""
+    first, *others = preprocessing["sizes"]
+    if not preprocessing["banner"]:
         image.draft("RGB", (2 * first, 2 * first))
-    image = _upright_rgb(image)
-    if how["banner"]:
-        image = image.crop((0, 0, image.width, max(1, image.height - how["banner"])))
-    made = _square(image, first)
-    for size in others:
-        made = _square(Image.fromarray(made), size)
-    return made
-
-
-def normalised(images: Tensor, how: dict[str, Any]) -> Tensor:
-    """uint8 ``[…, 3, size, size]`` to what the model takes."""
-    mean, std = (torch.tensor(how[name])[:, None, None] for name in ("mean", "std"))
-    return (images.float().div_(255) - mean) / std
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):  # Pillow would clip: all but the darkest 1/256 of the range would be white
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    if preprocessing["banner"]:
+        image = image.crop((0, 0, image.width, max(1, image.height - preprocessing["banner"])))
+    square = _square(image, first)
+    for size in others:
+        square = _square(Image.fromarray(square), size)
+    return square
+
+
+def normalised(images: Tensor, preprocessing: dict[str, Any]) -> Tensor:
+    """uint8 ``[…, 3, size, size]`` to what the model takes."""
+    mean, std = (torch.tensor(preprocessing[name])[:, None, None] for name in ("mean", "std"))
+    return (images.float().div_(255) - mean) / std
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:
@@ -141,12 +140,12 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / FACTS
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        made, name, options = facts["format"], facts["architecture"]["name"], facts["architecture"]["options"]
+        version, name, options = facts["format"], facts["architecture"]["name"], facts["architecture"]["options"]
         sound = facts["weights"] in ("whole", "adapter") and facts["preprocessing"]["sizes"] and facts["classes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} must be an exported model with a sound {FACTS}, but: {error!r}") from error
-    if made != FORMAT:
-        raise ValueError(f"{path} must have format {FORMAT}, but has {made}: take the load.py that came with it")
+    if version != FORMAT:
+        raise ValueError(f"{path} must have format {FORMAT}, but has {version}: take the load.py that came with it")
     if not sound or not re.fullmatch("[a-z0-9_]+", name) or not timm.is_model(name) or set(options) - OPTIONS:
         raise ValueError(f"{path} must name an architecture of timm's and its shapes alone, but does not")
     return facts
@@ -234,13 +233,6 @@ def _adapter(folder: Path) -> tuple[float, dict[str, Tensor], dict[str, tuple[Te
     layers = [name.removesuffix(".lora_A.weight") for name in trained if name.endswith(".lora_A.weight")]
     pairs = {name: (trained.pop(f"{name}.lora_A.weight"), trained.pop(f"{name}.lora_B.weight")) for name in layers}
     return config["lora_alpha"] / config["r"], trained, pairs
-
-
-def _require_fit(model: nn.Module, state: dict[str, Tensor], folder: str | Path) -> None:
-    expected = {k: v.shape for k, v in model.state_dict().items()}
-    wrong = sorted(k for k in expected.keys() | state.keys() if k not in state or expected.get(k) != state[k].shape)
-    if wrong:
-        raise ValueError(f"the weights of {folder} must fit its architecture, but {wrong[0]} does not")
 
 
 @torch.inference_mode()

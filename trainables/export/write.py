@@ -56,7 +56,9 @@ def write(
         save_safetensors(merged(plain.state_dict(), trained, config), folder / load.WHOLE)
     else:
         if source["kind"] == "included":
-            source["sha256"] = _write_base(folder / load.BASE, plain)
+            body = {k: v for k, v in plain.state_dict().items() if not k.startswith(("head.", "fc_norm."))}
+            save_safetensors(body, folder / load.BASE)
+            source["sha256"] = file_hash(folder / load.BASE)
         _write_adapter(folder, plain, trained, config, source)
     row = BACKBONES[config.backbone]
     facts = {
@@ -166,14 +168,12 @@ def _source(config: TrainConfig, weights: str | None) -> dict[str, Any]:
         return {"kind": "included", "file": load.BASE, "sha256": ""}
     if weights is not None:
         return {"kind": "file", "file": Path(weights).name, "sha256": file_hash(weights)}
+    from huggingface_hub import try_to_load_from_cache
+
     repository, file = hub_address(BACKBONES[config.backbone])
-    return {"kind": "hub", "repository": repository, "file": file, "sha256": _cached_hash(repository, file)}
-
-
-def _write_base(path: Path, plain: nn.Module) -> str:
-    """The pretrained weights without a head; the file's sha256."""
-    save_safetensors({k: v for k, v in plain.state_dict().items() if not k.startswith(("head.", "fc_norm."))}, path)
-    return file_hash(path)
+    path = try_to_load_from_cache(repository, file)  # as it was downloaded for the search, if the cache still has it
+    sha256 = file_hash(path) if isinstance(path, str) else ""
+    return {"kind": "hub", "repository": repository, "file": file, "sha256": sha256}
 
 
 def hub_address(row: Backbone) -> tuple[str, str]:
@@ -181,11 +181,3 @@ def hub_address(row: Backbone) -> tuple[str, str]:
     if row.clip:
         return CLIP_HUB[row.tag], "open_clip_model.safetensors"
     return f"timm/{row.arch}.{row.tag}", "model.safetensors"
-
-
-def _cached_hash(repository: str, file: str) -> str:
-    """sha256 of the file as it was downloaded for the search; "" where the cache has it no more."""
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(repository, file)
-    return file_hash(path) if isinstance(path, str) else ""

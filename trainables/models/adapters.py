@@ -60,15 +60,28 @@ def adapt(model: Transformer, config: TrainConfig) -> Transformer:
     return model
 
 
-def _inject(model: nn.Module, config: TrainConfig) -> None:
+def _inject(model: Any, config: TrainConfig) -> None:
     call_qkv(model)
-    blocks = _last_blocks(model, config)
-    if config.targets == "qv":
-        for block in blocks.values():
-            if isinstance(block.attn.qkv, nn.Linear):
-                block.attn.qkv = SplitQKV(block.attn.qkv)
-    names = [f"{path}.{name}" for path, block in blocks.items() for name in _targets(block, config)]
-    _require_modules(model, names, config)
+    if hasattr(model, "blocks"):
+        blocks = {f"blocks.{i}": block for i, block in enumerate(model.blocks)}
+    else:  # a Swin's stages
+        stages = enumerate(model.layers)
+        blocks = {f"layers.{i}.blocks.{j}": block for i, stage in stages for j, block in enumerate(stage.blocks)}
+    if config.last_blocks > len(blocks):
+        raise ConfigError(
+            f"`last_blocks <= {len(blocks)}` must hold for this backbone, but got last_blocks={config.last_blocks}"
+        )
+    names = []
+    for path, block in list(blocks.items())[-config.last_blocks :]:  # [-0:] is all of them
+        if config.targets == "qv" and isinstance(block.attn.qkv, nn.Linear):
+            block.attn.qkv = SplitQKV(block.attn.qkv)
+        for target in TARGET_MODULES[config.targets]:
+            targets = (target,) if block.attn.qkv is not None else UNFUSED.get(target, (target,))
+            names += [f"{path}.{name}" for name in targets]
+    layers = dict(model.named_modules())
+    missing = [name for name in names if not isinstance(layers.get(name), nn.Linear)]
+    if missing:
+        raise ConfigError(f"targets={config.targets} needs linear layers that {config.backbone} lacks: {missing[0]}")
     alpha: Any = config.alpha  # peft says int, and takes any number
     lora = LoraConfig(r=config.rank, lora_alpha=alpha, lora_dropout=config.dropout, target_modules=names)
     with torch.random.fork_rng(devices=[]):
@@ -85,38 +98,6 @@ def call_qkv(model: nn.Module) -> None:
     switched: list[Any] = [module for module in model.modules() if hasattr(module, "qkv_bias_separate")]
     for module in switched:
         module.qkv_bias_separate = True
-
-
-def _last_blocks(model: nn.Module, config: TrainConfig) -> dict[str, Any]:
-    """The transformer blocks to adapt, by their path in ``model``, in the order in which they are computed."""
-    blocks = _blocks(model)
-    if config.last_blocks > len(blocks):
-        raise ConfigError(
-            f"`last_blocks <= {len(blocks)}` must hold for this backbone, but got last_blocks={config.last_blocks}"
-        )
-    return dict(list(blocks.items())[-config.last_blocks :])  # [-0:] is all of them
-
-
-def _blocks(model: Any) -> dict[str, Any]:
-    if hasattr(model, "blocks"):
-        return {f"blocks.{i}": block for i, block in enumerate(model.blocks)}
-    return {  # a Swin's stages
-        f"layers.{i}.blocks.{j}": block for i, stage in enumerate(model.layers) for j, block in enumerate(stage.blocks)
-    }
-
-
-def _targets(block: Any, config: TrainConfig) -> list[str]:
-    names = TARGET_MODULES[config.targets]
-    if block.attn.qkv is not None:
-        return list(names)
-    return [part for name in names for part in UNFUSED.get(name, (name,))]
-
-
-def _require_modules(model: nn.Module, names: list[str], config: TrainConfig) -> None:
-    known = dict(model.named_modules())
-    missing = [name for name in names if not isinstance(known.get(name), nn.Linear)]
-    if missing:
-        raise ConfigError(f"targets={config.targets} needs linear layers that {config.backbone} lacks: {missing[0]}")
 
 
 def check_adapters(model: Transformer) -> None:

@@ -4,10 +4,8 @@ OpenAI trained CLIP with quickgelu, x · sigmoid(1.702 x), everybody else with g
 shapes, so that the wrong pairing loads without an error and is wrong by 2 % of the features.
 """
 
-import contextlib
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +41,10 @@ def build(row: Backbone, **options: Any) -> nn.Module:
     """open_clip's model of both towers; random weights from the global stream unless ``pretrained`` names a tag."""
     import open_clip  # takes seconds, and only CLIP needs it
 
-    with _silence():
-        return open_clip.create_model(row.clip, **options).eval()
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """open_clip logs to the root logger, and would install a handler there."""
     before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)  # open_clip logs to the root logger, and would install a handler there
     try:
-        yield
+        return open_clip.create_model(row.clip, **options).eval()
     finally:
         logging.disable(before)
 
@@ -93,8 +84,8 @@ def _check_activation(name: str, row: Backbone, state: dict[str, Tensor], path: 
 
 def _quickgelu_sign(state: dict[str, Tensor], path: Path) -> str:
     """What shows that the weights were trained with quickgelu; "" if nothing does."""
-    if found := OPENAI_KEYS & state.keys():
-        return f"they hold {min(found)}"
+    if own_keys := OPENAI_KEYS & state.keys():
+        return f"they hold {min(own_keys)}"
     model = _json(path.with_name("open_clip_config.json")).get("model_cfg")
     if isinstance(model, dict) and model.get("quick_gelu") is True:
         return "open_clip_config.json beside them says quick_gelu"

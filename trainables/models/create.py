@@ -17,6 +17,7 @@ from trainables.files import cache_folder, replace_atomically, save_safetensors
 from trainables.models import clip, vit_nano, zeroshot
 from trainables.models.backbones import BACKBONES, RANDOM, require_file, require_size, windows
 from trainables.models.weights import Transformer, fit_to, read
+from trainables.prepare import digits
 from trainables.seeds import seed_for
 
 
@@ -48,16 +49,9 @@ def weights_file(name: str, weights: str | Path | None) -> str | Path | None:
 
 
 def nano_file() -> Path:
-    """Where vit_nano's weights lie once they are made."""
-    return cache_folder() / f"vit_nano-{_nano_version()}.safetensors"
-
-
-def _nano_version() -> str:
-    """Changes with anything that the weights depend on: the recipe's code and torch itself."""
-    from trainables.prepare import digits
-
+    """Where vit_nano's weights lie once they are made: named by the recipe's code and torch's version."""
     code = Path(vit_nano.__file__).read_bytes() + Path(digits.__file__).read_bytes() + torch.__version__.encode()
-    return hashlib.sha256(code).hexdigest()[:10]
+    return cache_folder() / f"vit_nano-{hashlib.sha256(code).hexdigest()[:10]}.safetensors"
 
 
 @lru_cache(maxsize=1)
@@ -78,20 +72,15 @@ def _load(name: str, image_size: int, weights: str | Path | None) -> Transformer
     if row.clip:
         state = clip.state_dict(name, row, weights)
     elif weights == RANDOM:
-        return _open_branches(model)
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):  # timm starts each residual branch of a Swin-v2 behind a norm of
+                nn.init.ones_(module.weight)  # scale 0, which no adapter could ever open
+        return model
     elif weights is None:
         return _download(name, image_size)
     else:
         state = read(weights)
     model.load_state_dict(fit_to(model, state, name, weights), strict=True)
-    return model
-
-
-def _open_branches(model: Transformer) -> Transformer:
-    """timm starts each residual branch of a Swin-v2 behind a norm of scale 0, which no adapter could ever open."""
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
     return model
 
 

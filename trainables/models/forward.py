@@ -8,7 +8,6 @@ from timm.models import VisionTransformer
 from torch import Tensor
 
 from trainables.config import TrainConfig
-from trainables.data import batches as batches
 from trainables.models.backbones import BACKBONES
 from trainables.models.weights import Transformer
 

@@ -19,7 +19,10 @@ def read(path: str | Path) -> dict[str, Tensor]:
     try:
         if str(path).endswith(".safetensors"):
             return _bare(safetensors.torch.load_file(path))
-        scripted = _is_torchscript(path)
+        scripted = False
+        if zipfile.is_zipfile(path):  # by the sign that torch itself goes by; OpenAI's ViT-B-32.pt is such a program
+            with zipfile.ZipFile(path) as archive:
+                scripted = any(Path(name).name == "constants.pkl" for name in archive.namelist())
         state = None if scripted else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise many kinds, none of them of use to the user
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -36,14 +39,6 @@ def read(path: str | Path) -> dict[str, Tensor]:
     return _bare(state)
 
 
-def _is_torchscript(path: str | Path) -> bool:
-    """Whether the file is what ``torch.jit.save`` writes, as OpenAI's ViT-B-32.pt is; by torch's own sign."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
-
-
 def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without the prefix of parallel training, and in float32: OpenAI's weights are half precision."""
     return {k.removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in state.items()}
@@ -54,7 +49,14 @@ def fit_to(model: Transformer, state: dict[str, Tensor], name: str, weights: str
 
     timm's own conversion reads its, open_clip's, OpenAI's and Microsoft's layouts, and resamples position embeddings.
     """
-    misfit = _patch_misfit(model, state)
+    expected = tuple(model.patch_embed.proj.weight.shape)
+    patches = {
+        k: tuple(v.shape) for k, v in state.items() if k.endswith(("patch_embed.proj.weight", "visual.conv1.weight"))
+    }
+    # timm would silently resample another patch size, which is another architecture.
+    misfit = [
+        f"{k} has shape {shape}, expected {expected}" for k, shape in patches.items() if shape[2:] != expected[2:]
+    ]
     if not misfit:
         with contextlib.suppress(Exception):  # a foreign layout; the comparison below says how it differs
             is_swin = isinstance(model, swin_transformer_v2.SwinTransformerV2)
@@ -63,15 +65,6 @@ def fit_to(model: Transformer, state: dict[str, Tensor], name: str, weights: str
         misfit = misfits(model.state_dict(), state)
     refuse(misfit, name, weights)
     return state
-
-
-def _patch_misfit(model: Transformer, state: dict[str, Tensor]) -> list[str]:
-    """timm would silently resample another patch size, which is another architecture."""
-    expected = tuple(model.patch_embed.proj.weight.shape)
-    patches = {
-        k: tuple(v.shape) for k, v in state.items() if k.endswith(("patch_embed.proj.weight", "visual.conv1.weight"))
-    }
-    return [f"{k} has shape {shape}, expected {expected}" for k, shape in patches.items() if shape[2:] != expected[2:]]
 
 
 def misfits(expected: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:

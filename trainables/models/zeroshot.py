@@ -6,7 +6,6 @@ scale folded in would have the same argmax, but another loss and calibration.
 
 import hashlib
 import json
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -70,8 +69,8 @@ def parts(name: str, row: Backbone, classes: tuple[str, ...], weights: str | Non
     """
     path = cache_file(row, classes, weights)
     if not path.exists():
-        made = {k: v.contiguous() for k, v in _encode(name, row, classes, weights).items()}
-        replace_atomically(path, lambda temporary: save_safetensors(made, temporary))
+        tensors = {k: v.contiguous() for k, v in _encode(name, row, classes, weights).items()}
+        replace_atomically(path, lambda temporary: save_safetensors(tensors, temporary))
     return safetensors.torch.load_file(path)
 
 
@@ -88,34 +87,23 @@ def _encode(name: str, row: Backbone, classes: tuple[str, ...], weights: str | N
     import open_clip
 
     state = clip.state_dict(name, row, weights)
-    _require_towers(state, weights, row)
-    tokenizer = open_clip.get_tokenizer(row.clip)
-    names = [text.replace("_", " ") for text in classes]
-    length = _longest(tokenizer, names)
-    model = _text_tower(name, row, state, length, weights)
-    templates = open_clip.OPENAI_IMAGENET_TEMPLATES
-    embeddings = open_clip.build_zero_shot_classifier(
-        model, lambda texts: tokenizer(texts)[:, :length], names, templates, CLASSES_A_BATCH
-    )
-    return {"projection": state["visual.proj"].T, "weight": embeddings.T, "scale": state["logit_scale"].exp()}
-
-
-def _require_towers(state: dict[str, Tensor], weights: str | None, row: Backbone) -> None:
     missing = [key for key in TOWERS if key not in state]
     if missing:
         raise ConfigError(
             f"head=zeroshot needs both of CLIP's towers, but weights {weights} lack {missing[0]}: "
             f"take open_clip's file of {row.clip} (open_clip_model.safetensors), or head=linear"
         )
-
-
-def _longest(tokenizer: Callable[[list[str]], Tensor], names: list[str]) -> int:
-    """Tokens up to the last end mark of any sentence. The text tower is causal and reads its features at the end mark,
-    so that the padding behind it, two thirds of CLIP's 77 tokens and more, only costs time."""
-    import open_clip
-
-    sentences = [template(name) for name in names for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
-    return int(tokenizer(sentences).argmax(dim=1).max()) + 1  # the end mark has the largest number
+    tokenizer = open_clip.get_tokenizer(row.clip)
+    names = [text.replace("_", " ") for text in classes]
+    templates = open_clip.OPENAI_IMAGENET_TEMPLATES
+    # Tokens up to the last end mark of any sentence, which has the largest number. The text tower is causal and reads
+    # its features at the end mark, so that the padding behind it, two thirds of CLIP's 77 tokens and more, only costs.
+    length = int(tokenizer([template(name) for name in names for template in templates]).argmax(dim=1).max()) + 1
+    model = _text_tower(name, row, state, length, weights)
+    embeddings = open_clip.build_zero_shot_classifier(
+        model, lambda texts: tokenizer(texts)[:, :length], names, templates, CLASSES_A_BATCH
+    )
+    return {"projection": state["visual.proj"].T, "weight": embeddings.T, "scale": state["logit_scale"].exp()}
 
 
 def _text_tower(name: str, row: Backbone, state: dict[str, Tensor], length: int, weights: str | None) -> nn.Module:

@@ -180,4 +180,4 @@ def _answer(url: str, headers: dict[str, str]) -> Any:
 
 
 def _line(url: str, why: str) -> str:
-    return plain(f"{url} must be there to download, but {why}: try again, or download it by hand and pass it as `source`")
+    return plain(f"{url} must be there to download, but {why}: try again, or get it by hand and pass it as `source`")

@@ -42,17 +42,6 @@ class Listing:
 
 def read_listing(source: Path) -> Listing:
     """``source/metadata.csv``, checked. Raises ConfigError naming the rule that is broken."""
-    rows = _read_rows(source)
-    files = [inside(source, row["file_path"]) for row in rows]
-    check_unique(files, source)
-    label, classes = _codes(rows, "label")
-    group, groups = _codes(rows, "group")
-    split = _splits(rows, label, group)
-    check_splits(label, split, classes)
-    return Listing(files, label, group, split, classes, groups, 1 if len(classes) == 2 else None)
-
-
-def _read_rows(source: Path) -> list[dict[str, str]]:
     table = source / "metadata.csv"
     if not source.is_dir():
         raise ConfigError(f"`data` must be a folder, but {source} is not")
@@ -63,7 +52,13 @@ def _read_rows(source: Path) -> list[dict[str, str]]:
         raise ConfigError(
             f"{table} must have the columns file_path and label or label_name, but has {', '.join(rows[0])}"
         )
-    return rows
+    files = [inside(source, row["file_path"]) for row in rows]
+    check_unique(files, source)
+    label, classes = _codes(rows, "label")
+    group, groups = _codes(rows, "group")
+    split = _splits(rows, label, group)
+    check_splits(label, split, classes)
+    return Listing(files, label, group, split, classes, groups, 1 if len(classes) == 2 else None)
 
 
 def read_table(table: Path, needed: Iterable[str]) -> list[dict[str, str]]:

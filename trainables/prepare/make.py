@@ -68,22 +68,23 @@ def _made(request: Request, progress: Progress, downloading: Progress) -> dict[s
 
 
 def _same(request: Request) -> dict[str, Any]:
-    made = read_manifest(request.out)
-    if (made["name"], made["size"]) != (request.name, request.size):
+    manifest = read_manifest(request.out)
+    if (manifest["name"], manifest["size"]) != (request.name, request.size):
         raise ConfigError(
-            f"`out` {request.out} holds {made['name']} at {made['size']} px already: choose another folder"
+            f"`out` {request.out} holds {manifest['name']} at {manifest['size']} px already: choose another folder"
         )
-    if request.source and not _made_from(request.source, request.name, made["source"]):
+    source, origin = request.source, manifest["source"]
+    if source is None:
+        return manifest
+    if source.is_file():
+        same = file_hash(source) == origin.get("sha256")
+    else:
+        same = _listing_hash(SOURCES[request.name].read(source), source) == origin.get("listing")
+    if not same:
         raise ConfigError(
             f"`out` {request.out} was made from another source than {request.source} is now: choose another folder"
         )
-    return made
-
-
-def _made_from(source: Path, name: str, origin: dict[str, Any]) -> bool:
-    if source.is_file():
-        return file_hash(source) == origin.get("sha256")
-    return bool(_listing_hash(SOURCES[name].read(source), source) == origin.get("listing"))
+    return manifest
 
 
 def _listing_hash(listing: Listing, root: Path) -> str:

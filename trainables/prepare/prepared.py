@@ -57,10 +57,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 def manifest_of(folder: str | Path, name: str) -> dict[str, Any]:
     """``read_manifest`` of a folder that must hold the data set ``name``; raises ConfigError where it holds another."""
-    made = read_manifest(folder)
-    if made["name"] != name:
-        raise ConfigError(f"the space wants data set {name}, but {folder} holds {made['name']}")
-    return made
+    manifest = read_manifest(folder)
+    if manifest["name"] != name:
+        raise ConfigError(f"the space wants data set {name}, but {folder} holds {manifest['name']}")
+    return manifest
 
 
 def check(folder: Path) -> list[str]:
@@ -68,7 +68,7 @@ def check(folder: Path) -> list[str]:
     expected = read_manifest(folder)
     try:
         store = Store(folder / STORE)
-        found = {
+        actual = {
             "name": store.manifest.name,
             "size": store.manifest.size,
             "classes": store.manifest.classes,
@@ -80,8 +80,8 @@ def check(folder: Path) -> list[str]:
         }
     except UNREADABLE as error:
         return [f"{STORE} cannot be read: {' '.join(str(error).split())}"]
-    return [f"{key} is {_brief(found[key])}, expected {_brief(expected.get(key))}" for key in found
-            if found[key] != expected.get(key)]  # fmt: skip
+    return [f"{key} is {_brief(actual[key])}, expected {_brief(expected.get(key))}" for key in actual
+            if actual[key] != expected.get(key)]  # fmt: skip
 
 
 def _brief(value: object) -> str:
@@ -102,14 +102,14 @@ def store_at(folder: str | Path, name: str, size: int) -> Path:
 
     Raises ConfigError where it holds another data set than ``name``, or smaller images.
     """
-    made = manifest_of(folder, name)
-    if made["size"] < size:
+    manifest = manifest_of(folder, name)
+    if manifest["size"] < size:
         raise ConfigError(
-            f"`image_size <= {made['size']}` must hold for {folder}, but got image_size={size}: "
+            f"`image_size <= {manifest['size']}` must hold for {folder}, but got image_size={size}: "
             f"prepare it again at {size} px"
         )
-    store = _opened(folder, made)
-    if made["size"] == size:
+    store = _opened(folder, manifest)
+    if manifest["size"] == size:
         return store.path
     key = hashlib.sha256(f"{store.manifest.fingerprint} {decode.VERSION} {size}".encode()).hexdigest()[:16]
     small = cache_folder() / f"{name}-{key}.arrow"
@@ -120,17 +120,17 @@ def store_at(folder: str | Path, name: str, size: int) -> Path:
     return small
 
 
-def _opened(folder: str | Path, made: dict[str, Any]) -> Store:
-    """The store beside the manifest ``made``, which must be the one that it describes."""
+def _opened(folder: str | Path, manifest: dict[str, Any]) -> Store:
+    """The store beside ``manifest``, which must be the one that it describes."""
     path = Path(folder).resolve() / STORE
     try:
         store = Store(path)
-        found = (store.manifest.name, store.manifest.size, store.manifest.fingerprint)
+        described = (store.manifest.name, store.manifest.size, store.manifest.fingerprint)
     except UNREADABLE as error:
         raise ConfigError(
             f"{path} must be a whole store, but: {' '.join(str(error).split())}; prepare it again"
         ) from error
-    if found != (made["name"], made["size"], made["content_hash"]):
+    if described != (manifest["name"], manifest["size"], manifest["content_hash"]):
         raise ConfigError(f"{path} must be what {MANIFEST} beside it describes, but is not: prepare it again")
     return store
 

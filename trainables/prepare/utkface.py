@@ -76,14 +76,12 @@ def _names(root: Path) -> tuple[list[str], list[str]]:
     """Sorted names: of the files that end with .jpg, and of everything else. Directories list in any order."""
     try:
         with os.scandir(root) as entries:
-            kinds = {entry.name: entry.name.endswith(".jpg") and _is_image(entry) for entry in entries}
+            kinds = {
+                entry.name: entry.name.endswith(".jpg") and (entry.is_symlink() or entry.is_file()) for entry in entries
+            }
     except OSError as error:
         raise ConfigError(f"{root} must be a folder that can be read, but: {error}") from error
     return sorted(n for n, image in kinds.items() if image), sorted(n for n, image in kinds.items() if not image)
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() or entry.is_file()  # a link is looked at later, wherever it leads
 
 
 def _people(names: list[str]) -> tuple[dict[str, tuple[int, int, int]], dict[str, str]]:

@@ -22,7 +22,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from trainables.config import ConfigError, TrainConfig
-from trainables.data import batches as batches
+from trainables.data import batches
 from trainables.data.batches import Data, Split
 from trainables.files import cache_folder, file_hash, locked, plain, remove_torn, replace_atomically
 from trainables.models.backbones import BACKBONES
@@ -143,14 +143,12 @@ class PrefixCache:
         images += [None if view is None else [config.flip, config.crop, view]]
         depth = len(self.model.blocks) - config.last_blocks
         network = [self._weights, config.backbone, repr(BACKBONES[config.backbone]), depth, config.dtype]
-        key = json.dumps([images, network, self._machine()])
-        return cache_folder() / f"prefix-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
-
-    def _machine(self) -> list[object]:
-        """What else decides how sums are rounded, and the code: a run's numbers must not depend on who came first."""
+        # What else decides how sums are rounded, and the code: a run's numbers must not depend on who came first.
         kind = torch.device(self.device).type
         threads = torch.get_num_threads() if kind == "cpu" else 0
-        return [kind, threads, torch.__version__, timm.__version__, *map(file_hash, (__file__, batches.__file__))]
+        machine = [kind, threads, torch.__version__, timm.__version__, *map(file_hash, (__file__, batches.__file__))]
+        key = json.dumps([images, network, machine])
+        return cache_folder() / f"prefix-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
 
 
 def _applies(model: Transformer, config: TrainConfig) -> TypeGuard[VisionTransformer]:
