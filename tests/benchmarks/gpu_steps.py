@@ -39,6 +39,7 @@ from trainables.data.batches import Data, open_split
 from trainables.models.backbones import BACKBONES
 from trainables.training import gpu
 from trainables.training.fit import Trainer
+from trainables.training.optimizer import set_learning_rates
 
 CLASSES, IMAGES, SIZE, ROUNDS = 40, 2048, 224, 4
 
@@ -127,7 +128,7 @@ def ours(data: Data, backbone: str, method: str, batch: int) -> tuple[Callable[[
     torch.cuda.synchronize()
 
     def steps(n: int) -> float:
-        trainer.train_step.set_learning_rates(0.1)
+        set_learning_rates(trainer.train_step.optimizer, 0.1)
         with trainer.recorded_step.context():
             return seconds(lambda: [trainer.recorded_step(images, label, group) for _ in range(n)]) / n
 

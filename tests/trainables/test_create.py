@@ -14,7 +14,7 @@ from trainables.config import ConfigError, TrainConfig
 from trainables.models.adapters import adapt, check_adapters, parameter_counts
 from trainables.models.backbones import RANDOM, fingerprint
 from trainables.models.create import BACKBONES, create, fresh_model, load, skeleton, weights_file
-from trainables.training.fit import parameter_groups
+from trainables.training.optimizer import parameter_groups
 
 TINY, CLIP, OPENAI, SWIN = "vit_tiny", "clip_b32", "clip_b32_openai", "swinv2_t"
 CLASSES = tuple("0123456789")

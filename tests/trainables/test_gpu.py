@@ -16,6 +16,7 @@ from trainables.config import TrainConfig
 from trainables.data.batches import Data, Split, training_batches
 from trainables.training import gpu, gpu_memory
 from trainables.training.fit import Diverged, Trainer, evaluate_split, fit, trained_state
+from trainables.training.optimizer import set_learning_rates
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU that torch can use", allow_module_level=True)
@@ -115,7 +116,7 @@ def test_no_step_waits_for_the_gpu(change, data):
     try:
         with made.recorded_step.context():
             for batch in batches:
-                made.train_step.set_learning_rates(0.5)
+                set_learning_rates(made.train_step.optimizer, 0.5)
                 made.recorded_step(*batch)
             tokens = made.prefix_cache.training(1)
             next(training_batches(data.train, made.config, 1, "cuda", tokens))

@@ -14,6 +14,7 @@ from trainables.models.forward import forward
 from trainables.prepare import datasets
 from trainables.training.fit import Trainer, TrainStep
 from trainables.training.micro_batches import MicroBatchStep
+from trainables.training.optimizer import set_learning_rates
 from trainables.training.penalty import TrainingLoss, fairness_penalty, sample_losses
 
 CENTERS = [{}, {"penalty_center": "running"}, {"penalty_center": "running", "penalty_decay": 0.0}]
@@ -126,7 +127,7 @@ def test_a_trained_transformers_gradient_is_the_same_in_parts(digits, center, re
     trainer = Trainer(config, digits, None, "cpu", None)
     batches = list(itertools.islice(training_batches(digits.train, config, 0), 6))
     for i, one in enumerate(batches[:5]):
-        trainer.train_step.set_learning_rates(trainer._schedule(i))
+        set_learning_rates(trainer.train_step.optimizer, trainer._schedule(i))
         trainer.train_step(*one)
     gradients = []
     for size in (None, 24):

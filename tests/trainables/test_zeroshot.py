@@ -18,7 +18,8 @@ from trainables.models.backbones import RANDOM
 from trainables.models.class_token import read_last_row
 from trainables.models.create import BACKBONES, create, fresh_model, load, skeleton
 from trainables.models.forward import forward
-from trainables.training.fit import evaluate_split, fit, parameter_groups
+from trainables.training.fit import evaluate_split, fit
+from trainables.training.optimizer import parameter_groups
 
 CLASSES = ("red_square", "blue_square")
 CONFIG = TrainConfig(

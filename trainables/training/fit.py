@@ -27,6 +27,7 @@ from trainables.models.weights import Transformer
 from trainables.seeds import seed_for
 from trainables.training.cuda_graph import Diverged, RecordedStep, StepLosses
 from trainables.training.micro_batches import TOO_LARGE, MicroBatchStep, same_streams
+from trainables.training.optimizer import adamw, optimizer_state, restore_optimizer, set_learning_rates
 from trainables.training.penalty import TrainingLoss, sample_losses
 from trainables.training.prefix_cache import PrefixCache
 from trainables.training.stopwatch import Stopwatch
@@ -76,6 +77,42 @@ def fit(
         yield Epoch(trainer.epoch, metrics, evaluation, time.perf_counter() - start, watch.take(), trainer)
 
 
+class TrainStep:
+    """One optimisation step as FairLoRA's paper has it. ``forward`` takes images or tokens and returns logits."""
+
+    def __init__(
+        self, model: Transformer, config: TrainConfig, loss: TrainingLoss, forward: Callable[[Tensor], Tensor]
+    ):
+        self.config, self.loss, self.forward = config, loss, forward
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.device = self.trained[0].device
+        self.optimizer = adamw(model, config, self.device)
+
+    def __call__(self, inputs: Tensor, label: Tensor, group: Tensor) -> Tensor:
+        """One step; its total loss, cross-entropy and penalty, float32 ``[3]`` on the device."""
+        return self.update(self.backward(inputs, label, group))
+
+    def backward(self, inputs: Tensor, label: Tensor, group: Tensor) -> Tensor:
+        """The batch's gradient. The losses returned are equation 1's, also where running means shape the gradient."""
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = sample_losses(self.forward(inputs), label)  # the cross-entropy of each image
+        loss = self.loss(losses, label, group)  # their mean + λ · the fairness penalty (equation 1)
+        if self.loss.running is None:
+            loss.total.backward()
+        else:
+            (self.loss.weights(losses, label, group) @ losses).backward()
+        return torch.stack(loss).detach()
+
+    def update(self, losses: Tensor) -> Tensor:
+        """Clip the gradient and change the weights; returns ``losses``, those of ``backward``."""
+        if self.device.type != "cuda" and not math.isfinite(losses[0]):
+            return losses  # and ``StepLosses`` ends the run, with weights as they were
+        if self.config.clip_norm:
+            nn.utils.clip_grad_norm_(self.trained, self.config.clip_norm)
+        self.optimizer.step()
+        return losses
+
+
 class Trainer:
     """Model, optimiser and position of one run. Every random stream is a function of (seed, name, epoch)."""
 
@@ -117,7 +154,7 @@ class Trainer:
             batches = training_batches(self.data.train, self.config, self.epoch, self.device, tokens)
             for step, batch in enumerate(self.watch.each("read", batches), start=first):
                 with self.watch.on("train"):
-                    self.train_step.set_learning_rates(self._schedule(step))
+                    set_learning_rates(self.train_step.optimizer, self._schedule(step))
                     losses.add(self.recorded_step(*batch))
             with self.watch.on("train"):
                 loss, cross_entropy, penalty = losses.means()
@@ -153,7 +190,7 @@ class Trainer:
             "config_id": self.config.config_id,
             "seed": self.config.seed,
             "model": trained_state(self.model),
-            "optimizer": self.train_step.optimizer_state(),
+            "optimizer": optimizer_state(self.train_step.optimizer),
             "objective": self.train_step.loss.state(),
         }
 
@@ -165,97 +202,9 @@ class Trainer:
                 f"but is {checkpoint['config_id']}'s with seed {checkpoint['seed']}"
             )
         self.model.load_state_dict(checkpoint["model"], strict=False)
-        self.train_step.restore_optimizer(checkpoint["optimizer"])
+        restore_optimizer(self.train_step.optimizer, checkpoint["optimizer"])
         self.train_step.loss.restore(checkpoint["objective"])
         self.epoch = checkpoint["epoch"]
-
-
-class TrainStep:
-    """One optimisation step as FairLoRA's paper has it. ``forward`` takes images or tokens and returns logits."""
-
-    def __init__(
-        self, model: Transformer, config: TrainConfig, loss: TrainingLoss, forward: Callable[[Tensor], Tensor]
-    ):
-        self.config, self.loss, self.forward = config, loss, forward
-        self.trained = [p for p in model.parameters() if p.requires_grad]
-        self.device = self.trained[0].device
-        self.on_gpu = self.device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True, capturable=self.on_gpu)
-        self._move_learning_rates()
-
-    def __call__(self, inputs: Tensor, label: Tensor, group: Tensor) -> Tensor:
-        """One step; its total loss, cross-entropy and penalty, float32 ``[3]`` on the device."""
-        return self.update(self.backward(inputs, label, group))
-
-    def backward(self, inputs: Tensor, label: Tensor, group: Tensor) -> Tensor:
-        """The batch's gradient. The losses returned are equation 1's, also where running means shape the gradient."""
-        self.optimizer.zero_grad(set_to_none=True)
-        losses = sample_losses(self.forward(inputs), label)  # the cross-entropy of each image
-        loss = self.loss(losses, label, group)  # their mean + λ · the fairness penalty (equation 1)
-        if self.loss.running is None:
-            loss.total.backward()
-        else:
-            (self.loss.weights(losses, label, group) @ losses).backward()
-        return torch.stack(loss).detach()
-
-    def update(self, losses: Tensor) -> Tensor:
-        """Clip the gradient and change the weights; returns ``losses``, those of ``backward``."""
-        if not self.on_gpu and not math.isfinite(losses[0]):
-            return losses  # and ``StepLosses`` ends the run, with weights as they were
-        if self.config.clip_norm:
-            nn.utils.clip_grad_norm_(self.trained, self.config.clip_norm)
-        self.optimizer.step()
-        return losses
-
-    def set_learning_rates(self, share: float) -> None:
-        """``share`` of the peak learning rates, for the next step."""
-        for parameters in self.optimizer.param_groups:
-            if self.on_gpu:
-                parameters["lr"].fill_(parameters["peak"] * share)
-            else:
-                parameters["lr"] = parameters["peak"] * share
-
-    def _move_learning_rates(self) -> None:
-        """On a GPU a learning rate is a tensor there: a recorded step reads it anew each time."""
-        for parameters in self.optimizer.param_groups:
-            parameters["capturable"] = self.on_gpu
-            if self.on_gpu:
-                parameters["lr"] = torch.zeros((), device=self.device)
-
-    def optimizer_state(self) -> dict[str, Any]:
-        """The optimiser's state, copies on the CPU that fit any device."""
-        state: dict[str, Any] = _copied(self.optimizer.state_dict())
-        for parameters in state["param_groups"]:
-            parameters["lr"], parameters["capturable"] = float(parameters["lr"]), False
-        return state
-
-    def restore_optimizer(self, state: dict[str, Any]) -> None:
-        """Go on from an earlier ``optimizer_state()``; before the first step."""
-        self.optimizer.load_state_dict(_copied(state))  # it would train in the caller's tensors
-        self._move_learning_rates()
-
-
-def parameter_groups(model: Transformer, config: TrainConfig) -> list[dict[str, Any]]:
-    """Body and head with their own peak learning rates; weight decay on matrices alone."""
-    exempt: set[str] = model.no_weight_decay()  # timm's: tokens, position embeddings, a Swin's position bias
-    groups = []
-    for is_head, peak in ((False, config.lr), (True, config.head_lr or config.lr)):
-        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and n.startswith("head.") == is_head]
-        for decays in (True, False):
-            chosen = [p for n, p in named if (p.ndim > 1 and n not in exempt) == decays]
-            if chosen:
-                decay = config.weight_decay if decays else 0.0
-                groups.append({"params": chosen, "lr": peak, "peak": peak, "weight_decay": decay})
-    return groups
-
-
-def _copied(state: Any) -> Any:
-    """Nested dicts and lists with copies of their tensors, on the CPU."""
-    if isinstance(state, Tensor):
-        return state.detach().to("cpu", copy=True)
-    if isinstance(state, dict):
-        return {key: _copied(value) for key, value in state.items()}
-    return [_copied(value) for value in state] if isinstance(state, list) else state
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
