@@ -68,7 +68,7 @@ def test_glue_trains_what_we_train(digits, values):
     model, undecayed = glue.create_model(values, task, 10)
     groups = glue.param_groups_weight_decay(model, 0.01, no_weight_decay_list=undecayed)
     trainer = Trainer(config, digits, None, "cpu", None)
-    assert _by_decay(groups) == _by_decay(trainer.steps.optimizer.param_groups)
+    assert _by_decay(groups) == _by_decay(trainer.train_step.optimizer.param_groups)
     noise = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():  # untrained adapters change nothing, and heads are drawn
         base = model.base_model.model if hasattr(model, "base_model") else model
@@ -92,8 +92,8 @@ def test_glue_has_our_objective(lam):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(32, 10, generator=generator, dtype=torch.float64).float().requires_grad_()
     label = torch.randint(0, 7, (32,), generator=generator)  # three classes are absent
-    index = label if lam else None
-    total = penalty.objective(penalty.sample_losses(logits, label), index, 10, lam, "sum").total
+    config = TrainConfig(method="fairlora" if lam else "lora", lam=lam)
+    total = penalty.TrainingLoss(config, 10, 1, "cpu")(penalty.sample_losses(logits, label), label, label).total
     ours = torch.autograd.grad(total, logits)[0]
     theirs = torch.autograd.grad(glue.objective(logits, label, lam), logits)[0]
     assert torch.allclose(ours, theirs, atol=1e-7)

@@ -4,14 +4,23 @@ Standard library only, so that ``--help`` and the analysis start without torch.
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class ConfigError(ValueError):
     """A user's mistake. Its message is one line: the rule, the value, what to do."""
+
+
+class DoesNotFit(ConfigError):
+    """Not even a single image fits into the GPU's memory."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +57,25 @@ BACKBONE_NAMES = (*VIT_BACKBONES, *CLIP_BACKBONES, "swinv2_t", "swinv2_l")
 HEADS = ("linear", "zeroshot")
 
 
-def _number(default: float, low: float | None = None, high: float | None = None, *, above=None, below=None, about: str):
+def _number(
+    default: float,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    about: str,
+) -> Any:
     """A numeric field with closed bounds ``low`` and ``high``, or the open bounds ``above`` and ``below``."""
     rules = [(">", above), (">=", low), ("<=", high), ("<", below)]
     return field(default=default, metadata={"rules": [r for r in rules if r[1] is not None], "about": about})
 
 
-def _choice(default: str, options: tuple[str, ...], about: str):
+def _choice(default: str, options: tuple[str, ...], about: str) -> Any:
     return field(default=default, metadata={"options": options, "about": about})
 
 
-def _flag(default: bool, about: str):
+def _flag(default: bool, about: str) -> Any:
     return field(default=default, metadata={"about": about})
 
 
@@ -106,7 +123,7 @@ class TrainConfig:
     dtype: str = _choice("float32", DTYPES, "autocast type of the forward pass; the loss is float32 always")
     seed: int = _number(0, 0, 2**31 - 1, about="seed of the head, the adapters, the order and the augmentation")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
             object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
         if self.head == "zeroshot" and self.backbone not in CLIP_BACKBONES:
@@ -133,7 +150,7 @@ class TrainConfig:
         """Whether frozen blocks may come before the adapted ones, in a backbone that is one row of blocks (no Swin)."""
         return self.adapts and self.last_blocks > 0 and self.backbone in (*VIT_BACKBONES, *CLIP_BACKBONES)
 
-    def hyperparameters(self) -> dict:
+    def hyperparameters(self) -> dict[str, Any]:
         """The fields that matter to this run, in their order: a plain method has no ``lam``, FFT no ``rank``, and at
         rank 0 there are no adapters whose ``alpha`` or ``targets`` could matter."""
         absent = absent_for(self.method)
@@ -163,37 +180,40 @@ FIELDS = {spec.name: spec for spec in dataclasses.fields(TrainConfig)}
 
 def absent_for(method: str) -> set[str]:
     """The hyperparameters that ``method`` lacks. Raises ConfigError for an unknown method."""
-    known = set(lookup(METHODS, method, "method").hyperparameters)
-    return {*LORA_HYPERPARAMETERS, *FAIR_HYPERPARAMETERS} - known
+    existing = set(lookup(METHODS, method, "method").hyperparameters)
+    return {*LORA_HYPERPARAMETERS, *FAIR_HYPERPARAMETERS} - existing
 
 
-def lookup(table: dict, key: str, what: str):
-    """``table[key]``, or a ConfigError that lists the known keys."""
+def lookup(table: Mapping[str, T], key: str, what: str) -> T:
+    """``table[key]``, or a ConfigError with the keys that may be meant, the nearest first, and all that are known."""
     if key not in table:
-        raise ConfigError(f"unknown {what} {key!r}; known: {', '.join(sorted(table))}")
+        near = " or ".join(difflib.get_close_matches(key.lower(), table, n=2, cutoff=0.6))
+        hint = f", did you mean {near}?" if near else ";"
+        raise ConfigError(f"unknown {what} {key!r}{hint} known: {', '.join(sorted(table))}")
     return table[key]
 
 
-def parse(name: str, text: str):
+def parse(name: str, text: str) -> Any:
     """The value of field ``name`` written as ``text`` on the command line (``--set name=text``)."""
     spec = lookup(FIELDS, name, "hyperparameter")
-    if spec.type is bool:
+    kind: Any = spec.type
+    if kind is bool:
         values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         if text.lower() not in values:
             raise ConfigError(f"`{name} is true or false` must hold, but got {name}={text}")
         return values[text.lower()]
     try:
-        return _checked(spec, spec.type(text))
+        return _checked(spec, kind(text))
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError(f"`{name} is {_KINDS[spec.type]}` must hold, but got {name}={text}") from error
+        raise ConfigError(f"`{name} is {_KINDS[kind]}` must hold, but got {name}={text}") from error
 
 
-_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+_KINDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
-def _checked(spec: dataclasses.Field, value):
+def _checked(spec: dataclasses.Field[Any], value: Any) -> Any:
     """``value`` in the field's type, or a ConfigError that states the rule, then the value."""
     got = f"but got {spec.name}={value}"
     if "options" in spec.metadata and value not in spec.metadata["options"]:

@@ -9,6 +9,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from trainables.config import ConfigError
 
@@ -21,7 +22,7 @@ def cache_folder() -> Path:
     return folder
 
 
-def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` on a temporary name beside ``path``, then rename: a reader sees the old file or the whole new one.
 
     Two processes that write the same path at once both succeed; the later one wins.
@@ -34,7 +35,7 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def save_safetensors(state: dict, path: Path, metadata: dict[str, str] | None = None) -> None:
+def save_safetensors(state: dict[str, Any], path: Path, metadata: dict[str, str] | None = None) -> None:
     """``safetensors.torch.save_file``, but readable for whom the umask lets read, as every other file: the library
     makes its files for their owner alone."""
     import safetensors.torch
@@ -45,7 +46,7 @@ def save_safetensors(state: dict, path: Path, metadata: dict[str, str] | None = 
     path.chmod(0o666 & ~mask)
 
 
-def file_hash(path: str | os.PathLike) -> str:
+def file_hash(path: str | os.PathLike[str]) -> str:
     """sha256 of a file's content, read in chunks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

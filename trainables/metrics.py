@@ -175,7 +175,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
 
 
-def _over(reduce: Callable, values: np.ndarray) -> float:
+def _over(reduce: Callable[[np.ndarray], float], values: np.ndarray) -> float:
     """``reduce`` over the cells that have a value; NaN if none has. (np.nanmin and its kin would warn there.)"""
     present = values[~np.isnan(values)]
     return float(reduce(present)) if present.size else np.nan

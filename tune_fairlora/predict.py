@@ -83,8 +83,7 @@ def _best(classes: list[str], probability) -> dict[str, float]:
 
 def _judge(args: argparse.Namespace, opened, folder: Path) -> int:
     """Print how well the model serves the classes and groups of a labelled folder."""
-    from trainables.data import labelled_folder
-    from trainables.export import predict
+    from trainables.export import labelled_folder, predict
     from tune_fairlora.reporting import trial_results
 
     seen = labelled_folder.read(folder, args.split, opened.classes, opened.groups)

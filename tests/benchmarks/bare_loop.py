@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from tests.benchmarks.rows import wait_for_quiet
 from trainables.config import METHODS, TrainConfig
-from trainables.data.batches import augmented, open_data
+from trainables.data.batches import draws, open_data, transformed
 from trainables.models.adapters import adapt
 from trainables.models.create import fresh_model
 from trainables.models.forward import normalised
@@ -138,7 +138,7 @@ def train_epoch(model: nn.Module, optimizer, images: Images, config: TrainConfig
         for group in optimizer.param_groups:
             group["lr"] = config.lr * rate(epoch * len(batches) + i, config.epochs * len(batches), config.warmup)
         start = time.perf_counter()
-        batch = augmented(images.pixels[index], config, augment), images.label[index]
+        batch = transformed(images.pixels[index], draws(len(index), config, augment)), images.label[index]
         seconds += time.perf_counter() - start
         step(model, optimizer, *batch, config)
     return seconds

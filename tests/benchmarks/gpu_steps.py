@@ -39,6 +39,7 @@ from trainables.data.batches import Data, open_split
 from trainables.models.backbones import BACKBONES
 from trainables.training import gpu
 from trainables.training.fit import Trainer
+from trainables.training.optimizer import set_learning_rates
 
 CLASSES, IMAGES, SIZE, ROUNDS = 40, 2048, 224, 4
 
@@ -127,8 +128,9 @@ def ours(data: Data, backbone: str, method: str, batch: int) -> tuple[Callable[[
     torch.cuda.synchronize()
 
     def steps(n: int) -> float:
-        with trainer.steps.context():
-            return seconds(lambda: [trainer.steps(0.1, images, label, group) for _ in range(n)]) / n
+        set_learning_rates(trainer.train_step.optimizer, 0.1)
+        with trainer.recorded_step.context():
+            return seconds(lambda: [trainer.recorded_step(images, label, group) for _ in range(n)]) / n
 
     return steps, lambda: seconds(trainer.train_epoch) / (IMAGES / batch)
 
@@ -175,7 +177,9 @@ def main() -> None:
                         print(measured(data, backbone, method, batch, limit), flush=True)
                     except torch.OutOfMemoryError:
                         print(f"| {backbone} | {method} | {batch} | does not fit into memory |", flush=True)
-    print(f"taken of the card beside tensors: {gpu.other_bytes() / 2**30:.2f} GiB")
+    free, total = torch.cuda.mem_get_info()
+    other = total - free - torch.cuda.memory_reserved()
+    print(f"taken of the card beside tensors, by CUDA in this process and by other processes: {other / 2**30:.2f} GiB")
 
 
 if __name__ == "__main__":

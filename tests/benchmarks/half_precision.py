@@ -14,14 +14,14 @@ import statistics
 import time
 
 import torch
-from torch import nn
 
 from tests.benchmarks import bare_loop
 from tests.benchmarks.rows import Row, skipped, spread, wait_for_quiet
 from trainables.config import TrainConfig
 from trainables.models.backbones import RANDOM
 from trainables.models.forward import forward
-from trainables.training.micro_batches import TrainingLoss
+from trainables.training.fit import TrainStep
+from trainables.training.penalty import TrainingLoss
 
 CASES = {"vit_tiny": (112, 32, 20), "vit_b16": (224, 8, 4)}  # image size, batch size, pairs
 CLASSES = [str(i) for i in range(10)]
@@ -35,18 +35,15 @@ def has_bfloat16() -> bool:
 def stepper(config: TrainConfig):
     """A call that makes one step of ``config`` on noise."""
     model = bare_loop.build(config, CLASSES, RANDOM, bare_loop.last_row_in_use()).train()
-    optimizer, objective = bare_loop.optimizer_of(model, config), TrainingLoss(config, len(CLASSES), 1, "cpu")
+    loss = TrainingLoss(config, len(CLASSES), 1, "cpu")
+    step = TrainStep(model, config, loss, lambda inputs: forward(model, inputs, config))
     draw = torch.Generator().manual_seed(0)
     images = torch.rand(config.batch_size, 3, config.image_size, config.image_size, generator=draw)
     label = torch.randint(len(CLASSES), (config.batch_size,), generator=draw)
-    trained = [p for p in model.parameters() if p.requires_grad]
 
     def work() -> float:
         start = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        objective.backward(lambda part: forward(model, part, config), images, label, label)
-        nn.utils.clip_grad_norm_(trained, config.clip_norm)
-        optimizer.step()
+        step(images, label, label)
         return 1000 * (time.perf_counter() - start)
 
     return work

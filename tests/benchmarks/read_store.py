@@ -64,7 +64,7 @@ def read_store(split: batches.Split, config: TrainConfig, epoch: int) -> float:
 def read_files(loader: DataLoader, config: TrainConfig) -> float:
     generator, start, count = torch.Generator().manual_seed(0), time.perf_counter(), 0
     for batch in loader:
-        count += len(batches.augmented(batch.float().div_(255), config, generator))
+        count += len(batches.transformed(batch.float().div_(255), batches.draws(len(batch), config, generator)))
     return count / (time.perf_counter() - start)
 
 

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables.config import ConfigError, TrainConfig
-from trainables.data.batches import _generator, augmented, evaluation_batches, open_data, open_split, training_batches
+from trainables.data.batches import (
+    _generator,
+    draws,
+    evaluation_batches,
+    open_data,
+    open_split,
+    training_batches,
+    transformed,
+)
 from trainables.data.store import Manifest, Store, write
 from trainables.prepare import datasets
 
@@ -32,6 +40,10 @@ def path(tmp_path_factory):
 @pytest.fixture
 def train(path):
     return open_data(path).train
+
+
+def augmented(images: torch.Tensor, config: TrainConfig, generator: torch.Generator) -> torch.Tensor:
+    return transformed(images, draws(len(images), config, generator))
 
 
 def batches(split, config, epoch=0) -> list:
@@ -194,8 +206,8 @@ def test_digits_are_rendered_once_and_hold_all_three_splits(tmp_path, monkeypatc
     ("name", "source", "message"),
     [
         ("faces", None, r"^unknown data set 'faces'; known: aircraft, digits, folder, geode"),
-        ("digits", "x", r"^the digits come with scikit-learn and take no --data, but got --data x$"),
-        ("folder", None, r"^data set folder needs --data DIR"),
+        ("digits", "x", r"^the digits come with scikit-learn and take no `data`, but got x$"),
+        ("folder", None, r"^data set folder needs as `data` the folder"),
     ],
 )
 def test_a_source_that_does_not_fit_is_refused(name, source, message):

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,15 @@ def trial(folder: Path, store: Path, reported: int = 0) -> RayTrainable:
 
 
 def step(made: RayTrainable) -> dict:
+    """The next result, once its checkpoint is on the disk."""
+    result = result_of(made)
+    if made.trial.written:
+        made.trial.written.result()
+    return result
+
+
+def result_of(made: RayTrainable) -> dict:
     result = made.step()
-    made.trial.writer.wait()
     assert result["done"] == result["report"][0]["done"]
     return result["report"][0]
 
@@ -100,16 +108,29 @@ def test_a_checkpoint_that_failed_does_not_cost_a_trial_its_end(tmp_path, store,
     made = trial(tmp_path, store)
     for _ in range(2):
         step(made)
-    made.trial.writer.begin(lambda: 1 / 0)
-    assert told(step(made)) == told(whole[2])
+    made.trial.written = made.trial.writer.submit(lambda: 1 / 0)
+    assert told(result_of(made)) == told(whole[2])
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_waits_for_the_one_before(tmp_path, store):
+    made, gate = trial(tmp_path, store), threading.Event()
+    slow = made.trial.writer.submit(gate.wait, 60)
+    made.step()  # its checkpoint stands in line
+    assert not slow.done() and not (tmp_path / "trials/0007/checkpoint.pt").exists()
+    first, timer = made.trial.written, threading.Timer(0.5, gate.set)
+    timer.start()
+    made.step()
+    assert first.done() and first.exception() is None
+    made.cleanup()
+    assert checkpoints.load_checkpoint(tmp_path / "trials/0007")["epoch"] == 2
 
 
 def test_the_next_trial_waits_for_the_last_ones_checkpoint_and_not_for_its_luck(tmp_path, store):
     made = trial(tmp_path, store)
     made.step()
-    written = made.trial.writer._thread
-    assert made.reset_config(made.config | {"number": 8}) and not written.is_alive()
-    made.trial.writer.begin(lambda: 1 / 0)
+    written = made.trial.written
+    assert made.reset_config(made.config | {"number": 8}) and written.done()
+    made.trial.writer.submit(lambda: 1 / 0)
     made.cleanup()
     assert made.trial is None
 

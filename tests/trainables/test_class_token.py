@@ -20,7 +20,9 @@ from trainables.models.adapters import adapt, check_adapters
 from trainables.models.backbones import RANDOM
 from trainables.models.class_token import ClassTokenBlock, read_last_row
 from trainables.models.create import fresh_model, load
-from trainables.training.micro_batches import TrainingLoss
+from trainables.training.fit import TrainStep
+from trainables.training.micro_batches import MicroBatchStep
+from trainables.training.penalty import TrainingLoss
 
 CLASSES = tuple("0123456789")
 SIZES = {"vit_nano": 16, "vit_tiny": 32, "dino_b16": 32, "clip_b32": 64, "clip_b32_openai": 64}
@@ -202,17 +204,15 @@ def test_training_takes_the_same_course(values):
 
 
 def course(model: nn.Module, config: TrainConfig, steps: int = 20) -> torch.Tensor:
-    """The objective of every step, as ``TrainingLoss`` finds it."""
-    objective = TrainingLoss(config, len(CLASSES), 2, "cpu")
-    optimizer = torch.optim.AdamW([p for p in model.train().parameters() if p.requires_grad], lr=config.lr)
-    label, numbers = torch.arange(30) % 10, []
+    """The objective of every step."""
+    plain = TrainStep(model.train(), config, TrainingLoss(config, len(CLASSES), 2, "cpu"), model)
+    step = MicroBatchStep(plain, config.micro_batch if config.accumulates else None)
+    label, totals = torch.arange(30) % 10, []
     with torch.random.fork_rng():
         torch.manual_seed(11)
         for _ in range(steps):
-            optimizer.zero_grad()
-            numbers.append(objective.backward(model, images(model, 30), label, label % 2).total)
-            optimizer.step()
-    return torch.stack(numbers)
+            totals.append(step((images(model, 30), label, label % 2), lambda: False)[0])
+    return torch.stack(totals)
 
 
 @pytest.mark.parametrize("how", ADAPTED)

@@ -14,12 +14,7 @@ from trainables.models.create import BACKBONES, load
 
 CLIP, OPENAI = "clip_b32", "clip_b32_openai"
 
-
-@pytest.fixture(autouse=True)
-def empty_cache():
-    load.cache_clear()
-    yield
-    load.cache_clear()
+pytestmark = pytest.mark.usefixtures("no_loaded_model")
 
 
 @lru_cache(maxsize=2)

@@ -15,32 +15,16 @@ from trainables.config import ConfigError, TrainConfig
 from trainables.models.adapters import adapt, check_adapters, parameter_counts
 from trainables.models.backbones import RANDOM, fingerprint
 from trainables.models.create import BACKBONES, create, fresh_model, load, skeleton, weights_file
-from trainables.models.vit_nano import vit_nano
-from trainables.training.cuda_graph import _parameter_groups
+from trainables.training.optimizer import parameter_groups
 
 TINY, CLIP, OPENAI, SWIN = "vit_tiny", "clip_b32", "clip_b32_openai", "swinv2_t"
 CLASSES = tuple("0123456789")
 
-
-@pytest.fixture(autouse=True)
-def empty_cache():
-    load.cache_clear()
-    yield
-    load.cache_clear()
-
-
-@pytest.fixture
-def nano_state():
-    return vit_nano().state_dict()
-
-
-@pytest.fixture
-def nano_file(tmp_path, nano_state) -> str:
-    return saved(nano_state, tmp_path / "nano.safetensors")
+pytestmark = pytest.mark.usefixtures("no_loaded_model")
 
 
 def test_a_file_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"^--weights must be a file or the word random, but .*none\.pt is no file$"):
+    with pytest.raises(ConfigError, match=r"^`weights` must be a file or the word random, but .*none\.pt is no file$"):
         weights_file("vit_nano", tmp_path / "none.pt")
 
 
@@ -107,7 +91,7 @@ def test_a_swins_position_bias_and_temperature_do_not_decay():
     config = TrainConfig(backbone=SWIN, image_size=64, method="fft", weight_decay=0.1, head_lr=0.5)
     model = fresh_model(config, CLASSES, RANDOM)
     names = {id(p): name for name, p in model.named_parameters()}
-    groups = _parameter_groups(model, config)
+    groups = parameter_groups(model, config)
     decaying = {names[id(p)] for g in groups if g["weight_decay"] for p in g["params"]}
     assert {"head.fc.weight", "layers.0.blocks.0.attn.qkv.weight"} < decaying
     assert not any("cpb_mlp" in n or n.endswith(("logit_scale", "bias")) or "norm" in n for n in decaying)
@@ -153,7 +137,7 @@ except ConfigError as error:
     )
     (line,) = done.stdout.splitlines()
     assert line.startswith(f"the weights of {name} could not be downloaded (") and f"{file} from the Hugging" in line
-    assert line.endswith("on another machine and pass it with --weights FILE, or start from --weights random")
+    assert line.endswith("on another machine and pass it as `weights`, or start from random `weights`")
 
 
 def test_training_a_fresh_model_never_changes_the_pristine_one(nano_file, nano_state):

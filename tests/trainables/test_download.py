@@ -185,7 +185,7 @@ def test_another_size_alone_gives_a_changed_file_away(server, tmp_path, other):
 def test_breaks_without_progress_end_in_one_line_and_the_next_call_goes_on(server, tmp_path):
     server.cut = (1_000_000, 0, 0)
     message = refusal(download, server.url, tmp_path / "a", tries=3)
-    assert "it ended after 1000000 of 3000000 bytes: try again, or download it by hand and pass --source" in message
+    assert "it ended after 1000000 of 3000000 bytes: try again, or get it by hand and pass it as `source`" in message
     assert server.url in message and starts(server) == [0, 1_000_000, 1_000_000]
     assert download(server.url, tmp_path / "a") == sha(CONTENT)
     assert starts(server)[3:] == [1_000_000] and os.listdir(tmp_path) == ["a"]
@@ -240,7 +240,7 @@ def test_another_sum_is_one_line_with_both(server, tmp_path):
 def test_a_status_is_one_line(server, tmp_path, status, requests):
     server.statuses = (status,) * 9
     message = refusal(download, server.url, tmp_path / "a", tries=3)
-    assert server.url in message and "pass --source" in message and len(server.log) == requests
+    assert server.url in message and "pass it as `source`" in message and len(server.log) == requests
     assert (str(status) in message) == (status != 204) and os.listdir(tmp_path) == []
 
 
@@ -274,7 +274,7 @@ def test_a_circle_of_redirects_ends(server, tmp_path):
      "http://127.0.0.1/ü", "http://127.0.0.1/a b", "http://127.0.0.1:99999/", "http://x\ny/", "data:text/plain,x"],
 )  # fmt: skip
 def test_a_wrong_address_is_one_line(tmp_path, url):
-    assert "pass --source" in refusal(download, url, tmp_path / "a", tries=2)
+    assert "pass it as `source`" in refusal(download, url, tmp_path / "a", tries=2)
     assert os.listdir(tmp_path) == []
 
 
@@ -315,7 +315,7 @@ def test_what_is_not_http_is_one_line(tmp_path, answer):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=serve, daemon=True).start()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/a"
-        assert "pass --source" in refusal(download, url, tmp_path / "a", tries=2)
+        assert "pass it as `source`" in refusal(download, url, tmp_path / "a", tries=2)
 
 
 def test_a_full_disk_is_one_line(server, tmp_path):

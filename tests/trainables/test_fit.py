@@ -142,10 +142,10 @@ HIGH, LOW = 0.5 + math.cos(math.pi / 4) / 2, 0.5 - math.cos(math.pi / 8) / 2
 def test_learning_rates_rise_linearly_and_fall_as_a_cosine(data, warmup, epochs, head_lr, shares):
     config = dataclasses.replace(CONFIG, epochs=epochs, warmup=warmup, lr=0.003, head_lr=head_lr)
     trainer, seen = Trainer(config, data, None, "cpu", None), []
-    groups, head = trainer.steps.optimizer.param_groups, {id(p) for p in trainer.model.head.parameters()}
+    groups, head = trainer.train_step.optimizer.param_groups, {id(p) for p in trainer.model.head.parameters()}
     peaks = [head_lr or 0.003 if {id(p) for p in g["params"]} <= head else 0.003 for g in groups]
     assert len(peaks) == 3  # the adapters; the head's weight and its bias
-    trainer.steps.optimizer.register_step_pre_hook(lambda *_: seen.append([g["lr"] for g in groups]))
+    trainer.train_step.optimizer.register_step_pre_hook(lambda *_: seen.append([g["lr"] for g in groups]))
     while trainer.epoch < epochs:
         trainer.train_epoch()
     assert len(seen) == max(shares) + 1
@@ -155,7 +155,7 @@ def test_learning_rates_rise_linearly_and_fall_as_a_cosine(data, warmup, epochs,
 
 def test_biases_norms_and_tokens_have_no_weight_decay(data):
     trainer = Trainer(dataclasses.replace(CONFIG, method="fft", weight_decay=0.3), data, None, "cpu", None)
-    decay = {id(p): g["weight_decay"] for g in trainer.steps.optimizer.param_groups for p in g["params"]}
+    decay = {id(p): g["weight_decay"] for g in trainer.train_step.optimizer.param_groups for p in g["params"]}
     for name, p in trainer.model.named_parameters():
         plain = "norm" in name or name.endswith("bias") or name in ("cls_token", "pos_embed")
         assert decay.pop(id(p)) == (0.0 if plain else 0.3), name
@@ -167,7 +167,7 @@ def test_the_gradients_norm_is_limited(data, clip, most):
     norms = []
     trainer = Trainer(dataclasses.replace(CONFIG, clip_norm=clip, method="fairfft", lam=10.0), data, None, "cpu", None)
     weights = list(trainer.model.parameters())
-    trainer.steps.optimizer.register_step_pre_hook(
+    trainer.train_step.optimizer.register_step_pre_hook(
         lambda *_: norms.append(nn.utils.get_total_norm([p.grad for p in weights]))
     )
     trainer.train_epoch()
@@ -177,7 +177,7 @@ def test_the_gradients_norm_is_limited(data, clip, most):
 def test_dropout_is_on_in_each_epoch_and_drawn_anew(data):
     seen, epochs = [], fit(dataclasses.replace(CONFIG, epochs=3), data)
     trainer = next(epochs).trainer  # and so each epoch below comes behind an evaluation
-    trainer.steps.optimizer.register_step_pre_hook(
+    trainer.train_step.optimizer.register_step_pre_hook(
         lambda *_: seen.append((trainer.model.training, torch.initial_seed()))
     )
     assert len(list(epochs)) == 2 and len(seen) == 8

@@ -73,7 +73,7 @@ def test_a_wrong_table_is_refused(photos, cache, rows, header, message):
 
 
 def test_a_missing_folder_or_table_is_refused(tmp_path):
-    assert "--data must be a folder, but" in refusal(tmp_path / "none")
+    assert "`data` must be a folder, but" in refusal(tmp_path / "none")
     assert "must hold a metadata.csv" in refusal(tmp_path)
 
 
@@ -97,7 +97,7 @@ def damaged(folder: Path) -> Path:
 def test_all_unreadable_images_are_named_in_one_error(photos, cache):
     message = refusal(damaged(photos))
     assert f"3 image(s) are missing: gone.png, {'x' * 300}.png, dir.png; " in message
-    assert "3 image(s) are corrupt: cut.jpg, empty.png, text.png; repair them or pass --skip-corrupt" in message
+    assert "3 image(s) are corrupt: cut.jpg, empty.png, text.png; repair them or pass `skip_corrupt`" in message
     assert not list(cache.glob("*"))
 
 

@@ -16,6 +16,7 @@ from trainables.config import TrainConfig
 from trainables.data.batches import Data, Split, training_batches
 from trainables.training import gpu, gpu_memory
 from trainables.training.fit import Diverged, Trainer, evaluate_split, fit, trained_state
+from trainables.training.optimizer import set_learning_rates
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU that torch can use", allow_module_level=True)
@@ -67,7 +68,7 @@ def enlarged(n: int, size: int) -> Data:
 
 def trainer(config: TrainConfig, data: Data, recorded: bool = True, weights: str | None = "random", **more) -> Trainer:
     made = Trainer(config, data, weights, "cuda", more.get("checkpoint"))
-    made.steps._may_record = recorded
+    made.recorded_step.may_record = recorded
     return made
 
 
@@ -89,7 +90,7 @@ def test_recorded_steps_are_the_computed_ones_to_the_bit(change, data):
     config = dataclasses.replace(BASE, **change)
     recorded, computed = trainer(config, data), trainer(config, data, recorded=False)
     assert_same(after(recorded, 2), after(computed, 2))
-    assert recorded.steps.graph is not None and computed.steps.graph is None
+    assert recorded.recorded_step.recording is not None and computed.recorded_step.recording is None
 
 
 @pytest.mark.parametrize("backbone", ["vit_tiny", "clip_b32", "swinv2_t"])
@@ -99,7 +100,7 @@ def test_each_family_can_be_recorded(backbone, method):
     made = enlarged(32 * 5, config.image_size)
     recorded, computed = trainer(config, made), trainer(config, made, recorded=False)
     assert_same(after(recorded, 1), after(computed, 1))
-    assert recorded.steps.graph is not None
+    assert recorded.recorded_step.recording is not None
 
 
 @pytest.mark.parametrize("change", VARIANTS.values(), ids=VARIANTS)
@@ -107,14 +108,17 @@ def test_no_step_waits_for_the_gpu(change, data):
     """torch raises at each hidden question. The first epoch may ask: kernels are chosen, a step is recorded."""
     made = trainer(dataclasses.replace(BASE, **change), data)
     made.train_epoch()
-    batches = list(itertools.islice(training_batches(data.train, made.config, 1, "cuda", made.kept.training(1)), 7))
+    batches = list(
+        itertools.islice(training_batches(data.train, made.config, 1, "cuda", made.prefix_cache.training(1)), 7)
+    )
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        with made.steps.context():
+        with made.recorded_step.context():
             for batch in batches:
-                made.steps(0.5, *batch)
-            tokens = made.kept.training(1)
+                set_learning_rates(made.train_step.optimizer, 0.5)
+                made.recorded_step(*batch)
+            tokens = made.prefix_cache.training(1)
             next(training_batches(data.train, made.config, 1, "cuda", tokens))
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -202,7 +206,7 @@ def test_a_batch_that_does_not_fit_goes_through_in_parts(limited):
     parts = trainer(config, made)
     limited(torch.cuda.memory_allocated() + peak // 2)
     got = parts.train_epoch()
-    assert parts.objective.micro_batch and parts.steps.graph is None
+    assert parts.micro_batches.size and parts.recorded_step.recording is None
     assert got == pytest.approx(expected, rel=1e-3)
     losses = [evaluate_split(t.model, made, made.val, config, "cuda").metrics["loss"] for t in (whole, parts)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
@@ -225,4 +229,4 @@ def test_a_trial_fits_into_what_the_probe_says(name, data, limited):
     limited(needed)
     made = trainer(config, data)
     after(made, 2)
-    assert made.objective.micro_batch is None and made.steps.graph is not None
+    assert made.micro_batches.size is None and made.recorded_step.recording is not None

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.few_digits import few_digits
-from trainables.config import ConfigError, TrainConfig
+from trainables.config import DoesNotFit, TrainConfig
 from trainables.data.batches import Data
 from trainables.training.fit import Trainer, evaluate_split
 from trainables.trial.trial import parts
@@ -47,7 +47,7 @@ def assert_alike(one: Trainer, other: Trainer, data: Data) -> None:
 def test_smaller_parts_train_the_same_weights(config, data):
     whole, halved = trainer(config, data), trainer(config, data, largest=10)
     expected, got = whole.train_epoch(), halved.train_epoch()
-    assert halved.objective.micro_batch == 8 and whole.objective.micro_batch is None
+    assert halved.micro_batches.size == 8 and whole.micro_batches.size is None
     assert got == pytest.approx(expected, rel=1e-4)
     assert_alike(whole, halved, data)
 
@@ -56,17 +56,17 @@ def test_smaller_parts_train_the_same_weights(config, data):
 def test_a_recording_goes_before_batches_are_halved(config, data):
     """A GPU's recorded step holds its memory: without it the batch fits, whole."""
     whole, holding = trainer(config, data), trainer(config, data)
-    holding.steps.graph = object()
+    holding.recorded_step.recording = object()
 
     def refuse(module, inputs):
-        if holding.steps.graph is not None:
+        if holding.recorded_step.recording is not None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     holding.model.register_forward_pre_hook(refuse)
     assert holding.train_epoch() == whole.train_epoch()
-    assert holding.steps.graph is None and holding.objective.micro_batch is None
-    holding.steps.graph = object()
-    assert holding.evaluate().metrics == whole.evaluate().metrics and holding.steps.graph is None
+    assert holding.recorded_step.recording is None and holding.micro_batches.size is None
+    holding.recorded_step.recording = object()
+    assert holding.evaluate().metrics == whole.evaluate().metrics and holding.recorded_step.recording is None
 
 
 def test_a_batch_that_fails_half_way_counts_once(data):
@@ -81,16 +81,18 @@ def test_a_batch_that_fails_half_way_counts_once(data):
     failing.model.head.weight.register_hook(refuse)
     whole.train_epoch()
     failing.train_epoch()
-    assert next(fails, None) is None and failing.objective.micro_batch == 16
-    assert torch.equal(failing.objective.running.updates, whole.objective.running.updates)
-    torch.testing.assert_close(failing.objective.running.average, whole.objective.running.average, rtol=1e-5, atol=0)
+    assert next(fails, None) is None and failing.micro_batches.size == 16
+    assert torch.equal(failing.train_step.loss.running.updates, whole.train_step.loss.running.updates)
+    torch.testing.assert_close(
+        failing.train_step.loss.running.average, whole.train_step.loss.running.average, rtol=1e-5, atol=0
+    )
     assert_alike(whole, failing, data)
 
 
 def test_an_image_too_large_is_said_in_one_line(data):
-    with pytest.raises(ConfigError, match=r"a single image must fit into a trial's GPU memory.*--gpus-per-trial"):
+    with pytest.raises(DoesNotFit, match=r"a single image must fit into a trial's GPU memory.*gpus_per_trial"):
         trainer(PLAIN, data, largest=0).train_epoch()
-    with pytest.raises(ConfigError, match="a single image must fit"):
+    with pytest.raises(DoesNotFit, match="a single image must fit"):
         evaluate_split(trainer(PLAIN, data, largest=0).model, data, data.val, PLAIN)
 
 
@@ -101,9 +103,7 @@ def test_an_evaluation_in_parts_measures_the_same(data):
 
 
 def test_the_record_says_so(data):
-    class Epoch:
-        trainer = trainer(dataclasses.replace(PLAIN, micro_batch=16), data, largest=10)
-
-    assert parts(Epoch) == ""  # as it was asked for
-    Epoch.trainer.train_epoch()
-    assert parts(Epoch) == " micro_batch=8"
+    halved = trainer(dataclasses.replace(PLAIN, micro_batch=16), data, largest=10)
+    assert parts(halved) == ""  # as it was asked for
+    halved.train_epoch()
+    assert parts(halved) == " micro_batch=8"

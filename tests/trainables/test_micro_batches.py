@@ -12,9 +12,10 @@ from trainables.config import TrainConfig
 from trainables.data.batches import Data, open_data, training_batches
 from trainables.models.forward import forward
 from trainables.prepare import datasets
-from trainables.training.fit import Trainer
-from trainables.training.micro_batches import TrainingLoss
-from trainables.training.penalty import fairness_penalty, sample_losses
+from trainables.training.fit import Trainer, TrainStep
+from trainables.training.micro_batches import MicroBatchStep
+from trainables.training.optimizer import set_learning_rates
+from trainables.training.penalty import TrainingLoss, fairness_penalty, sample_losses
 
 CENTERS = [{}, {"penalty_center": "running"}, {"penalty_center": "running", "penalty_decay": 0.0}]
 SHAPES = [(30, 7), (32, 8), (5, 5), (6, 1)]  # images, micro-batch
@@ -28,16 +29,23 @@ def batch(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 
 def model(dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.Dropout(dropout), nn.Linear(20, 8)).double()
+    net = nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.Dropout(dropout), nn.Linear(20, 8)).double()
+    net.no_weight_decay = set
+    return net
+
+
+def step(config: TrainConfig, net: nn.Module) -> MicroBatchStep:
+    plain = TrainStep(net, config, TrainingLoss(config, 8, 3, "cpu"), net)
+    return MicroBatchStep(plain, config.micro_batch if config.accumulates else None)
 
 
 def gradients(config: TrainConfig, n: int, batches: int = 1) -> tuple[torch.Tensor, tuple]:
-    """Of the last of several batches, as one vector, and its numbers."""
-    objective, net = TrainingLoss(config, 8, 3, "cpu"), model()
+    """Of the last of several batches, as one vector, and its losses."""
+    net = model()
+    one = step(config, net)
     for i in range(batches):
-        net.zero_grad()
-        loss = objective.backward(net, *batch(n, seed=i))
-    return torch.cat([p.grad.flatten() for p in net.parameters()]), tuple(term.item() for term in loss)
+        losses = one.backward(*batch(n, seed=i))
+    return torch.cat([p.grad.flatten() for p in net.parameters()]), tuple(losses.tolist())
 
 
 @pytest.mark.parametrize("groups", ["class", "sensitive", "class_x_sensitive"])
@@ -56,11 +64,11 @@ def test_parts_give_the_gradient_of_the_whole(groups, reduction, center, n, micr
 def test_a_plain_methods_parts_give_its_gradient_in_one_pass(n, micro):
     config, passes = TrainConfig(method="lora", batch_size=n), []
     whole, numbers = gradients(config, n)
-    objective, net = TrainingLoss(dataclasses.replace(config, micro_batch=micro), 8, 3, "cpu"), model()
+    net = model()
     net.register_forward_hook(lambda _, images, __: passes.append(len(images[0])))
-    loss = objective.backward(net, *batch(n))
+    losses = step(dataclasses.replace(config, micro_batch=micro), net).backward(*batch(n))
     torch.testing.assert_close(torch.cat([p.grad.flatten() for p in net.parameters()]), whole, rtol=0, atol=1e-6)
-    assert sum(passes) == n and max(passes) <= micro and loss.total.item() == pytest.approx(numbers[0])
+    assert sum(passes) == n and max(passes) <= micro and losses[0].item() == pytest.approx(numbers[0])
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
@@ -81,12 +89,12 @@ def test_the_reported_penalty_is_the_batchs_own_whatever_the_centre():
 
 
 def test_absent_groups_get_neither_update_nor_weight():
-    objective = TrainingLoss(TrainConfig(method="fairlora", penalty_center="running"), 8, 3, "cpu")
+    one = step(TrainConfig(method="fairlora", penalty_center="running"), model())
     (images, _, group), label = batch(30), torch.arange(30) % 8
-    objective.backward(model(), images, label, group)
-    before, without = objective.state(), label != 5
-    objective.backward(model(), images[without], label[without], group[without])
-    after = objective.state()
+    one.backward(images, label, group)
+    before, without = one.step.loss.state(), label != 5
+    one.backward(images[without], label[without], group[without])
+    after = one.step.loss.state()
     assert (after["updates"] - before["updates"]).tolist() == [1, 1, 1, 1, 1, 0, 1, 1]
     assert after["average"][5] == before["average"][5] != 0
 
@@ -96,7 +104,7 @@ def test_both_passes_see_the_same_dropout_and_parts_differ():
     net[2].register_forward_hook(lambda _, __, out: masks.append(out == 0))
     config = TrainConfig(method="fairlora", batch_size=24, micro_batch=8)
     torch.manual_seed(3)
-    TrainingLoss(config, 8, 3, "cpu").backward(net, *batch(24))
+    step(config, net).backward(*batch(24))
     assert len(masks) == 6 and all(torch.equal(masks[i], masks[i + 3]) for i in range(3))
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(masks[:3], 2))
     after = torch.rand(1)
@@ -118,14 +126,15 @@ def test_a_trained_transformers_gradient_is_the_same_in_parts(digits, center, re
     config = TrainConfig(method="fairfft", reduction=reduction, batch_size=64, lr=1e-3, epochs=2, **center)
     trainer = Trainer(config, digits, None, "cpu", None)
     batches = list(itertools.islice(training_batches(digits.train, config, 0), 6))
-    for step, one in enumerate(batches[:5]):
-        trainer.steps(trainer._schedule(step), *one)
-    in_parts = TrainingLoss(dataclasses.replace(config, micro_batch=24), 10, 2, "cpu")
-    in_parts.restore(trainer.objective.state())
-    found = []
-    for objective in (trainer.objective, in_parts):
+    for i, one in enumerate(batches[:5]):
+        set_learning_rates(trainer.train_step.optimizer, trainer._schedule(i))
+        trainer.train_step(*one)
+    gradients = []
+    for size in (None, 24):
         net = copy.deepcopy(trainer.model).double()
-        net.zero_grad()
-        objective.backward(lambda part, net=net: forward(net, part.double(), config), *batches[5])
-        found.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
-    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-6 * found[0].abs().max().item())
+        loss = TrainingLoss(config, 10, 2, "cpu")
+        loss.restore(trainer.train_step.loss.state())
+        plain = TrainStep(net, config, loss, lambda part, net=net: forward(net, part.double(), config))
+        MicroBatchStep(plain, size).backward(*batches[5])
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-6 * gradients[0].abs().max().item())

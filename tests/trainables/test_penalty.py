@@ -9,12 +9,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from trainables.config import TrainConfig
 from trainables.groups import group_count, group_index
 from trainables.training.penalty import (
     RunningMeans,
+    TrainingLoss,
     fairness_penalty,
     group_means,
-    objective,
     penalty_weights,
     sample_losses,
 )
@@ -210,30 +211,34 @@ def test_every_cell_has_an_index_of_its_own_inside_the_count():
     assert sorted(index.tolist()) == list(range(group_count("class_x_sensitive", 7, 4)))
 
 
+def training_loss(n_classes: int, **values) -> TrainingLoss:
+    return TrainingLoss(TrainConfig(**{"method": "fairlora"} | values), n_classes, 1, "cpu")
+
+
 def test_the_objective_of_two_samples_by_hand():
     # losses ln(1 + 1) and ln(1 + 1/3): cross-entropy ln(8/3) / 2, penalty 2 * (ln(3/2) / 2)^2
     logits = torch.tensor([[0.0, 0.0], [0.0, math.log(3)]])
     label = torch.tensor([0, 1])
-    loss = objective(sample_losses(logits, label), label, 2, 10.0, "sum")
+    loss = training_loss(2, lam=10.0)(sample_losses(logits, label), label, label)
     assert loss.cross_entropy.item() == pytest.approx(math.log(8 / 3) / 2)
     assert loss.penalty.item() == pytest.approx(math.log(1.5) ** 2 / 2)
     assert loss.total.item() == pytest.approx(math.log(8 / 3) / 2 + 5 * math.log(1.5) ** 2)
 
 
-def test_without_weight_or_index_the_objective_is_cross_entropy():
+def test_without_weight_or_penalty_the_objective_is_cross_entropy():
     generator = torch.Generator().manual_seed(2)
     logits, label = torch.randn(20, 4, generator=generator), torch.randint(4, (20,), generator=generator)
     plain = F.cross_entropy(logits, label).item()
     losses = sample_losses(logits, label)
-    assert objective(losses, None, 0, 3.0, "sum").total.item() == pytest.approx(plain)
-    assert objective(losses, None, 0, 3.0, "sum").penalty.item() == 0
-    weightless = objective(losses, label, 4, 0.0, "sum")
+    without = training_loss(4, lam=3.0, method="lora")(losses, label, label)
+    assert without.total.item() == pytest.approx(plain) and without.penalty.item() == 0
+    weightless = training_loss(4, lam=0.0)(losses, label, label)
     assert weightless.total.item() == pytest.approx(plain) and weightless.penalty.item() > 0
 
 
 def test_bfloat16_logits_give_float32_losses():
     logits = torch.tensor([[1.0, 2.0], [3.0, -1.0]], dtype=torch.bfloat16, requires_grad=True)
     label = torch.tensor([0, 1])
-    loss = objective(sample_losses(logits, label), label, 2, 1.0, "mean")
+    loss = training_loss(2, lam=1.0, reduction="mean")(sample_losses(logits, label), label, label)
     assert {term.dtype for term in loss} == {torch.float32}
     assert loss.cross_entropy.item() == pytest.approx((math.log1p(math.e) + math.log1p(math.e**4)) / 2, rel=1e-6)

@@ -103,7 +103,7 @@ def test_kept_in_full_precision_the_first_logits_are_those_of_the_images(
     config = change(CONFIG, dtype=dtype, last_blocks=m, views=views, **(AUGMENTED if views else {}))
     trainer = Trainer(config, seen, weights, "cpu", None)
     for epoch in range(3):
-        tokens = trainer.kept.training(epoch)
+        tokens = trainer.prefix_cache.training(epoch)
         assert tokens.dtype == np.float32 and tokens.shape == (100, 17, 64)
         got, expected = first_logits(trainer, tokens, config, epoch), first_logits(trainer, None, config, epoch)
         assert got.dtype == expected.dtype and expected.std() > 0.01
@@ -123,7 +123,7 @@ def test_kept_in_float16_a_run_ends_within_its_rounding(seen, weights, cache, ch
 
 
 def test_only_what_is_the_same_in_every_epoch_is_kept(seen, weights, cache):
-    kept = Trainer(change(CONFIG, **AUGMENTED), seen, weights, "cpu", None).kept
+    kept = Trainer(change(CONFIG, **AUGMENTED), seen, weights, "cpu", None).prefix_cache
     assert kept.training(0) is None and kept.validation().shape == (80, 17, 64)
     assert len(files(cache)) == 1  # what is drawn anew every epoch is not made
 
@@ -210,7 +210,9 @@ def test_a_search_never_computes_the_test_split_and_confirming_has_a_file_of_its
     run(CONFIG, Data(seen.manifest, train, val), weights)
     assert guarded.read == {*seen.train.rows.tolist(), *seen.val.rows.tolist()}
     before, confirmed = set(files(cache)), open_confirmation(seen.train.store.path)
-    Trainer(CONFIG, Data(seen.manifest, seen.train, few(confirmed.val, 80)), weights, "cpu", None).kept.validation()
+    Trainer(
+        CONFIG, Data(seen.manifest, seen.train, few(confirmed.val, 80)), weights, "cpu", None
+    ).prefix_cache.validation()
     assert len(set(files(cache)) - before) == 1
 
 
@@ -230,7 +232,7 @@ def test_every_view_is_the_same_for_all_trials_and_comes_again(seen, weights, ca
         torch.testing.assert_close(shown(other, 3), second, rtol=0, atol=1e-6)
     anew = change(config, views=0)
     assert (shown(anew, 0) - shown(anew, 2)).abs().max() > 0.1
-    kept = Trainer(config, seen, weights, "cpu", None).kept
+    kept = Trainer(config, seen, weights, "cpu", None).prefix_cache
     assert kept.training(0).filename == kept.training(2).filename != kept.training(1).filename
 
 
@@ -248,7 +250,7 @@ def test_what_float16_cannot_hold_is_kept_in_float32(seen, weights, cache, tmp_p
     state["patch_embed.proj.weight"] *= 1e7
     torch.save(state, large := tmp_path_factory.mktemp("weights") / "large.pt")
     trainer = Trainer(CONFIG, seen, str(large), "cpu", None)
-    tokens = trainer.kept.training(0)
+    tokens = trainer.prefix_cache.training(0)
     assert tokens.dtype == np.float32 and np.abs(tokens).max() > 65504 and len(files(cache)) == 1
     got, expected = first_logits(trainer, tokens, CONFIG), first_logits(trainer, None, CONFIG)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
@@ -258,7 +260,7 @@ def test_what_float16_cannot_hold_is_kept_in_float32(seen, weights, cache, tmp_p
 def test_float16_holds_up_to_its_largest_number(seen, weights, cache, monkeypatch, factor, dtype):
     largest = lambda model, images, m: torch.full((len(images), 17, 64), -65504.0 * factor)  # noqa: E731
     monkeypatch.setattr(prefix_cache, "prefix", largest)
-    assert Trainer(CONFIG, seen, weights, "cpu", None).kept.validation().dtype == dtype
+    assert Trainer(CONFIG, seen, weights, "cpu", None).prefix_cache.validation().dtype == dtype
 
 
 @pytest.mark.parametrize("views", [0, 2])
@@ -287,15 +289,15 @@ def test_a_disk_that_would_be_filled_is_refused_in_one_line(seen, weights, cache
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2 * needed - 1))
     message = refusal(Trainer, CONFIG, seen, weights, "cpu", None)
     assert message.startswith("what frozen blocks compute may take half of the 0.00 GB that are free in ")
-    assert "--set cache_prefix=false" in message and "TUNE_FAIRLORA_CACHE" in message
+    assert "set cache_prefix=false" in message and "TUNE_FAIRLORA_CACHE" in message
     Trainer(change(CONFIG, cache_prefix=False), seen, weights, "cpu", None)
     assert not files(cache)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2 * needed))
-    kept = Trainer(CONFIG, seen, weights, "cpu", None).kept
+    kept = Trainer(CONFIG, seen, weights, "cpu", None).prefix_cache
     kept.training(0), kept.validation()
     assert len(files(cache)) == 2
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
-    Trainer(CONFIG, seen, weights, "cpu", None).kept.training(0)  # what is there needs no room
+    Trainer(CONFIG, seen, weights, "cpu", None).prefix_cache.training(0)  # what is there needs no room
 
 
 CHILD = """
@@ -323,7 +325,7 @@ prefix_cache.PrefixCache._make, prefix_cache.prefix = counted, slow
 Path(name).touch()
 while mode == "together" and len(list(Path(name).parent.glob("ready-*"))) < 2:
     time.sleep(0.001)
-tokens = [trainer.kept.training(0), trainer.kept.validation()]
+tokens = [trainer.prefix_cache.training(0), trainer.prefix_cache.validation()]
 print(len(made), *(float(t.astype("float64").sum()) for t in tokens))
 """
 
@@ -347,6 +349,6 @@ def test_nothing_is_used_of_what_a_killed_process_has_half_written(seen, weights
     assert not list(cache.glob("prefix-*")) and list(cache.glob(".prefix-*.tmp"))
     whole = Data(seen.manifest, *(batches.open_split(seen.train.store, name) for name in ("train", "val")))
     trainer = Trainer(change(CONFIG, batch_size=32), whole, weights, "cpu", None)
-    tokens = trainer.kept.training(0)
+    tokens = trainer.prefix_cache.training(0)
     assert np.abs(tokens).sum(axis=(1, 2)).min() > 0 and len(tokens) == len(whole.train)
     assert [name.startswith("prefix-") for name in files(cache)] == [True]  # the torn file is gone

@@ -404,7 +404,7 @@ def test_a_source_is_a_folder_or_an_archive(tmp_path):
     work = tmp_path / "work"
     assert opened_source(tmp_path, work) == tmp_path and not work.exists()
     message = refusal(opened_source, tmp_path / "none", work)
-    assert message == f"--source must be a folder or an archive, but {tmp_path / 'none'} does not exist"
+    assert message == f"`source` must be a folder or an archive, but {tmp_path / 'none'} does not exist"
     assert "is neither" in refusal(opened_source, Path("/dev/zero"), work)
     assert "does not exist" in refusal(opened_source, tmp_path / ("x" * 300), work)
     (tmp_path / "page.zip").write_text("<html>")

@@ -16,22 +16,7 @@ from trainables.models.vit_nano import vit_nano
 
 TINY, OPENAI, SWIN = "vit_tiny", "clip_b32_openai", "swinv2_t"
 
-
-@pytest.fixture(autouse=True)
-def empty_cache():
-    load.cache_clear()
-    yield
-    load.cache_clear()
-
-
-@pytest.fixture
-def nano_state():
-    return vit_nano().state_dict()
-
-
-@pytest.fixture
-def nano_file(tmp_path, nano_state) -> str:
-    return saved(nano_state, tmp_path / "nano.safetensors")
+pytestmark = pytest.mark.usefixtures("no_loaded_model")
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}])

@@ -19,8 +19,8 @@ from trainables.models.backbones import RANDOM
 from trainables.models.class_token import read_last_row
 from trainables.models.create import BACKBONES, create, fresh_model, load, skeleton
 from trainables.models.forward import forward
-from trainables.training.cuda_graph import _parameter_groups
 from trainables.training.fit import evaluate_split, fit
+from trainables.training.optimizer import parameter_groups
 
 CLASSES = ("red_square", "blue_square")
 CONFIG = TrainConfig(
@@ -115,7 +115,7 @@ def test_full_fine_tuning_trains_the_projection_in_the_body():
     config = TrainConfig(**{**vars(CONFIG), "method": "fft", "lr": 0.1, "head_lr": 0.2})
     model = adapt(fresh_model(config, CLASSES, RANDOM), config)
     forward(model, torch.rand(4, 3, 32, 32), config).square().sum().backward()
-    peaks = {id(p): group["lr"] for group in _parameter_groups(model, config) for p in group["params"]}
+    peaks = {id(p): group["lr"] for group in parameter_groups(model, config) for p in group["params"]}
     assert peaks[id(model.fc_norm.weight)] == 0.1
     assert [name for name, p in model.named_parameters() if peaks[id(p)] == 0.2] == ["head.weight"]
     assert all(p.grad is not None and p.grad.any() for p in (model.fc_norm.weight, model.head.weight))

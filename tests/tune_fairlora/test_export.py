@@ -91,7 +91,7 @@ def search(tmp_path_factory, photos):
         for epoch in fit(config, batches.open_data(store)):
             metrics = epoch.metrics | dict(zip(OBJECTIVES, [(0.6, 0.1), (0.9, 0.4), (0.5, 0.5)][number]))
             record.add("epoch", number=number, epoch=epoch.number, metrics=metrics, seconds=1.0)
-        record.add("end", number=number, status="complete", reason="", tables=tables(epoch))
+        record.add("end", number=number, status="complete", reason="", tables=tables(epoch.evaluation))
         models.append(epoch.trainer.model.eval())
         if number < 2:
             save_weights(trial_folder(folder, number), trained_state(models[number]), values)

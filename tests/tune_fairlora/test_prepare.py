@@ -157,7 +157,7 @@ def test_a_search_takes_the_store_as_it_is_or_smaller_and_never_larger(waterbird
     means = [store.images(np.array([5]))[0].mean(axis=(0, 1)) for store in (small, large)]
     assert abs(means[0] - means[1]).max() < 3
     assert datasets.prepare("waterbirds", waterbirds, 16) == small.path
-    with pytest.raises(ConfigError, match=r"`image_size <= 64` must hold .* prepare it again with --size 96"):
+    with pytest.raises(ConfigError, match=r"`image_size <= 64` must hold .* prepare it again at 96 px"):
         datasets.prepare("waterbirds", waterbirds, 96)
     with pytest.raises(ConfigError, match=r"the space wants data set geode, but .* holds waterbirds"):
         datasets.prepare("geode", waterbirds, 64)

@@ -160,11 +160,6 @@ def view_draws(n: int, config: TrainConfig, view: int) -> Augmentation:
     return draws(n, config, _generator(0, "view", view))
 
 
-def augmented(images: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
-    """Random flips and random crops scaled back, on the batch at once; float ``[b, 3, size, size]`` in and out."""
-    return transformed(images, draws(len(images), config, generator))
-
-
 def transformed(images: Tensor, drawn: Augmentation) -> Tensor:
     """``images`` float ``[b, 3, size, size]`` flipped and cropped as ``drawn`` says.
 
@@ -173,7 +168,7 @@ def transformed(images: Tensor, drawn: Augmentation) -> Tensor:
     n = len(images)
     if drawn.flip is not None:
         images = torch.where(moved(drawn.flip, images.device)[:, None, None, None], images.flip(-1), images)
-    if drawn.area is not None:
+    if drawn.area is not None and drawn.shift is not None:
         scale = drawn.area.sqrt()
         theta = torch.zeros(n, 2, 3)
         theta[:, 0, 0] = theta[:, 1, 1] = scale

@@ -44,7 +44,8 @@ class ShuffledCycle:
     """Items in shuffled rounds without end: each comes once a round."""
 
     def __init__(self, items: list[int], generator: torch.Generator):
-        self.items, self.generator, self.rest = items, generator, []
+        self.items, self.generator = items, generator
+        self.rest: list[int] = []
 
     def take(self, n: int) -> list[int]:
         """The next ``n`` items; one comes twice only where ``n`` is larger than a round.

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from trainables.files import replace_atomically
 
 ROWS_PER_BATCH = 256  # bounds the memory of a writer; every batch but the last has exactly this many rows
 SPLITS = ("train", "val", "test")
+Row = tuple[np.ndarray, int, int, str]  # image uint8 [size, size, 3], label, group, split
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,15 @@ class Manifest:
     groups: list[str]
     positive: int | None = None
     fingerprint: str = ""
-    notes: dict = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
-def write(path: Path, manifest: Manifest, rows: Iterable[tuple[np.ndarray, int, int, str]]) -> None:
-    """Write ``rows`` of (image uint8 ``[size, size, 3]``, label, group, split), holding one batch in memory."""
+def write(path: Path, manifest: Manifest, rows: Iterable[Row]) -> None:
+    """Write ``rows``, holding one batch in memory."""
     replace_atomically(path, lambda temporary: _write(temporary, manifest, rows))
 
 
-def _write(path: Path, manifest: Manifest, rows: Iterable) -> None:
+def _write(path: Path, manifest: Manifest, rows: Iterable[Row]) -> None:
     schema = _schema(manifest)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         pending = []
@@ -59,7 +61,7 @@ def _schema(manifest: Manifest) -> pa.Schema:
     return pa.schema(fields, metadata={"manifest": json.dumps(asdict(manifest))})
 
 
-def _batch(rows: list, schema: pa.Schema) -> pa.RecordBatch:
+def _batch(rows: list[Row], schema: pa.Schema) -> pa.RecordBatch:
     images, labels, groups, splits = zip(*rows)
     columns = [
         pa.array([image.tobytes() for image in images], schema.field("image").type),
@@ -100,7 +102,7 @@ class Store:
         return out
 
 
-def _pixels(chunk: pa.FixedSizeBinaryArray, shape: tuple) -> np.ndarray:
+def _pixels(chunk: pa.FixedSizeBinaryArray, shape: tuple[int, ...]) -> np.ndarray:
     """A view on the mapped bytes, without a copy."""
     width = chunk.type.byte_width
     pixels = np.frombuffer(chunk.buffers()[1], np.uint8)

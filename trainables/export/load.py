@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -36,6 +37,8 @@ TOLERANCE = 1e-4  # of the largest logit: other processors round otherwise, othe
 
 class ZeroshotHead(nn.Module):
     """CLIP's head: features ``[n, embed]`` are normalised, so that no linear layer is the same."""
+
+    scale: Tensor
 
     def __init__(self, classes: int, embed: int):
         super().__init__()
@@ -65,17 +68,22 @@ def load(folder: str | Path = HERE, base_weights: str | Path | None = None) -> n
     ValueError in one line where it is missing or another one, or where the logits are not those of the export.
     """
     facts = read_facts(folder)
-    model, scale, pairs = _built(facts), 1.0, {}
+    model, scale = _built(facts), 1.0
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
     if facts["weights"] == "whole":
         state = load_file(Path(folder) / WHOLE)
     else:
         scale, head, pairs = _adapter(Path(folder))
         state = _base_state(model, folder, facts, base_weights) | head
-    _require_fit(model, state, folder)
+    expected = {k: v.shape for k, v in model.state_dict().items()}
+    wrong = sorted(k for k in expected.keys() | state.keys() if k not in state or expected.get(k) != state[k].shape)
+    if wrong:
+        raise ValueError(f"the weights of {folder} must fit its architecture, but {wrong[0]} does not")
     model.load_state_dict(state)
     for name, (a, b) in pairs.items():
         parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, Adapted(model.get_submodule(name), a, b, scale))
+        layer: Any = model.get_submodule(name)
+        setattr(model.get_submodule(parent), last, Adapted(layer, a, b, scale))
     _check_probe(model.eval(), facts, folder)
     return model
 
@@ -94,35 +102,31 @@ def base(folder: str | Path = HERE, base_weights: str | Path | None = None) -> n
 def preprocess(image: Image.Image, folder: str | Path = HERE) -> Tensor:
     """float ``[3, size, size]``: upright, RGB, the centre square resized and rounded to 8 bits as in training, then
     normalised. Give it the image as it was opened: a large JPEG is decoded at a fraction of its size."""
-    how = read_facts(folder)["preprocessing"]
-    return normalised(torch.from_numpy(pixels(image, how)).permute(2, 0, 1), how)
+    preprocessing = read_facts(folder)["preprocessing"]
+    return normalised(torch.from_numpy(pixels(image, preprocessing)).permute(2, 0, 1), preprocessing)
 
 
-def pixels(image: Image.Image, how: dict) -> np.ndarray:
-    """uint8 ``[size, size, 3]``. ``how`` is the export's "preprocessing"; ``sizes`` are gone through one by one."""
-    first, *others = how["sizes"]
-    if not how["banner"]:
+def pixels(image: Image.Image, preprocessing: dict[str, Any]) -> np.ndarray:
+    """uint8 ``[size, size, 3]``. ``preprocessing`` is the export's; its ``sizes`` are gone through one by one."""
+    first, *others = preprocessing["sizes"]
+    if not preprocessing["banner"]:
         image.draft("RGB", (2 * first, 2 * first))
-    image = _upright_rgb(image)
-    if how["banner"]:
-        image = image.crop((0, 0, image.width, max(1, image.height - how["banner"])))
-    made = _square(image, first)
-    for size in others:
-        made = _square(Image.fromarray(made), size)
-    return made
-
-
-def normalised(images: Tensor, how: dict) -> Tensor:
-    """uint8 ``[…, 3, size, size]`` to what the model takes."""
-    mean, std = (torch.tensor(how[name])[:, None, None] for name in ("mean", "std"))
-    return (images.float().div_(255) - mean) / std
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):  # Pillow would clip: all but the darkest 1/256 of the range would be white
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    if preprocessing["banner"]:
+        image = image.crop((0, 0, image.width, max(1, image.height - preprocessing["banner"])))
+    square = _square(image, first)
+    for size in others:
+        square = _square(Image.fromarray(square), size)
+    return square
+
+
+def normalised(images: Tensor, preprocessing: dict[str, Any]) -> Tensor:
+    """uint8 ``[…, 3, size, size]`` to what the model takes."""
+    mean, std = (torch.tensor(preprocessing[name])[:, None, None] for name in ("mean", "std"))
+    return (images.float().div_(255) - mean) / std
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:
@@ -131,17 +135,17 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
     return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)))
 
 
-def read_facts(folder: str | Path) -> dict:
+def read_facts(folder: str | Path) -> dict[str, Any]:
     """``model.json``, checked as far as it reaches timm. Raises ValueError in one line."""
     path = Path(folder) / FACTS
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        made, name, options = facts["format"], facts["architecture"]["name"], facts["architecture"]["options"]
+        version, name, options = facts["format"], facts["architecture"]["name"], facts["architecture"]["options"]
         sound = facts["weights"] in ("whole", "adapter") and facts["preprocessing"]["sizes"] and facts["classes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} must be an exported model with a sound {FACTS}, but: {error!r}") from error
-    if made != FORMAT:
-        raise ValueError(f"{path} must have format {FORMAT}, but has {made}: take the load.py that came with it")
+    if version != FORMAT:
+        raise ValueError(f"{path} must have format {FORMAT}, but has {version}: take the load.py that came with it")
     if not sound or not re.fullmatch("[a-z0-9_]+", name) or not timm.is_model(name) or set(options) - OPTIONS:
         raise ValueError(f"{path} must name an architecture of timm's and its shapes alone, but does not")
     return facts
@@ -152,12 +156,12 @@ def probe(size: int) -> Tensor:
     return ((torch.arange(3 * size * size) * 7919 % 256).float() / 128 - 1).reshape(1, 3, size, size)
 
 
-def _built(facts: dict) -> nn.Module:
+def _built(facts: dict[str, Any]) -> Any:
     """The architecture with its head, weights still random."""
     architecture, classes = facts["architecture"], len(facts["classes"])
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in architecture["options"].items()}
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in architecture["options"].items()}
     embed = architecture["zeroshot"]
-    model = timm.create_model(architecture["name"], num_classes=0 if embed else classes, **options)
+    model: Any = timm.create_model(architecture["name"], num_classes=0 if embed else classes, **options)
     if embed:  # timm calls ``fc_norm`` between pooling and head
         model.fc_norm = nn.Linear(model.num_features, embed, bias=False)
         model.head = ZeroshotHead(classes, embed)
@@ -168,7 +172,9 @@ def _built(facts: dict) -> nn.Module:
     return model
 
 
-def _base_state(model: nn.Module, folder: str | Path, facts: dict, given: str | Path | None) -> dict[str, Tensor]:
+def _base_state(
+    model: nn.Module, folder: str | Path, facts: dict[str, Any], given: str | Path | None
+) -> dict[str, Tensor]:
     """The pretrained weights without a head, in the layout and at the image size of ``model``."""
     path = _base_file(Path(folder), facts["base"], given)
     state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
@@ -180,7 +186,7 @@ def _base_state(model: nn.Module, folder: str | Path, facts: dict, given: str | 
     return {k: v for k, v in state.items() if not k.startswith(("head.", "fc_norm."))}
 
 
-def _base_file(folder: Path, about: dict, given: str | Path | None) -> Path:
+def _base_file(folder: Path, about: dict[str, Any], given: str | Path | None) -> Path:
     if about["kind"] == "included":
         path = folder / BASE
     elif given is not None:
@@ -196,7 +202,7 @@ def _base_file(folder: Path, about: dict, given: str | Path | None) -> Path:
     return path
 
 
-def _downloaded(about: dict) -> Path:
+def _downloaded(about: dict[str, Any]) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
@@ -208,7 +214,7 @@ def _downloaded(about: dict) -> Path:
         ) from error
 
 
-def _called(about: dict) -> str:
+def _called(about: dict[str, Any]) -> str:
     return f"{about['file']} with sha256 {about['sha256'] or 'unknown'}"
 
 
@@ -225,19 +231,12 @@ def _adapter(folder: Path) -> tuple[float, dict[str, Tensor], dict[str, tuple[Te
     config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     trained = {k.removeprefix(PREFIX): v for k, v in load_file(folder / ADAPTER).items()}
     layers = [name.removesuffix(".lora_A.weight") for name in trained if name.endswith(".lora_A.weight")]
-    pairs = {layer: tuple(trained.pop(f"{layer}.lora_{ab}.weight") for ab in "AB") for layer in layers}
+    pairs = {name: (trained.pop(f"{name}.lora_A.weight"), trained.pop(f"{name}.lora_B.weight")) for name in layers}
     return config["lora_alpha"] / config["r"], trained, pairs
 
 
-def _require_fit(model: nn.Module, state: dict[str, Tensor], folder: str | Path) -> None:
-    expected = {k: v.shape for k, v in model.state_dict().items()}
-    wrong = sorted(k for k in expected.keys() | state.keys() if k not in state or expected.get(k) != state[k].shape)
-    if wrong:
-        raise ValueError(f"the weights of {folder} must fit its architecture, but {wrong[0]} does not")
-
-
 @torch.inference_mode()
-def _check_probe(model: nn.Module, facts: dict, folder: str | Path) -> None:
+def _check_probe(model: nn.Module, facts: dict[str, Any], folder: str | Path) -> None:
     """Other pretrained weights, or a library that computes otherwise, show in the logits of one image."""
     expected = torch.tensor(facts["probe"])
     off = (model(probe(facts["preprocessing"]["sizes"][-1]))[0] - expected).abs().max()

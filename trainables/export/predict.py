@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ class Exported:
     """A loaded export: ``classes`` in the order of the logits, ``groups`` of the data that it was trained on."""
 
     model: nn.Module
-    facts: dict
+    facts: dict[str, Any]
 
     @property
     def classes(self) -> list[str]:
@@ -89,13 +90,13 @@ def open_model(folder: Path, weights: str | None) -> Exported:
             raise ValueError(f"{load.FACTS} lacks {missing[0]}")
         return Exported(load.load(folder, weights), facts)
     except Exception as error:  # of json, safetensors, timm or torch: what the user can do is the same
-        told = str(error).replace("base_weights", "--weights")
-        raise ConfigError(f"--model {folder} must be a whole export, but: {told or type(error).__name__}") from error
+        reason = str(error).replace("base_weights", "`weights`")
+        raise ConfigError(f"`model` {folder} must be a whole export, but: {reason or type(error).__name__}") from error
 
 
-def judge(found: Predictions, label: np.ndarray, group: np.ndarray, n_classes: int, n_groups: int) -> Evaluation:
+def judge(predictions: Predictions, label: np.ndarray, group: np.ndarray, n_classes: int, n_groups: int) -> Evaluation:
     """Every metric of the predictions against ``label`` and ``group`` (int, of all the files that were asked for)."""
-    label, group = label[found.index], group[found.index]
-    loss = sample_losses(found.logits, torch.from_numpy(label)).numpy()
-    prediction = found.logits.argmax(dim=1).numpy()
+    label, group = label[predictions.index], group[predictions.index]
+    loss = sample_losses(predictions.logits, torch.from_numpy(label)).numpy()
+    prediction = predictions.logits.argmax(dim=1).numpy()
     return evaluate(label, prediction, loss, group, n_classes=n_classes, n_groups=n_groups)

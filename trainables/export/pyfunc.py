@@ -8,6 +8,8 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +29,7 @@ class Classifier:
         self.model = self.loader.load(folder, os.environ.get(VARIABLE) or None)
 
     @torch.inference_mode()
-    def predict(self, images, params: dict | None = None) -> pd.DataFrame:
+    def predict(self, images: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
         if isinstance(images, pd.DataFrame):
             images = images.iloc[:, 0].tolist()
         if isinstance(images, (str, os.PathLike)):
@@ -35,15 +37,16 @@ class Classifier:
         batch = torch.stack([self._prepared(image) for image in images])
         return pd.DataFrame(self.model(batch).softmax(dim=1).numpy(), columns=self.classes)
 
-    def _prepared(self, image) -> torch.Tensor:
+    def _prepared(self, image: Any) -> torch.Tensor:
         if isinstance(image, (str, os.PathLike)):
             with Image.open(image) as opened:
                 return self.loader.preprocess(opened, self.folder)
         return self.loader.preprocess(Image.fromarray(np.asarray(image, np.uint8)), self.folder)
 
 
-def _module(path: Path):
+def _module(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("exported_loader", path)
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

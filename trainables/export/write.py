@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -18,6 +19,7 @@ from trainables.files import file_hash, save_safetensors
 from trainables.models.adapters import parameter_counts
 from trainables.models.backbones import BACKBONES, RANDOM, Backbone, windows
 from trainables.models.create import fresh_model
+from trainables.models.weights import Transformer
 from trainables.training.fit import trained_state
 
 LOADER = "load.py"
@@ -32,12 +34,12 @@ NANO = {"img_size": 16, "patch_size": 4, "embed_dim": 64, "depth": 3, "num_heads
 
 def write(
     folder: Path,
-    model: nn.Module,
+    model: Transformer,
     config: TrainConfig,
     classes: Sequence[str],
     weights: str | None,
-    preprocessing: dict,
-    origin: dict,
+    preprocessing: dict[str, Any],
+    origin: dict[str, Any],
     merge: bool = False,
 ) -> float:
     """Write the trained ``model`` (adapted, in float32 on the CPU) into ``folder``, which exists and is empty.
@@ -54,7 +56,9 @@ def write(
         save_safetensors(merged(plain.state_dict(), trained, config), folder / load.WHOLE)
     else:
         if source["kind"] == "included":
-            source["sha256"] = _write_base(folder / load.BASE, plain)
+            body = {k: v for k, v in plain.state_dict().items() if not k.startswith(("head.", "fc_norm."))}
+            save_safetensors(body, folder / load.BASE)
+            source["sha256"] = file_hash(folder / load.BASE)
         _write_adapter(folder, plain, trained, config, source)
     row = BACKBONES[config.backbone]
     facts = {
@@ -76,13 +80,14 @@ def write(
     return difference(model, load.load(folder, weights if source["kind"] == "file" else None), config)
 
 
-def architecture(config: TrainConfig, plain: nn.Module) -> dict:
+def architecture(config: TrainConfig, plain: Transformer) -> dict[str, Any]:
     """timm's name and options of the backbone at this image size, and the width of a zero-shot head (else 0)."""
     row, size = BACKBONES[config.backbone], config.image_size
     name, options = row.arch, {"img_size": size, **windows(row, size)}
     if config.backbone == "vit_nano":  # in timm's words, a very small ViT-Ti
         name, options = "vit_tiny_patch16_224", NANO
-    embed = plain.head.weight.shape[1] if config.head == "zeroshot" else 0
+    head: Any = plain.head
+    embed = head.weight.shape[1] if config.head == "zeroshot" else 0
     return {"name": name, "options": options, "zeroshot": embed}
 
 
@@ -129,7 +134,9 @@ def merged(plain: dict[str, Tensor], trained: dict[str, Tensor], config: TrainCo
     return state
 
 
-def _write_adapter(folder: Path, plain: nn.Module, trained: dict, config: TrainConfig, source: dict) -> None:
+def _write_adapter(
+    folder: Path, plain: nn.Module, trained: dict[str, Tensor], config: TrainConfig, source: dict[str, Any]
+) -> None:
     """``adapter_config.json`` and ``adapter_model.safetensors`` as peft writes them, with the head in modules_to_save;
     a zero-shot head brings its projection and its scale with it."""
     named, saved = fused(trained), ["head"]
@@ -138,9 +145,10 @@ def _write_adapter(folder: Path, plain: nn.Module, trained: dict, config: TrainC
         named |= {k: v for k, v in plain.state_dict().items() if k in ("fc_norm.weight", "head.scale")}
     targets = sorted(name.partition(".lora_A.")[0] for name in named if ".lora_A." in name)
     doubled = 2 if config.adapts and config.targets == "qv" and any(name.endswith(".qkv") for name in targets) else 1
+    alpha: Any = doubled * config.alpha  # peft says int, and takes any number
     lora = LoraConfig(
         r=max(1, doubled * config.rank),
-        lora_alpha=doubled * config.alpha,
+        lora_alpha=alpha,
         lora_dropout=config.dropout,
         target_modules=targets or NO_TARGETS,
         modules_to_save=saved,
@@ -154,20 +162,18 @@ def _write_adapter(folder: Path, plain: nn.Module, trained: dict, config: TrainC
     save_safetensors(state, folder / load.ADAPTER, {"format": "pt"})
 
 
-def _source(config: TrainConfig, weights: str | None) -> dict:
+def _source(config: TrainConfig, weights: str | None) -> dict[str, Any]:
     """Where the pretrained weights are found: with the adapter, in a file of the user's, or on the hub."""
     if weights == RANDOM or config.backbone == "vit_nano":
         return {"kind": "included", "file": load.BASE, "sha256": ""}
     if weights is not None:
         return {"kind": "file", "file": Path(weights).name, "sha256": file_hash(weights)}
+    from huggingface_hub import try_to_load_from_cache
+
     repository, file = hub_address(BACKBONES[config.backbone])
-    return {"kind": "hub", "repository": repository, "file": file, "sha256": _cached_hash(repository, file)}
-
-
-def _write_base(path: Path, plain: nn.Module) -> str:
-    """The pretrained weights without a head; the file's sha256."""
-    save_safetensors({k: v for k, v in plain.state_dict().items() if not k.startswith(("head.", "fc_norm."))}, path)
-    return file_hash(path)
+    path = try_to_load_from_cache(repository, file)  # as it was downloaded for the search, if the cache still has it
+    sha256 = file_hash(path) if isinstance(path, str) else ""
+    return {"kind": "hub", "repository": repository, "file": file, "sha256": sha256}
 
 
 def hub_address(row: Backbone) -> tuple[str, str]:
@@ -175,11 +181,3 @@ def hub_address(row: Backbone) -> tuple[str, str]:
     if row.clip:
         return CLIP_HUB[row.tag], "open_clip_model.safetensors"
     return f"timm/{row.arch}.{row.tag}", "model.safetensors"
-
-
-def _cached_hash(repository: str, file: str) -> str:
-    """sha256 of the file as it was downloaded for the search; "" where the cache has it no more."""
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(repository, file)
-    return file_hash(path) if isinstance(path, str) else ""

@@ -1,10 +1,13 @@
 """What each method trains: LoRA adapters through peft, or every weight; and the proof that no adapter is bypassed."""
 
+from typing import Any
+
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from trainables.config import METHODS, ConfigError, TrainConfig
+from trainables.models.weights import Transformer
 from trainables.seeds import seed_for
 
 # Module names inside one timm transformer block with a fused qkv layer, and with three layers (EVA-02).
@@ -21,6 +24,10 @@ UNFUSED = {"attn.qkv": ("attn.q_proj", "attn.k_proj", "attn.v_proj"), "attn.qkv.
 class SplitQKV(nn.Module):
     """A fused qkv layer as three layers with the same weights, so that query and value can be adapted alone."""
 
+    q: nn.Linear
+    k: nn.Linear
+    v: nn.Linear
+
     def __init__(self, fused: nn.Linear):
         super().__init__()
         size = fused.out_features // 3
@@ -36,7 +43,7 @@ class SplitQKV(nn.Module):
         return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
 
 
-def adapt(model: nn.Module, config: TrainConfig) -> nn.Module:
+def adapt(model: Transformer, config: TrainConfig) -> Transformer:
     """Make ``model`` (a timm transformer with a ``head``) trainable as ``config.method`` says, in place.
 
     FFT: every weight. LoRA: the head and the adapters, which start as the identity; at rank 0 the head alone.
@@ -53,16 +60,30 @@ def adapt(model: nn.Module, config: TrainConfig) -> nn.Module:
     return model
 
 
-def _inject(model: nn.Module, config: TrainConfig) -> None:
+def _inject(model: Any, config: TrainConfig) -> None:
     call_qkv(model)
-    blocks = _last_blocks(model, config)
-    if config.targets == "qv":
-        for block in blocks.values():
-            if isinstance(block.attn.qkv, nn.Linear):
-                block.attn.qkv = SplitQKV(block.attn.qkv)
-    names = [f"{path}.{name}" for path, block in blocks.items() for name in _targets(block, config)]
-    _require_modules(model, names, config)
-    lora = LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=names)
+    if hasattr(model, "blocks"):
+        blocks = {f"blocks.{i}": block for i, block in enumerate(model.blocks)}
+    else:  # a Swin's stages
+        stages = enumerate(model.layers)
+        blocks = {f"layers.{i}.blocks.{j}": block for i, stage in stages for j, block in enumerate(stage.blocks)}
+    if config.last_blocks > len(blocks):
+        raise ConfigError(
+            f"`last_blocks <= {len(blocks)}` must hold for this backbone, but got last_blocks={config.last_blocks}"
+        )
+    names = []
+    for path, block in list(blocks.items())[-config.last_blocks :]:  # [-0:] is all of them
+        if config.targets == "qv" and isinstance(block.attn.qkv, nn.Linear):
+            block.attn.qkv = SplitQKV(block.attn.qkv)
+        for target in TARGET_MODULES[config.targets]:
+            targets = (target,) if block.attn.qkv is not None else UNFUSED.get(target, (target,))
+            names += [f"{path}.{name}" for name in targets]
+    layers = dict(model.named_modules())
+    missing = [name for name in names if not isinstance(layers.get(name), nn.Linear)]
+    if missing:
+        raise ConfigError(f"targets={config.targets} needs linear layers that {config.backbone} lacks: {missing[0]}")
+    alpha: Any = config.alpha  # peft says int, and takes any number
+    lora = LoraConfig(r=config.rank, lora_alpha=alpha, lora_dropout=config.dropout, target_modules=names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "adapters"))
         inject_adapter_in_model(lora, model)
@@ -74,44 +95,12 @@ def call_qkv(model: nn.Module) -> None:
     As they come, they add their bias in ``F.linear(x, self.qkv.weight, bias)``: an adapter around the layer is never
     called, gets no gradient, and yet changes the output once it is merged. timm's own switch gives the same sum.
     """
-    for module in model.modules():
-        if hasattr(module, "qkv_bias_separate"):
-            module.qkv_bias_separate = True
+    switched: list[Any] = [module for module in model.modules() if hasattr(module, "qkv_bias_separate")]
+    for module in switched:
+        module.qkv_bias_separate = True
 
 
-def _last_blocks(model: nn.Module, config: TrainConfig) -> dict[str, nn.Module]:
-    """The transformer blocks to adapt, by their path in ``model``, in the order in which they are computed."""
-    blocks = _blocks(model)
-    if config.last_blocks > len(blocks):
-        raise ConfigError(
-            f"`last_blocks <= {len(blocks)}` must hold for this backbone, but got last_blocks={config.last_blocks}"
-        )
-    return dict(list(blocks.items())[-config.last_blocks :])  # [-0:] is all of them
-
-
-def _blocks(model: nn.Module) -> dict[str, nn.Module]:
-    if hasattr(model, "blocks"):
-        return {f"blocks.{i}": block for i, block in enumerate(model.blocks)}
-    return {  # a Swin's stages
-        f"layers.{i}.blocks.{j}": block for i, stage in enumerate(model.layers) for j, block in enumerate(stage.blocks)
-    }
-
-
-def _targets(block: nn.Module, config: TrainConfig) -> list[str]:
-    names = TARGET_MODULES[config.targets]
-    if block.attn.qkv is not None:
-        return list(names)
-    return [part for name in names for part in UNFUSED.get(name, (name,))]
-
-
-def _require_modules(model: nn.Module, names: list[str], config: TrainConfig) -> None:
-    known = dict(model.named_modules())
-    missing = [name for name in names if not isinstance(known.get(name), nn.Linear)]
-    if missing:
-        raise ConfigError(f"targets={config.targets} needs linear layers that {config.backbone} lacks: {missing[0]}")
-
-
-def check_adapters(model: nn.Module) -> None:
+def check_adapters(model: Transformer) -> None:
     """Prove that every adapter is in the path: after one backward pass, every ``lora_B`` has a non-zero gradient.
 
     ``lora_B`` is the right witness: it starts at 0, so ``lora_A`` has no gradient yet. Raises ConfigError naming the
@@ -137,7 +126,7 @@ def check_adapters(model: nn.Module) -> None:
         )
 
 
-def parameter_counts(model: nn.Module) -> tuple[int, int]:
+def parameter_counts(model: Transformer) -> tuple[int, int]:
     """``(trainable, total)`` as peft reports them: a head that is saved whole counts beside the one it replaces.
 
     With ``dino_b16``, 40 classes and rank 8 that is FairLoRA's table 5: 325,672 of 86,155,088.

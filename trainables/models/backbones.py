@@ -4,6 +4,7 @@ Without torch, so that a wrong option is answered before seconds go into its imp
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trainables.config import ConfigError, lookup
 from trainables.files import file_hash
@@ -80,7 +81,7 @@ def require_size(name: str, image_size: int) -> None:
         raise ConfigError(f"`image_size` must be a multiple of {name}'s patch of {row.patch}, but got {image_size}")
 
 
-def windows(row: Backbone, image_size: int) -> dict:
+def windows(row: Backbone, image_size: int) -> dict[str, Any]:
     """A Swin's windows grow with the image, as when its authors fine-tuned it at larger sizes, and its position bias,
     a function of relative coordinates, is told the windows that it was trained with. Nothing for other backbones."""
     if not row.window:
@@ -95,11 +96,11 @@ def windows(row: Backbone, image_size: int) -> dict:
 def require_file(weights: str | Path | None) -> None:
     """Raise ConfigError unless ``weights`` is a file, the word random, or None."""
     if weights not in (None, RANDOM) and not Path(weights).is_file():
-        raise ConfigError(f"--weights must be a file or the word random, but {weights} is no file")
+        raise ConfigError(f"`weights` must be a file or the word random, but {weights} is no file")
 
 
 def fingerprint(weights: str | Path | None) -> str:
     """sha256 of a weights file, for the record; "random" for untrained weights, "" for the hub."""
     if not weights or weights == RANDOM:
-        return weights or ""
+        return str(weights or "")
     return file_hash(weights)

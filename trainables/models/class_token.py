@@ -1,8 +1,14 @@
 """The last block of a vision transformer for the class token alone, which is all that the head reads of it."""
 
+from typing import Any, TypeGuard
+
 from peft.tuners.lora import Linear as LoraLinear
-from timm.layers import Attention, DropPath, LayerNorm, LayerScale, Mlp
 from timm.layers.activations import QuickGELU
+from timm.layers.attention import Attention
+from timm.layers.drop import DropPath
+from timm.layers.layer_scale import LayerScale
+from timm.layers.mlp import Mlp
+from timm.layers.norm import LayerNorm
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,13 +59,13 @@ def read_last_row(model: nn.Module) -> bool:
     """
     if not _reads_one_row(model):
         return False
-    block = model.blocks[-1]
+    block: Any = model.blocks[-1]
     for module in (block, block.attn):
         module.__class__ = ROWS.get(type(module), type(module))
     return True
 
 
-def _reads_one_row(model: nn.Module) -> bool:
+def _reads_one_row(model: nn.Module) -> TypeGuard[VisionTransformer]:
     # Not isinstance: a subclass may read more (the distilled ViT's head reads a second token).
     if type(model) is not VisionTransformer or model.global_pool != "token" or model.attn_pool is not None:
         return False

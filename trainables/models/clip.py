@@ -4,24 +4,23 @@ OpenAI trained CLIP with quickgelu, x · sigmoid(1.702 x), everybody else with g
 shapes, so that the wrong pairing loads without an error and is wrong by 2 % of the features.
 """
 
-import contextlib
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainables.config import ConfigError
-from trainables.models.backbones import RANDOM
+from trainables.models.backbones import RANDOM, Backbone
 from trainables.models.weights import read
 from trainables.seeds import seed_for
 
 OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}  # only OpenAI's own files carry them
 
 
-def state_dict(name: str, row, weights: str | Path | None) -> dict[str, Tensor]:
+def state_dict(name: str, row: Backbone, weights: str | Path | None) -> dict[str, Tensor]:
     """Every tensor of the backbone ``name``, whose row of BACKBONES is ``row``.
 
     In open_clip's layout from the hub (``weights`` None) and for random weights, else in the file's. Raises
@@ -38,32 +37,25 @@ def state_dict(name: str, row, weights: str | Path | None) -> dict[str, Tensor]:
     return state
 
 
-def build(row, **options) -> nn.Module:
+def build(row: Backbone, **options: Any) -> nn.Module:
     """open_clip's model of both towers; random weights from the global stream unless ``pretrained`` names a tag."""
     import open_clip  # takes seconds, and only CLIP needs it
 
-    with _silence():
-        return open_clip.create_model(row.clip, **options).eval()
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """open_clip logs to the root logger, and would install a handler there."""
     before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)  # open_clip logs to the root logger, and would install a handler there
     try:
-        yield
+        return open_clip.create_model(row.clip, **options).eval()
     finally:
         logging.disable(before)
 
 
-def _download(name: str, row) -> dict[str, Tensor]:
+def _download(name: str, row: Backbone) -> dict[str, Tensor]:
     import open_clip
 
     published = open_clip.get_pretrained_cfg(row.clip, row.tag)
     if bool(published.get("quick_gelu")) != row.quick_gelu:
         raise ConfigError(
-            f"open_clip says that {row.clip} {row.tag} has another activation than {name}: pass --weights"
+            f"open_clip says that {row.clip} {row.tag} has another activation than {name}: pass a file as `weights`"
         )
     try:
         return build(row, pretrained=row.tag).state_dict()
@@ -72,11 +64,11 @@ def _download(name: str, row) -> dict[str, Tensor]:
         raise ConfigError(
             f"the weights of {name} could not be downloaded ({type(error).__name__}): get "
             f"open_clip_model.safetensors{beside} of {repository} from the Hugging Face hub on another machine and "
-            "pass it with --weights FILE, or start from --weights random"
+            "pass it as `weights`, or start from random `weights`"
         ) from error
 
 
-def _check_activation(name: str, row, state: dict[str, Tensor], path: Path) -> None:
+def _check_activation(name: str, row: Backbone, state: dict[str, Tensor], path: Path) -> None:
     sign = _quickgelu_sign(state, path)
     if sign and not row.quick_gelu:
         raise ConfigError(
@@ -92,8 +84,8 @@ def _check_activation(name: str, row, state: dict[str, Tensor], path: Path) -> N
 
 def _quickgelu_sign(state: dict[str, Tensor], path: Path) -> str:
     """What shows that the weights were trained with quickgelu; "" if nothing does."""
-    if found := OPENAI_KEYS & state.keys():
-        return f"they hold {min(found)}"
+    if own_keys := OPENAI_KEYS & state.keys():
+        return f"they hold {min(own_keys)}"
     model = _json(path.with_name("open_clip_config.json")).get("model_cfg")
     if isinstance(model, dict) and model.get("quick_gelu") is True:
         return "open_clip_config.json beside them says quick_gelu"
@@ -102,7 +94,7 @@ def _quickgelu_sign(state: dict[str, Tensor], path: Path) -> str:
     return ""
 
 
-def _json(path: Path) -> dict:
+def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):  # absent, or not what its name says

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -15,17 +16,19 @@ from trainables.config import ConfigError, TrainConfig, lookup
 from trainables.files import cache_folder, replace_atomically, save_safetensors
 from trainables.models import clip, vit_nano, zeroshot
 from trainables.models.backbones import BACKBONES, RANDOM, require_file, require_size, windows
-from trainables.models.weights import fit_to, read
+from trainables.models.weights import Transformer, fit_to, read
+from trainables.prepare import digits
 from trainables.seeds import seed_for
 
 
-def create(name: str, image_size: int) -> nn.Module:
+def create(name: str, image_size: int) -> Transformer:
     """The bare transformer with random weights and no head; it takes float ``[n, 3, image_size, image_size]``."""
     row = lookup(BACKBONES, name, "backbone")
     require_size(name, image_size)
     if name == "vit_nano":
         return vit_nano.vit_nano()
-    return timm.create_model(row.arch, num_classes=0, img_size=image_size, **windows(row, image_size))
+    model: Any = timm.create_model(row.arch, num_classes=0, img_size=image_size, **windows(row, image_size))
+    return model
 
 
 def weights_file(name: str, weights: str | Path | None) -> str | Path | None:
@@ -46,20 +49,13 @@ def weights_file(name: str, weights: str | Path | None) -> str | Path | None:
 
 
 def nano_file() -> Path:
-    """Where vit_nano's weights lie once they are made."""
-    return cache_folder() / f"vit_nano-{_nano_version()}.safetensors"
-
-
-def _nano_version() -> str:
-    """Changes with anything that the weights depend on: the recipe's code and torch itself."""
-    from trainables.prepare import digits
-
+    """Where vit_nano's weights lie once they are made: named by the recipe's code and torch's version."""
     code = Path(vit_nano.__file__).read_bytes() + Path(digits.__file__).read_bytes() + torch.__version__.encode()
-    return hashlib.sha256(code).hexdigest()[:10]
+    return cache_folder() / f"vit_nano-{hashlib.sha256(code).hexdigest()[:10]}.safetensors"
 
 
 @lru_cache(maxsize=1)
-def load(name: str, image_size: int, weights: str | None) -> nn.Module:
+def load(name: str, image_size: int, weights: str | None) -> Transformer:
     """The pretrained transformer without a head, kept in memory: never changed, only copied (``fresh_model``).
 
     ``weights`` is a safetensors or torch file in timm's, open_clip's or OpenAI's layout; None asks ``weights_file``,
@@ -71,12 +67,15 @@ def load(name: str, image_size: int, weights: str | None) -> nn.Module:
         return _load(name, image_size, weights or weights_file(name, None)).eval()
 
 
-def _load(name: str, image_size: int, weights: str | Path | None) -> nn.Module:
+def _load(name: str, image_size: int, weights: str | Path | None) -> Transformer:
     model, row = create(name, image_size), BACKBONES[name]
     if row.clip:
         state = clip.state_dict(name, row, weights)
     elif weights == RANDOM:
-        return _open_branches(model)
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):  # timm starts each residual branch of a Swin-v2 behind a norm of
+                nn.init.ones_(module.weight)  # scale 0, which no adapter could ever open
+        return model
     elif weights is None:
         return _download(name, image_size)
     else:
@@ -85,30 +84,23 @@ def _load(name: str, image_size: int, weights: str | Path | None) -> nn.Module:
     return model
 
 
-def _open_branches(model: nn.Module) -> nn.Module:
-    """timm starts each residual branch of a Swin-v2 behind a norm of scale 0, which no adapter could ever open."""
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-    return model
-
-
-def _download(name: str, image_size: int) -> nn.Module:
+def _download(name: str, image_size: int) -> Transformer:
     """The transformer with the weights of timm's hub, through timm's own loading code."""
     row = BACKBONES[name]
     tagged, options = f"{row.arch}.{row.tag}", windows(row, image_size)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would bury the one line below
     try:
-        return timm.create_model(tagged, pretrained=True, num_classes=0, img_size=image_size, **options)
+        model: Any = timm.create_model(tagged, pretrained=True, num_classes=0, img_size=image_size, **options)
+        return model
     except Exception as error:  # whatever the hub's client raises, what the user can do is the same
         raise ConfigError(
             f"the weights of {name} could not be downloaded ({type(error).__name__}): get model.safetensors of "
-            f"timm/{tagged} from the Hugging Face hub on another machine and pass it with --weights FILE, "
-            "or start from --weights random"
+            f"timm/{tagged} from the Hugging Face hub on another machine and pass it as `weights`, "
+            "or start from random `weights`"
         ) from error
 
 
-def fresh_model(config: TrainConfig, classes: Sequence[str], weights: str | None) -> nn.Module:
+def fresh_model(config: TrainConfig, classes: Sequence[str], weights: str | None) -> Transformer:
     """A copy of the pretrained transformer with a new head for ``classes``, not yet adapted.
 
     ``head=linear`` draws from the stream (seed, "head"); ``head=zeroshot`` starts from the classes' names.
@@ -126,7 +118,7 @@ def fresh_model(config: TrainConfig, classes: Sequence[str], weights: str | None
     return model
 
 
-def skeleton(config: TrainConfig, n_classes: int) -> nn.Module:
+def skeleton(config: TrainConfig, n_classes: int) -> Transformer:
     """``fresh_model`` in its shapes alone, for a count of its parameters under ``torch.device("meta")``."""
     model = create(config.backbone, config.image_size)
     if config.head == "zeroshot":
@@ -136,7 +128,7 @@ def skeleton(config: TrainConfig, n_classes: int) -> nn.Module:
     return model
 
 
-def _set_head(model: nn.Module, head: nn.Linear) -> None:
+def _set_head(model: Transformer, head: nn.Linear) -> None:
     """A Swin's head pools as well, and keeps doing so: the linear layer goes into it."""
     if hasattr(model.head, "fc"):
         model.head.fc = head

@@ -5,11 +5,11 @@ from functools import lru_cache
 
 import torch
 from timm.models import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainables.config import TrainConfig
-from trainables.data import batches as batches
 from trainables.models.backbones import BACKBONES
+from trainables.models.weights import Transformer
 
 
 def prefix(model: VisionTransformer, images: Tensor, m: int) -> Tensor:
@@ -34,19 +34,20 @@ def _statistics(backbone: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation ``[3, 1, 1]``, made once: on a GPU each new constant is a wait."""
     row = BACKBONES[backbone]
     with torch.inference_mode(False):
-        return tuple(torch.tensor(values, device=device)[:, None, None] for values in (row.mean, row.std))
+        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (row.mean, row.std))
+        return mean, std
 
 
-def precision(config: TrainConfig, device: torch.device) -> contextlib.AbstractContextManager:
+def precision(config: TrainConfig, device: torch.device) -> contextlib.AbstractContextManager[object]:
     """The context of every forward pass: autocast where ``config.dtype`` asks for it."""
     half = config.dtype == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext()
 
 
-def forward(model: nn.Module, inputs: Tensor, config: TrainConfig) -> Tensor:
+def forward(model: Transformer, inputs: Tensor, config: TrainConfig) -> Tensor:
     """Logits ``[n, classes]`` of images float ``[n, 3, size, size]`` in [0, 1], or of what the frozen blocks have made
     of them already: tokens float ``[n, tokens, width]`` (``prefix_cache.py``)."""
     with precision(config, inputs.device):
-        if inputs.ndim == 3:
+        if inputs.ndim == 3 and isinstance(model, VisionTransformer):
             return suffix(model, inputs, config.last_blocks)
         return model(normalised(inputs, config))

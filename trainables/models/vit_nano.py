@@ -8,6 +8,7 @@ It is timm's own VisionTransformer, so that attention, fused qkv and all that pe
 import math
 import time
 
+import numpy as np
 import torch
 from timm.models import VisionTransformer
 from torch import Tensor, nn
@@ -87,7 +88,7 @@ def _share_of_rate(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
 
 
-def _batch(rendered: dict) -> tuple[Tensor, Tensor]:
+def _batch(rendered: dict[str, np.ndarray]) -> tuple[Tensor, Tensor]:
     """Normalised images [n, 3, 16, 16] and labels [n]."""
     images = torch.from_numpy(rendered["images"]).permute(0, 3, 1, 2).float().div(255)
     return ((images - MEAN) / STD).contiguous(), torch.from_numpy(rendered["label"])

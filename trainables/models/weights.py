@@ -7,9 +7,11 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from timm.models import swin_transformer_v2, vision_transformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainables.config import ConfigError
+
+Transformer = vision_transformer.VisionTransformer | swin_transformer_v2.SwinTransformerV2
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
@@ -17,29 +19,24 @@ def read(path: str | Path) -> dict[str, Tensor]:
     try:
         if str(path).endswith(".safetensors"):
             return _bare(safetensors.torch.load_file(path))
-        scripted = _is_torchscript(path)
+        scripted = False
+        if zipfile.is_zipfile(path):  # by the sign that torch itself goes by; OpenAI's ViT-B-32.pt is such a program
+            with zipfile.ZipFile(path) as archive:
+                scripted = any(Path(name).name == "constants.pkl" for name in archive.namelist())
         state = None if scripted else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise many kinds, none of them of use to the user
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"--weights {path} is corrupt or no weights file ({reason[:120]})") from error
+        raise ConfigError(f"`weights` {path} is corrupt or no weights file ({reason[:120]})") from error
     if scripted:
         raise ConfigError(
-            f"--weights {path} is a TorchScript program, which would have to be run: convert it once with "
+            f"`weights` {path} is a TorchScript program, which would have to be run: convert it once with "
             f"torch.save(torch.jit.load({str(path)!r}, map_location='cpu').state_dict(), 'weights.pt')"
         )
     for key in ("state_dict", "model"):
         state = state.get(key, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ConfigError(f"--weights {path} must hold a dictionary of named tensors, but holds {type(state).__name__}")
+        raise ConfigError(f"`weights` {path} must hold a dictionary of named tensors, but holds {type(state).__name__}")
     return _bare(state)
-
-
-def _is_torchscript(path: str | Path) -> bool:
-    """Whether the file is what ``torch.jit.save`` writes, as OpenAI's ViT-B-32.pt is; by torch's own sign."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
 
 
 def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -47,33 +44,27 @@ def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
-def fit_to(model: nn.Module, state: dict[str, Tensor], name: str, weights: str | Path | None) -> dict[str, Tensor]:
+def fit_to(model: Transformer, state: dict[str, Tensor], name: str, weights: str | Path | None) -> dict[str, Tensor]:
     """``state`` in the layout of ``model``, complete and of equal shapes, or a ConfigError naming the first misfits.
 
     timm's own conversion reads its, open_clip's, OpenAI's and Microsoft's layouts, and resamples position embeddings.
     """
-    misfit = _patch_misfit(model, state)
-    if not misfit:
-        with contextlib.suppress(Exception):  # a foreign layout; the comparison below says how it differs
-            state = _conversion(model)(state, model)
-        state = {k: v for k, v in state.items() if not k.startswith(("head.", "fc_norm."))}
-        misfit = misfits(model.state_dict(), state)
-    refuse(misfit, name, weights)
-    return state
-
-
-def _conversion(model: nn.Module):
-    is_swin = isinstance(model, swin_transformer_v2.SwinTransformerV2)
-    return (swin_transformer_v2 if is_swin else vision_transformer).checkpoint_filter_fn
-
-
-def _patch_misfit(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
-    """timm would silently resample another patch size, which is another architecture."""
     expected = tuple(model.patch_embed.proj.weight.shape)
     patches = {
         k: tuple(v.shape) for k, v in state.items() if k.endswith(("patch_embed.proj.weight", "visual.conv1.weight"))
     }
-    return [f"{k} has shape {shape}, expected {expected}" for k, shape in patches.items() if shape[2:] != expected[2:]]
+    # timm would silently resample another patch size, which is another architecture.
+    misfit = [
+        f"{k} has shape {shape}, expected {expected}" for k, shape in patches.items() if shape[2:] != expected[2:]
+    ]
+    if not misfit:
+        with contextlib.suppress(Exception):  # a foreign layout; the comparison below says how it differs
+            is_swin = isinstance(model, swin_transformer_v2.SwinTransformerV2)
+            state = (swin_transformer_v2 if is_swin else vision_transformer).checkpoint_filter_fn(state, model)
+        state = {k: v for k, v in state.items() if not k.startswith(("head.", "fc_norm."))}
+        misfit = misfits(model.state_dict(), state)
+    refuse(misfit, name, weights)
+    return state
 
 
 def misfits(expected: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from trainables.config import ConfigError
 from trainables.files import cache_folder, replace_atomically, save_safetensors
 from trainables.models import clip
-from trainables.models.backbones import fingerprint
+from trainables.models.backbones import Backbone, fingerprint
 from trainables.models.weights import misfits, refuse
 
 CLASSES_A_BATCH = 10  # 800 sentences at once
@@ -27,6 +27,8 @@ TOWERS = ("visual.proj", "token_embedding.weight", "logit_scale")  # one tensor 
 class ZeroshotHead(nn.Module):
     """Projected features ``[n, embed]`` to logits ``[n, classes]``; ``weight`` ``[classes, embed]`` trains, ``scale``
     is CLIP's inverse temperature, fixed."""
+
+    scale: Tensor
 
     def __init__(self, weight: Tensor, scale: Tensor):
         super().__init__()
@@ -50,7 +52,7 @@ def attach(model: nn.Module, parts: dict[str, Tensor]) -> None:
     model.head = ZeroshotHead(parts["weight"], parts["scale"])
 
 
-def skeleton(row, width: int, n_classes: int) -> dict[str, Tensor]:
+def skeleton(row: Backbone, width: int, n_classes: int) -> dict[str, Tensor]:
     """What ``parts`` returns, in shapes alone: nothing is read and nothing is computed."""
     import open_clip
 
@@ -60,19 +62,19 @@ def skeleton(row, width: int, n_classes: int) -> dict[str, Tensor]:
 
 
 @lru_cache(maxsize=1)
-def parts(name: str, row, classes: tuple[str, ...], weights: str | None) -> dict[str, Tensor]:
+def parts(name: str, row: Backbone, classes: tuple[str, ...], weights: str | None) -> dict[str, Tensor]:
     """``projection`` ``[embed, width]``, ``weight`` ``[classes, embed]`` of unit rows, and ``scale``.
 
     Kept on disk for the trials that follow. Raises ConfigError if ``weights`` lacks one of CLIP's two towers.
     """
     path = cache_file(row, classes, weights)
     if not path.exists():
-        made = {k: v.contiguous() for k, v in _encode(name, row, classes, weights).items()}
-        replace_atomically(path, lambda temporary: save_safetensors(made, temporary))
+        tensors = {k: v.contiguous() for k, v in _encode(name, row, classes, weights).items()}
+        replace_atomically(path, lambda temporary: save_safetensors(tensors, temporary))
     return safetensors.torch.load_file(path)
 
 
-def cache_file(row, classes: tuple[str, ...], weights: str | None) -> Path:
+def cache_file(row: Backbone, classes: tuple[str, ...], weights: str | None) -> Path:
     """Where ``parts`` lie once they are made: named by all that they depend on."""
     import open_clip
 
@@ -81,41 +83,30 @@ def cache_file(row, classes: tuple[str, ...], weights: str | None) -> Path:
     return cache_folder() / f"zeroshot-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.safetensors"
 
 
-def _encode(name: str, row, classes: tuple[str, ...], weights: str | None) -> dict[str, Tensor]:
+def _encode(name: str, row: Backbone, classes: tuple[str, ...], weights: str | None) -> dict[str, Tensor]:
     import open_clip
 
     state = clip.state_dict(name, row, weights)
-    _require_towers(state, weights, row)
-    tokenizer = open_clip.get_tokenizer(row.clip)
-    names = [text.replace("_", " ") for text in classes]
-    length = _longest(tokenizer, names)
-    model = _text_tower(name, row, state, length, weights)
-    templates = open_clip.OPENAI_IMAGENET_TEMPLATES
-    embeddings = open_clip.build_zero_shot_classifier(
-        model, lambda texts: tokenizer(texts)[:, :length], names, templates, CLASSES_A_BATCH
-    )
-    return {"projection": state["visual.proj"].T, "weight": embeddings.T, "scale": state["logit_scale"].exp()}
-
-
-def _require_towers(state: dict[str, Tensor], weights: str | None, row) -> None:
     missing = [key for key in TOWERS if key not in state]
     if missing:
         raise ConfigError(
             f"head=zeroshot needs both of CLIP's towers, but weights {weights} lack {missing[0]}: "
             f"take open_clip's file of {row.clip} (open_clip_model.safetensors), or head=linear"
         )
+    tokenizer = open_clip.get_tokenizer(row.clip)
+    names = [text.replace("_", " ") for text in classes]
+    templates = open_clip.OPENAI_IMAGENET_TEMPLATES
+    # Tokens up to the last end mark of any sentence, which has the largest number. The text tower is causal and reads
+    # its features at the end mark, so that the padding behind it, two thirds of CLIP's 77 tokens and more, only costs.
+    length = int(tokenizer([template(name) for name in names for template in templates]).argmax(dim=1).max()) + 1
+    model = _text_tower(name, row, state, length, weights)
+    embeddings = open_clip.build_zero_shot_classifier(
+        model, lambda texts: tokenizer(texts)[:, :length], names, templates, CLASSES_A_BATCH
+    )
+    return {"projection": state["visual.proj"].T, "weight": embeddings.T, "scale": state["logit_scale"].exp()}
 
 
-def _longest(tokenizer, names: list[str]) -> int:
-    """Tokens up to the last end mark of any sentence. The text tower is causal and reads its features at the end mark,
-    so that the padding behind it, two thirds of CLIP's 77 tokens and more, only costs time."""
-    import open_clip
-
-    sentences = [template(name) for name in names for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
-    return int(tokenizer(sentences).argmax(dim=1).max()) + 1  # the end mark has the largest number
-
-
-def _text_tower(name: str, row, state: dict[str, Tensor], length: int, weights: str | None) -> nn.Module:
+def _text_tower(name: str, row: Backbone, state: dict[str, Tensor], length: int, weights: str | None) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         model = clip.build(row, force_context_length=length)
     expected = {k: v for k, v in model.state_dict().items() if not k.startswith("visual.")}

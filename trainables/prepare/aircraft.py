@@ -13,6 +13,7 @@ trains on both (6,667) and reports test (3,333).
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def read(source: Path, groups: str = "manufacturer") -> Listing:
     label = np.array([code for split in SPLITS for code in tables[split].values()], np.int64)
     split = np.repeat(SPLITS, [len(tables[split]) for split in SPLITS])
     check_splits(label, split, variants)
-    notes = {"layout": "fgvc-aircraft-2013b", "split": "official train, val and test", "groups": why}
+    notes: dict[str, Any] = {"layout": "fgvc-aircraft-2013b", "split": "official train, val and test", "groups": why}
     if len(variants) != CLASSES:
         notes["classes_expected"] = CLASSES
     return Listing(files, label, group, split, variants, makers, banner=BANNER, notes=notes)

@@ -17,13 +17,12 @@ import numpy as np
 import pyarrow as pa
 
 from trainables.config import ConfigError
-from trainables.data.store import ROWS_PER_BATCH, Manifest, write
+from trainables.data.store import ROWS_PER_BATCH, Manifest, Row, write
 from trainables.files import locked, remove_torn, replace_atomically, require_space
 from trainables.prepare import decode
 from trainables.prepare.listing import Listing, check_splits
 
 Progress = Callable[[int, int], None]
-Row = tuple[np.ndarray, int, int, str]
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,19 @@ def build(path: Path, manifest: Manifest, job: Job, progress: Progress | None = 
         require_space(f"prepare {count} images", path.parent, 2 * count * job.size**2 * 3 - there)
         parts.mkdir(exist_ok=True)
         made = [parts / name for name in _decode_all(parts, job, progress)]
-        failed = [i for part in made for i in _failed(part)]
+        failed = []
+        for batch in map(_batch, made):
+            null = batch["image"].is_null().to_numpy(zero_copy_only=False)
+            failed += batch["index"].to_numpy()[null].tolist()
         if failed and not job.skip_corrupt:
             raise ConfigError(unreadable([job.listing.files[i] for i in failed], job.root))
-        _join(path, manifest, job, made, failed)
+        left = ~np.isin(np.arange(count), failed)
+        check_splits(job.listing.label[left], job.listing.split[left], manifest.classes)
+        notes = {**manifest.notes, "images": count, "skipped": len(failed)}
+        if failed:
+            notes["skipped_files"] = [_short(job.listing.files[i], job.root) for i in failed]
+        fingerprint = manifest.fingerprint or content_hash(manifest, _rows(job, made))
+        write(path, replace(manifest, notes=notes, fingerprint=fingerprint), _rows(job, made))
         shutil.rmtree(parts)
 
 
@@ -115,11 +123,6 @@ def _batch(part: Path) -> pa.RecordBatch:
     return pa.ipc.open_file(pa.memory_map(str(part))).get_batch(0)
 
 
-def _failed(part: Path) -> list[int]:
-    batch = _batch(part)
-    return batch["index"].to_numpy()[batch["image"].is_null().to_numpy(zero_copy_only=False)].tolist()
-
-
 def _rows(job: Job, parts: list[Path]) -> Iterator[Row]:
     listing, shape = job.listing, (job.size, job.size, 3)
     for part in parts:
@@ -128,16 +131,6 @@ def _rows(job: Job, parts: list[Path]) -> Iterator[Row]:
             if pixels.is_valid:
                 image = np.frombuffer(pixels.as_buffer(), np.uint8).reshape(shape)
                 yield image, int(listing.label[i]), int(listing.group[i]), str(listing.split[i])
-
-
-def _join(path: Path, manifest: Manifest, job: Job, parts: list[Path], failed: list[int]) -> None:
-    left = ~np.isin(np.arange(len(job.listing.files)), failed)
-    check_splits(job.listing.label[left], job.listing.split[left], manifest.classes)
-    notes = {**manifest.notes, "images": len(left), "skipped": len(failed)}
-    if failed:
-        notes["skipped_files"] = [_short(job.listing.files[i], job.root) for i in failed]
-    fingerprint = manifest.fingerprint or content_hash(manifest, _rows(job, parts))
-    write(path, replace(manifest, notes=notes, fingerprint=fingerprint), _rows(job, parts))
 
 
 def content_hash(manifest: Manifest, rows: Iterator[Row]) -> str:
@@ -158,7 +151,7 @@ def unreadable(files: list[Path], root: Path) -> str:
         for kind, those in (("missing", missing), ("corrupt", corrupt))
         if those
     ]
-    return "; ".join(parts) + "; repair them or pass --skip-corrupt"
+    return "; ".join(parts) + "; repair them or pass `skip_corrupt`"
 
 
 def _short(file: Path, root: Path) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from trainables.config import DATA_NAMES, ConfigError, lookup
 from trainables.data.store import Manifest, write
@@ -25,7 +26,7 @@ def _digits(size: int) -> Path:
 DATASETS: dict[str, Callable[..., Path]] = {"digits": _digits, "folder": folder.prepare}
 
 
-def prepare(name: str, source: str | Path | None, size: int, **options) -> Path:
+def prepare(name: str, source: str | Path | None, size: int, **options: Any) -> Path:
     """The path of the data set's store at ``size`` pixels, made if the cache lacks it. Raises ConfigError.
 
     ``source`` is a prepared folder (``tune_fairlora.prepare``), or, for data set "folder", the images themselves.
@@ -35,13 +36,13 @@ def prepare(name: str, source: str | Path | None, size: int, **options) -> Path:
         return prepared.store_at(source, name, size)
     if name not in DATASETS:
         raise ConfigError(
-            f"{name} needs --data DIR, a prepared folder (store.arrow, manifest.json), but got {source or 'none'}: "
+            f"{name} needs as `data` a prepared folder (store.arrow, manifest.json), but got {source or 'none'}: "
             f"make one with `python -m tune_fairlora.prepare {name} --source FILES --out DIR`"
         )
     if name == "digits":
         if source is not None:
-            raise ConfigError(f"the digits come with scikit-learn and take no --data, but got --data {source}")
+            raise ConfigError(f"the digits come with scikit-learn and take no `data`, but got {source}")
         return _digits(size)
     if source is None:
-        raise ConfigError(f"data set {name} needs --data DIR, the folder with metadata.csv")
+        raise ConfigError(f"data set {name} needs as `data` the folder with metadata.csv")
     return DATASETS[name](source, size, **options)

@@ -25,7 +25,10 @@ def decode(path: Path, size: int, banner: int = 0) -> np.ndarray | None:
             if not banner:
                 image.draft("RGB", (2 * size, 2 * size))
             with _one_large if image.width * image.height > LARGE else contextlib.nullcontext():
-                return square(_without_banner(upright_rgb(image), banner), size)
+                upright = upright_rgb(image)
+                if banner:
+                    upright = upright.crop((0, 0, upright.width, max(1, upright.height - banner)))
+                return square(upright, size)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
         return None
 
@@ -36,10 +39,6 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):  # Pillow would clip: all but the darkest 1/256 of the range would be white
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert("RGB")
-
-
-def _without_banner(image: Image.Image, banner: int) -> Image.Image:
-    return image.crop((0, 0, image.width, max(1, image.height - banner))) if banner else image
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:

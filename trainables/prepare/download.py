@@ -7,8 +7,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from http.client import HTTPException, HTTPResponse, InvalidURL
+from http.client import HTTPException, HTTPMessage, HTTPResponse, InvalidURL
 from pathlib import Path
+from typing import IO, Any
 
 from trainables.config import ConfigError
 from trainables.files import file_hash, locked, plain, require_space
@@ -53,7 +54,7 @@ def _checked(path: Path, sha256: str, ours: bool = False) -> str:
     if sha256 and digest != sha256.lower():
         if ours:
             _drop(path)  # else the next call would go on from it
-        remedy = f"{'it is removed; ' if ours else 'remove it, and '}get it by hand and pass --source"
+        remedy = f"{'it is removed; ' if ours else 'remove it, and '}get it by hand and pass it as `source`"
         raise ConfigError(plain(f"{path} must have the sha256 {sha256}, but has {digest}: {remedy}"))
     return digest
 
@@ -104,7 +105,7 @@ def _go_on(url: str, part: Path, progress: Progress | None) -> None:
         _append(url, response, part, now["total"], progress)
 
 
-def _begun(url: str, part: Path) -> dict:
+def _begun(url: str, part: Path) -> dict[str, Any]:
     """What the server said of the file that ``part`` begins; {} if there is none, or nothing to know it again by."""
     try:
         begun = json.loads(Path(f"{part}.json").read_text())
@@ -114,7 +115,7 @@ def _begun(url: str, part: Path) -> dict:
         return {}
 
 
-def _described(url: str, response: HTTPResponse) -> tuple[int, dict]:
+def _described(url: str, response: HTTPResponse) -> tuple[int, dict[str, Any]]:
     """Where in the file the answer starts (-1 if it does not say), and the sidecar's content."""
     start, total = 0, getattr(response, "length", 0) or 0
     if response.status != 200:
@@ -148,13 +149,16 @@ def _chunks(url: str, response: HTTPResponse) -> Iterator[bytes]:
 class _WebOnly(urllib.request.HTTPRedirectHandler):
     """urllib itself refuses redirects to files, but follows those to ftp."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
         if not newurl.lower().startswith(("http://", "https://")):
             raise urllib.error.HTTPError(newurl, code, f"{msg} - to {newurl}, which is not allowed", headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _answer(url: str, headers: dict) -> HTTPResponse:
+def _answer(url: str, headers: dict[str, str]) -> Any:
+    """urllib's HTTPResponse, or its HTTPError where a shorter file answers, which is read in the same way."""
     try:
         if not url.lower().startswith(("http://", "https://")):
             raise ValueError("it must begin with http:// or https://")
@@ -176,4 +180,4 @@ def _answer(url: str, headers: dict) -> HTTPResponse:
 
 
 def _line(url: str, why: str) -> str:
-    return plain(f"{url} must be there to download, but {why}: try again, or download it by hand and pass --source")
+    return plain(f"{url} must be there to download, but {why}: try again, or get it by hand and pass it as `source`")

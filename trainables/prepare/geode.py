@@ -9,6 +9,7 @@ shares here are FairLoRA's; which rows fall into each is ours.
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,10 @@ def read(source: Path) -> Listing:
     group = np.array([regions[i] for i in order], np.int64)
     split = draw_splits(label, group, SHARES, "geode")
     check_splits(label, split, classes)
-    notes = {"layout": f"{TABLE}, files from {'images' if base != root else 'the root'}", "split": SPLIT}
+    notes: dict[str, Any] = {
+        "layout": f"{TABLE}, files from {'images' if base != root else 'the root'}",
+        "split": SPLIT,
+    }
     if len(classes) != CLASSES:  # a part of the data is a data set too, but the manifest says so
         notes["classes_expected"] = CLASSES
     return Listing([files[i] for i in order], label, group, split, classes, list(GROUPS), notes=notes)

@@ -20,12 +20,12 @@ def find_root(source: Path, marker: str, levels: int = 2) -> Path:
         raise ConfigError(f"the source must be a folder, but {plain(source)} is not")
     level = [source]
     for _ in range(levels + 1):
-        found = [folder for folder in level if os.path.exists(folder / marker)]
-        if len(found) > 1:
-            names = plain(", ".join(str(folder) for folder in found[:3]))
-            raise ConfigError(f"{plain(source)} must hold one {marker}, but has {len(found)}: pass one of {names}")
-        if found:
-            return found[0]
+        roots = [folder for folder in level if os.path.exists(folder / marker)]
+        if len(roots) > 1:
+            names = plain(", ".join(str(folder) for folder in roots[:3]))
+            raise ConfigError(f"{plain(source)} must hold one {marker}, but has {len(roots)}: pass one of {names}")
+        if roots:
+            return roots[0]
         level = [below for folder in level for below in _folders(folder)]
     raise ConfigError(
         f"{plain(source)} must hold {marker}, itself or at most {levels} folders down, but does not: "

@@ -9,6 +9,7 @@ import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,12 +37,21 @@ class Listing:
     groups: list[str]
     positive: int | None = None
     banner: int = 0
-    notes: dict = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 def read_listing(source: Path) -> Listing:
     """``source/metadata.csv``, checked. Raises ConfigError naming the rule that is broken."""
-    rows = _read_rows(source)
+    table = source / "metadata.csv"
+    if not source.is_dir():
+        raise ConfigError(f"`data` must be a folder, but {source} is not")
+    if not table.is_file():
+        raise ConfigError(f"`data` {source} must hold a metadata.csv (file_path, label, ...), but has none")
+    rows = read_table(table, ["file_path"])
+    if not {"label", "label_name"} & set(rows[0]):
+        raise ConfigError(
+            f"{table} must have the columns file_path and label or label_name, but has {', '.join(rows[0])}"
+        )
     files = [inside(source, row["file_path"]) for row in rows]
     check_unique(files, source)
     label, classes = _codes(rows, "label")
@@ -49,20 +59,6 @@ def read_listing(source: Path) -> Listing:
     split = _splits(rows, label, group)
     check_splits(label, split, classes)
     return Listing(files, label, group, split, classes, groups, 1 if len(classes) == 2 else None)
-
-
-def _read_rows(source: Path) -> list[dict[str, str]]:
-    table = source / "metadata.csv"
-    if not source.is_dir():
-        raise ConfigError(f"--data must be a folder, but {source} is not")
-    if not table.is_file():
-        raise ConfigError(f"--data {source} must hold a metadata.csv (file_path, label, ...), but has none")
-    rows = read_table(table, ["file_path"])
-    if not {"label", "label_name"} & set(rows[0]):
-        raise ConfigError(
-            f"{table} must have the columns file_path and label or label_name, but has {', '.join(rows[0])}"
-        )
-    return rows
 
 
 def read_table(table: Path, needed: Iterable[str]) -> list[dict[str, str]]:
@@ -97,15 +93,19 @@ def check_unique(files: list[Path], source: Path, table: str = "metadata.csv", f
         seen.add(path)
 
 
-def _codes(rows: list[dict], column: str) -> tuple[np.ndarray, list[str]]:
+def _codes(rows: list[dict[str, str]], column: str) -> tuple[np.ndarray, list[str]]:
     """Codes 0 … k−1 of ``column``, and their names; no such column at all is one code called "all".
 
     Codes sort by the number where every value is one, else by the text.
     """
     if column not in rows[0] and f"{column}_name" not in rows[0]:
         return np.zeros(len(rows), np.int64), ["all"]
-    names = [row.get(f"{column}_name", row.get(column)).strip() for row in rows]
-    values = [row.get(column, row.get(f"{column}_name")).strip() for row in rows]
+    name_column, code_column = f"{column}_name", column
+    if name_column not in rows[0]:
+        name_column = column
+    elif column not in rows[0]:
+        code_column = name_column
+    names, values = ([row[c].strip() for row in rows] for c in (name_column, code_column))
     name_of: dict[str, str] = {}
     for line, (value, name) in enumerate(zip(values, names), 2):
         if not value:
@@ -116,19 +116,15 @@ def _codes(rows: list[dict], column: str) -> tuple[np.ndarray, list[str]]:
             )
     if len(set(name_of.values())) < len(name_of):
         raise ConfigError(f"each {column}_name must belong to one {column}, but {sorted(name_of.values())} repeats one")
-    ordered = sorted(name_of, key=_natural(list(name_of)))
+    try:
+        ordered = sorted(name_of, key=int)
+    except ValueError:
+        ordered = sorted(name_of)
     code = {value: i for i, value in enumerate(ordered)}
     return np.array([code[v] for v in values], np.int64), [name_of[v] for v in ordered]
 
 
-def _natural(values: list[str]):
-    try:
-        return int if [int(v) for v in values] else str
-    except ValueError:
-        return str
-
-
-def _splits(rows: list[dict], label: np.ndarray, group: np.ndarray) -> np.ndarray:
+def _splits(rows: list[dict[str, str]], label: np.ndarray, group: np.ndarray) -> np.ndarray:
     if "split" not in rows[0]:
         return draw_splits(label, group, SHARES)
     for line, row in enumerate(rows, 2):

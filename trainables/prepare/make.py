@@ -8,6 +8,7 @@ import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from trainables.config import ConfigError
 from trainables.data.store import Manifest, Store, write
@@ -35,7 +36,7 @@ class Request:
     skip_corrupt: bool = False
 
 
-def prepare_into(request: Request, progress: Progress, downloading: Progress) -> dict:
+def prepare_into(request: Request, progress: Progress, downloading: Progress) -> dict[str, Any]:
     """Make ``request.out`` complete, going on where an earlier try ended; returns its manifest.
 
     A second process with the same ``out`` waits for the first and then finds it done. Raises ConfigError where the
@@ -53,7 +54,7 @@ def prepare_into(request: Request, progress: Progress, downloading: Progress) ->
                     request.out.rmdir()
 
 
-def _made(request: Request, progress: Progress, downloading: Progress) -> dict:
+def _made(request: Request, progress: Progress, downloading: Progress) -> dict[str, Any]:
     if (request.out / MANIFEST).exists():
         return _same(request)
     (request.out / STORE).unlink(missing_ok=True)  # whatever it is, nothing says what it was made from
@@ -66,23 +67,24 @@ def _made(request: Request, progress: Progress, downloading: Progress) -> dict:
     return read_manifest(request.out)
 
 
-def _same(request: Request) -> dict:
-    made = read_manifest(request.out)
-    if (made["name"], made["size"]) != (request.name, request.size):
+def _same(request: Request) -> dict[str, Any]:
+    manifest = read_manifest(request.out)
+    if (manifest["name"], manifest["size"]) != (request.name, request.size):
         raise ConfigError(
-            f"--out {request.out} holds {made['name']} at {made['size']} px already: choose another folder"
+            f"`out` {request.out} holds {manifest['name']} at {manifest['size']} px already: choose another folder"
         )
-    if request.source and not _made_from(request, made["source"]):
+    source, origin = request.source, manifest["source"]
+    if source is None:
+        return manifest
+    if source.is_file():
+        same = file_hash(source) == origin.get("sha256")
+    else:
+        same = _listing_hash(SOURCES[request.name].read(source), source) == origin.get("listing")
+    if not same:
         raise ConfigError(
-            f"--out {request.out} was made from another source than {request.source} is now: choose another folder"
+            f"`out` {request.out} was made from another source than {request.source} is now: choose another folder"
         )
-    return made
-
-
-def _made_from(request: Request, origin: dict) -> bool:
-    if request.source.is_file():
-        return file_hash(request.source) == origin.get("sha256")
-    return _listing_hash(SOURCES[request.name].read(request.source), request.source) == origin.get("listing")
+    return manifest
 
 
 def _listing_hash(listing: Listing, root: Path) -> str:
@@ -94,7 +96,7 @@ def _listing_hash(listing: Listing, root: Path) -> str:
     return digest.hexdigest()
 
 
-def _write_digits(request: Request) -> dict:
+def _write_digits(request: Request) -> dict[str, Any]:
     parts = digits.render(request.size)
     rows = list(zip(parts["images"], parts["label"].tolist(), parts["group"].tolist(), parts["split"].tolist()))
     notes = {"images": len(rows)}
@@ -103,7 +105,7 @@ def _write_digits(request: Request) -> dict:
     return {"name": "scikit-learn's load_digits"}
 
 
-def _write_images(request: Request, progress: Progress, downloading: Progress) -> dict:
+def _write_images(request: Request, progress: Progress, downloading: Progress) -> dict[str, Any]:
     row = SOURCES[request.name]
     source, origin = request.source, {"address": ""}
     if source is None:
@@ -118,7 +120,7 @@ def _write_images(request: Request, progress: Progress, downloading: Progress) -
     except ConfigError as error:  # no archive, or another data set than was said: what was unpacked is of no use
         shutil.rmtree(request.out / UNPACKED, ignore_errors=True)
         if isinstance(error, DamagedArchive) and not request.source:
-            source.unlink()  # else every further --download would find it there
+            source.unlink()  # else every further download would find it there
         raise
     origin["listing"] = _listing_hash(listing, root)
     manifest = Manifest(
@@ -133,13 +135,13 @@ def _downloaded(request: Request, row: Source, downloading: Progress) -> tuple[P
     """The archive and its sha256."""
     if not row.address:
         raise ConfigError(
-            f"{request.name} has no direct address: get it from {row.home} ({row.licence}) and pass it with --source"
+            f"{request.name} has no direct address: get it from {row.home} ({row.licence}) and pass it as `source`"
         )
     path = request.out / row.address.rpartition("/")[2]
     return path, download(row.address, path, progress=downloading)
 
 
-def describe(request: Request, origin: dict) -> dict:
+def describe(request: Request, origin: dict[str, Any]) -> dict[str, Any]:
     """What manifest.json says: names, splits with their counts, origin and licence, preprocessing, content hash."""
     store = Store(request.out / STORE)
     manifest = store.manifest

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from trainables.config import ConfigError
-from trainables.data.store import ROWS_PER_BATCH, SPLITS, Store, write
+from trainables.data.store import ROWS_PER_BATCH, SPLITS, Row, Store, write
 from trainables.files import cache_folder, locked, remove_torn
 from trainables.prepare import decode
 from trainables.prepare.build import content_hash
@@ -24,7 +25,7 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError)  # pyarrow's
 STORE, MANIFEST = "store.arrow", "manifest.json"
 
 
-def counts(store: Store) -> dict:
+def counts(store: Store) -> dict[str, Any]:
     """Images of each split, in all and as a table class × group (names left out: manifest order)."""
     shape, tables = (len(store.manifest.classes), len(store.manifest.groups)), {}
     for split in SPLITS:
@@ -39,7 +40,7 @@ def is_prepared(folder: str | Path) -> bool:
     return (Path(folder) / MANIFEST).is_file()
 
 
-def read_manifest(folder: str | Path) -> dict:
+def read_manifest(folder: str | Path) -> dict[str, Any]:
     """``manifest.json`` of a prepared folder. Raises ConfigError where there is none, or none of this format."""
     path = Path(folder) / MANIFEST
     try:
@@ -54,12 +55,12 @@ def read_manifest(folder: str | Path) -> dict:
     return content
 
 
-def manifest_of(folder: str | Path, name: str) -> dict:
+def manifest_of(folder: str | Path, name: str) -> dict[str, Any]:
     """``read_manifest`` of a folder that must hold the data set ``name``; raises ConfigError where it holds another."""
-    made = read_manifest(folder)
-    if made["name"] != name:
-        raise ConfigError(f"the space wants data set {name}, but {folder} holds {made['name']}")
-    return made
+    manifest = read_manifest(folder)
+    if manifest["name"] != name:
+        raise ConfigError(f"the space wants data set {name}, but {folder} holds {manifest['name']}")
+    return manifest
 
 
 def check(folder: Path) -> list[str]:
@@ -67,7 +68,7 @@ def check(folder: Path) -> list[str]:
     expected = read_manifest(folder)
     try:
         store = Store(folder / STORE)
-        found = {
+        actual = {
             "name": store.manifest.name,
             "size": store.manifest.size,
             "classes": store.manifest.classes,
@@ -79,21 +80,21 @@ def check(folder: Path) -> list[str]:
         }
     except UNREADABLE as error:
         return [f"{STORE} cannot be read: {' '.join(str(error).split())}"]
-    return [f"{key} is {_brief(found[key])}, expected {_brief(expected.get(key))}" for key in found
-            if found[key] != expected.get(key)]  # fmt: skip
+    return [f"{key} is {_brief(actual[key])}, expected {_brief(expected.get(key))}" for key in actual
+            if actual[key] != expected.get(key)]  # fmt: skip
 
 
-def _brief(value) -> str:
+def _brief(value: object) -> str:
     text = str(value)
     return text if len(text) < 100 else f"{text[:97]}…"
 
 
-def rows_of(store: Store) -> Iterator[tuple]:
-    """Every row of an open store: (image uint8 ``[size, size, 3]``, label, group, split)."""
+def rows_of(store: Store) -> Iterator[Row]:
+    """Every row of an open store."""
     for start in range(0, len(store), ROWS_PER_BATCH):
         rows = np.arange(start, min(start + ROWS_PER_BATCH, len(store)))
-        names = zip(store.label[rows].tolist(), store.group[rows].tolist(), store.split[rows].tolist())
-        yield from ((image, *rest) for image, rest in zip(store.images(rows), names))
+        names = (column[rows].tolist() for column in (store.label, store.group, store.split))
+        yield from zip(store.images(rows), *names)
 
 
 def store_at(folder: str | Path, name: str, size: int) -> Path:
@@ -101,14 +102,14 @@ def store_at(folder: str | Path, name: str, size: int) -> Path:
 
     Raises ConfigError where it holds another data set than ``name``, or smaller images.
     """
-    made = manifest_of(folder, name)
-    if made["size"] < size:
+    manifest = manifest_of(folder, name)
+    if manifest["size"] < size:
         raise ConfigError(
-            f"`image_size <= {made['size']}` must hold for {folder}, but got image_size={size}: "
-            f"prepare it again with --size {size}"
+            f"`image_size <= {manifest['size']}` must hold for {folder}, but got image_size={size}: "
+            f"prepare it again at {size} px"
         )
-    store = _opened(folder, made)
-    if made["size"] == size:
+    store = _opened(folder, manifest)
+    if manifest["size"] == size:
         return store.path
     key = hashlib.sha256(f"{store.manifest.fingerprint} {decode.VERSION} {size}".encode()).hexdigest()[:16]
     small = cache_folder() / f"{name}-{key}.arrow"
@@ -119,22 +120,22 @@ def store_at(folder: str | Path, name: str, size: int) -> Path:
     return small
 
 
-def _opened(folder: str | Path, made: dict) -> Store:
-    """The store beside the manifest ``made``, which must be the one that it describes."""
+def _opened(folder: str | Path, manifest: dict[str, Any]) -> Store:
+    """The store beside ``manifest``, which must be the one that it describes."""
     path = Path(folder).resolve() / STORE
     try:
         store = Store(path)
-        found = (store.manifest.name, store.manifest.size, store.manifest.fingerprint)
+        described = (store.manifest.name, store.manifest.size, store.manifest.fingerprint)
     except UNREADABLE as error:
         raise ConfigError(
             f"{path} must be a whole store, but: {' '.join(str(error).split())}; prepare it again"
         ) from error
-    if found != (made["name"], made["size"], made["content_hash"]):
+    if described != (manifest["name"], manifest["size"], manifest["content_hash"]):
         raise ConfigError(f"{path} must be what {MANIFEST} beside it describes, but is not: prepare it again")
     return store
 
 
-def _resized(store: Store, size: int) -> Iterator[tuple]:
+def _resized(store: Store, size: int) -> Iterator[Row]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(store), ROWS_PER_BATCH):
             rows = np.arange(start, min(start + ROWS_PER_BATCH, len(store)))

@@ -27,10 +27,6 @@ class Source:
     address: str = ""
 
 
-def _read_folder(source: Path) -> Listing:
-    return read_listing(find_root(source, "metadata.csv"))
-
-
 UTKFACE = "non-commercial research only; the images belong to their owners"
 UTKFACE_HOME = "https://susanqq.github.io/UTKFace/"
 SOURCES = {
@@ -66,5 +62,12 @@ SOURCES = {
     "utkface_age": Source(
         "faces, in 9 bins of age; race as groups", 23_708, 9, UTKFACE, UTKFACE_HOME, partial(utkface.read, task="age")
     ),
-    "folder": Source("your own images, listed in metadata.csv", 0, 0, "your own", "", _read_folder),
+    "folder": Source(
+        "your own images, listed in metadata.csv",
+        0,
+        0,
+        "your own",
+        "",
+        lambda source: read_listing(find_root(source, "metadata.csv")),
+    ),
 }

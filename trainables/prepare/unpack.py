@@ -31,7 +31,7 @@ class _Entry(NamedTuple):
     name: str
     size: int
     folder: bool
-    opened: Callable[[], IO[bytes]]
+    opened: Callable[[], IO[bytes] | None]
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -91,7 +91,9 @@ def _write(archive: Path, entry: _Entry, folder: Path) -> None:
         (target if entry.folder else target.parent).mkdir(parents=True, exist_ok=True)
         if entry.folder:
             return
-        with entry.opened() as source, open(target, "wb") as file:
+        source = entry.opened()
+        assert source is not None  # tarfile's answer for what is no regular file
+        with source, open(target, "wb") as file:
             while left >= 0 and (chunk := source.read(CHUNK)):
                 left -= len(chunk)
                 file.write(chunk)
@@ -130,7 +132,7 @@ class _Member(tarfile.TarInfo):
     """tarfile takes a damaged header for the archive's end, and believes any size."""
 
     @classmethod
-    def frombuf(cls, buf, encoding, errors):
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":
         try:
             member = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
@@ -145,7 +147,7 @@ class _Member(tarfile.TarInfo):
 def _tar_entries(archive: Path) -> Iterator[_Entry]:
     with tarfile.open(archive, tarinfo=_Member) as opened:
         for member in iter(opened.next, None):
-            opened.members.clear()  # tarfile would keep them all
+            opened.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all; typeshed lacks it
             if not (member.isreg() or member.isdir()) or member.issparse() or member.size < 0:
                 raise _refused(archive, member.name, "is a link, a device or a file with holes")
             try:
@@ -166,7 +168,7 @@ def opened_source(source: Path, work: Path) -> Path:
         return source
     if not os.path.isfile(source):
         state = "is neither" if os.path.exists(source) else "does not exist"
-        raise ConfigError(plain(f"--source must be a folder or an archive, but {source} {state}"))
+        raise ConfigError(plain(f"`source` must be a folder or an archive, but {source} {state}"))
     status = source.stat()
     key = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns} ".encode() + os.fsencode(source.name)).hexdigest()
     try:

@@ -47,7 +47,7 @@ def read(source: Path, task: str) -> Listing:
     label = gender if task == "gender" else age_bin(age)
     split = _splits(len(files))
     check_splits(label, split, CLASSES[task])
-    odd = [name for name in people if NAME.fullmatch(name)[5] not in REGULAR]
+    odd = [name for name in people if (match := NAME.fullmatch(name)) and match[5] not in REGULAR]
     notes = {
         "layout": "aligned and cropped, one folder",
         "split": SPLIT,
@@ -76,37 +76,31 @@ def _names(root: Path) -> tuple[list[str], list[str]]:
     """Sorted names: of the files that end with .jpg, and of everything else. Directories list in any order."""
     try:
         with os.scandir(root) as entries:
-            kinds = {entry.name: entry.name.endswith(".jpg") and _is_image(entry) for entry in entries}
+            kinds = {
+                entry.name: entry.name.endswith(".jpg") and (entry.is_symlink() or entry.is_file()) for entry in entries
+            }
     except OSError as error:
         raise ConfigError(f"{root} must be a folder that can be read, but: {error}") from error
     return sorted(n for n, image in kinds.items() if image), sorted(n for n, image in kinds.items() if not image)
-
-
-def _is_image(entry: os.DirEntry) -> bool:
-    return entry.is_symlink() or entry.is_file()  # a link is looked at later, wherever it leads
 
 
 def _people(names: list[str]) -> tuple[dict[str, tuple[int, int, int]], dict[str, str]]:
     """Name -> (age, gender, race) of the readable ones; name -> reason of the others."""
     people: dict[str, tuple[int, int, int]] = {}
     left_out: dict[str, str] = {}
-    first: dict[tuple, str] = {}  # somebody who has mended an odd name may have kept the odd file
+    first: dict[tuple[str, ...], str] = {}  # somebody who has mended an odd name may have kept the odd file
     for name in names:
         match = NAME.fullmatch(name)
-        reason = _reason(name) if not match else "age over 200" if int(match[1]) > EDGES[-1] else ""
-        if not reason and first.setdefault(match.groups()[:4], name) != name:
-            reason = "the same person and date as another file"
-        if reason:
-            left_out[name] = reason
+        if not match:
+            no_race = re.match(r"[0-9]{1,3}_[01]_[0-9]{5,}", name)
+            left_out[name] = "no race" if no_race else "not [age]_[gender 0-1]_[race 0-4]_[date].jpg"
+        elif int(match[1]) > EDGES[-1]:
+            left_out[name] = "age over 200"
+        elif first.setdefault(match.groups()[:4], name) != name:
+            left_out[name] = "the same person and date as another file"
         else:
             people[name] = (int(match[1]), int(match[2]), int(match[3]))
     return people, left_out
-
-
-def _reason(name: str) -> str:
-    if re.match(r"[0-9]{1,3}_[01]_[0-9]{5,}", name):
-        return "no race"
-    return "not [age]_[gender 0-1]_[race 0-4]_[date].jpg"
 
 
 def _check_share(root: Path, names: list[str], left_out: dict[str, str]) -> None:

@@ -29,7 +29,11 @@ def read(source: Path) -> Listing:
     """The listing of the distribution in ``source``, or up to two folders below it. Raises ConfigError."""
     root = find_root(source, TABLE)
     rows = read_table(root / TABLE, COLUMNS)
-    _check_ids(rows)
+    ids: set[str] = set()
+    for line, row in enumerate(rows, 2):
+        if row["img_id"] in ids:
+            raise ConfigError(f"{TABLE}, line {line}: each img_id must stand once, but {row['img_id']!r} stands twice")
+        ids.add(row["img_id"])
     files = [inside(root, row["img_filename"], f"{TABLE}: img_filename") for row in rows]
     check_unique(files, root)
     refuse_escapes(root, files)
@@ -40,26 +44,18 @@ def read(source: Path) -> Listing:
     return Listing(files, label, group, split, list(CLASSES), list(GROUPS), positive=1, notes=_notes(codes))
 
 
-def _check_ids(rows: Sequence[dict[str, str]]) -> None:
-    seen: set[str] = set()
-    for line, row in enumerate(rows, 2):
-        if row["img_id"] in seen:
-            raise ConfigError(f"{TABLE}, line {line}: each img_id must stand once, but {row['img_id']!r} stands twice")
-        seen.add(row["img_id"])
-
-
 def _codes(rows: Sequence[dict[str, str]], column: str, count: int) -> np.ndarray:
     """The numbers of ``column``, int64 ``[n]``, each of them written as 0 … count−1."""
-    known = {str(code): code for code in range(count)}
+    codes = {str(code): code for code in range(count)}
     for line, row in enumerate(rows, 2):
-        if row[column].strip() not in known:
+        if row[column].strip() not in codes:
             raise ConfigError(
-                f"{TABLE}, line {line}: `{column}` must be one of {', '.join(known)}, but is {row[column]!r}"
+                f"{TABLE}, line {line}: `{column}` must be one of {', '.join(codes)}, but is {row[column]!r}"
             )
-    return np.array([known[row[column].strip()] for row in rows], np.int64)
+    return np.array([codes[row[column].strip()] for row in rows], np.int64)
 
 
-def _notes(codes: np.ndarray) -> dict:
+def _notes(codes: np.ndarray) -> dict[str, str]:
     counts = tuple(np.bincount(codes, minlength=len(SPLITS)).tolist())
     official = "the official cut" if counts == OFFICIAL else "not the official 4,795 / 1,199 / 5,794"
     return {"layout": "waterbird_complete95_forest2water2", "split": SPLIT.format(official)}

@@ -1,26 +1,34 @@
-"""The only training loop: a generator that yields one epoch's numbers, and takes and gives a checkpoint."""
+"""The only training loop, and FairLoRA's step: losses, penalty, backward pass, clipping, AdamW.
+
+``fit`` yields the numbers of one epoch at a time; ``Trainer`` is one run, which takes and gives a checkpoint;
+``TrainStep`` is the paper's step. Two wrappers around the step change no number: ``micro_batches.py`` takes a batch
+through memory in parts, ``cuda_graph.py`` records a step on a GPU and replays it.
+"""
 
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables.config import ConfigError, TrainConfig
+from trainables.config import ConfigError, DoesNotFit, TrainConfig
 from trainables.data.batches import Data, Split, evaluation_batches, training_batches
 from trainables.metrics import Evaluation, evaluate
 from trainables.models.adapters import adapt, check_adapters
 from trainables.models.class_token import read_last_row
 from trainables.models.create import fresh_model
 from trainables.models.forward import forward
+from trainables.models.weights import Transformer
 from trainables.seeds import seed_for
-from trainables.training.cuda_graph import Diverged, StepLosses, Steps
-from trainables.training.micro_batches import TOO_LARGE, TrainingLoss, same_streams
-from trainables.training.penalty import sample_losses
+from trainables.training.cuda_graph import Diverged, RecordedStep, StepLosses
+from trainables.training.micro_batches import TOO_LARGE, MicroBatchStep, same_streams
+from trainables.training.optimizer import adamw, optimizer_state, restore_optimizer, set_learning_rates
+from trainables.training.penalty import TrainingLoss, sample_losses
 from trainables.training.prefix_cache import PrefixCache
 from trainables.training.stopwatch import Stopwatch
 
@@ -43,7 +51,11 @@ class Epoch:
 
 
 def fit(
-    config: TrainConfig, data: Data, weights: str | None = None, device: str = "cpu", checkpoint: dict | None = None
+    config: TrainConfig,
+    data: Data,
+    weights: str | None = None,
+    device: str = "cpu",
+    checkpoint: dict[str, Any] | None = None,
 ) -> Iterator[Epoch]:
     """Train ``config`` on ``data.train``, one epoch a step; each epoch's numbers are its own, on ``data.val``.
 
@@ -65,6 +77,42 @@ def fit(
         yield Epoch(trainer.epoch, metrics, evaluation, time.perf_counter() - start, watch.take(), trainer)
 
 
+class TrainStep:
+    """One optimisation step as FairLoRA's paper has it. ``forward`` takes images or tokens and returns logits."""
+
+    def __init__(
+        self, model: Transformer, config: TrainConfig, loss: TrainingLoss, forward: Callable[[Tensor], Tensor]
+    ):
+        self.config, self.loss, self.forward = config, loss, forward
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.device = self.trained[0].device
+        self.optimizer = adamw(model, config, self.device)
+
+    def __call__(self, inputs: Tensor, label: Tensor, group: Tensor) -> Tensor:
+        """One step; its total loss, cross-entropy and penalty, float32 ``[3]`` on the device."""
+        return self.update(self.backward(inputs, label, group))
+
+    def backward(self, inputs: Tensor, label: Tensor, group: Tensor) -> Tensor:
+        """The batch's gradient. The losses returned are equation 1's, also where running means shape the gradient."""
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = sample_losses(self.forward(inputs), label)  # the cross-entropy of each image
+        loss = self.loss(losses, label, group)  # their mean + λ · the fairness penalty (equation 1)
+        if self.loss.running is None:
+            loss.total.backward()
+        else:
+            (self.loss.weights(losses, label, group) @ losses).backward()
+        return torch.stack(loss).detach()
+
+    def update(self, losses: Tensor) -> Tensor:
+        """Clip the gradient and change the weights; returns ``losses``, those of ``backward``."""
+        if self.device.type != "cuda" and not math.isfinite(losses[0]):
+            return losses  # and ``StepLosses`` ends the run, with weights as they were
+        if self.config.clip_norm:
+            nn.utils.clip_grad_norm_(self.trained, self.config.clip_norm)
+        self.optimizer.step()
+        return losses
+
+
 class Trainer:
     """Model, optimiser and position of one run. Every random stream is a function of (seed, name, epoch)."""
 
@@ -74,7 +122,7 @@ class Trainer:
         data: Data,
         weights: str | None,
         device: str,
-        checkpoint: dict | None,
+        checkpoint: dict[str, Any] | None,
         watch: Stopwatch | None = None,
     ):
         if data.manifest.size != config.image_size:
@@ -83,10 +131,12 @@ class Trainer:
         model = self.model = adapt(fresh_model(config, data.manifest.classes, weights), config).to(device)
         check_adapters(model)
         read_last_row(model)
-        self.kept = PrefixCache(model, config, data, device)
-        self.objective = TrainingLoss(config, len(data.manifest.classes), len(data.manifest.groups), device)
+        self.prefix_cache = PrefixCache(model, config, data, device)
+        loss = TrainingLoss(config, len(data.manifest.classes), len(data.manifest.groups), device)
         # Not through self: such a cycle would keep the model, and its memory, until garbage is collected.
-        self.steps = Steps(model, config, self.objective, lambda inputs: forward(model, inputs, config))
+        self.train_step = TrainStep(model, config, loss, lambda inputs: forward(model, inputs, config))
+        self.micro_batches = MicroBatchStep(self.train_step, config.micro_batch if config.accumulates else None)
+        self.recorded_step = RecordedStep(self.micro_batches, config.batch_size, self.train_step.device)
         self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
         self.epoch, self.watch = 0, watch or Stopwatch()
         if checkpoint is not None:
@@ -96,31 +146,20 @@ class Trainer:
         """One pass over the training split; returns the means of loss, cross-entropy and penalty over its steps."""
         self.model.train()
         first = self.epoch * self.steps_per_epoch
-        numbers = StepLosses(self.steps_per_epoch, first, self.steps.device)
+        losses = StepLosses(self.steps_per_epoch, first, self.train_step.device)
         with self.watch.on("read"):
-            tokens = self.kept.training(self.epoch)
-        with same_streams(self.device), self.steps.context():
+            tokens = self.prefix_cache.training(self.epoch)
+        with same_streams(self.device), self.recorded_step.context():
             torch.manual_seed(seed_for(self.config.seed, "dropout", self.epoch))
             batches = training_batches(self.data.train, self.config, self.epoch, self.device, tokens)
             for step, batch in enumerate(self.watch.each("read", batches), start=first):
                 with self.watch.on("train"):
-                    numbers.add(self.steps(self._schedule(step), *batch))
+                    set_learning_rates(self.train_step.optimizer, self._schedule(step))
+                    losses.add(self.recorded_step(*batch))
             with self.watch.on("train"):
-                loss, cross_entropy, penalty = numbers.means()
+                loss, cross_entropy, penalty = losses.means()
         self.epoch += 1
         return {"loss": loss, "cross_entropy": cross_entropy, "penalty": penalty}
-
-    def evaluate(self) -> Evaluation:
-        """Every metric of the validation split."""
-        with self.watch.on("read"):
-            tokens = self.kept.validation()
-        parts = (self.model, self.data, self.data.val, self.config, self.device, tokens, self.watch)
-        with self.steps.context():
-            if self.steps.graph is not None:
-                with contextlib.suppress(ConfigError):  # beside the recording, not even one image fits into memory
-                    return evaluate_split(*parts)
-                self.steps.forget()
-            return evaluate_split(*parts)
 
     def _schedule(self, step: int) -> float:
         """Share of the peak learning rate at ``step``: a linear warm-up, then half a cosine down to 0."""
@@ -130,7 +169,19 @@ class Trainer:
             return (step + 1) / warm
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
-    def checkpoint(self) -> dict:
+    def evaluate(self) -> Evaluation:
+        """Every metric of the validation split."""
+        with self.watch.on("read"):
+            tokens = self.prefix_cache.validation()
+        arguments = (self.model, self.data, self.data.val, self.config, self.device, tokens, self.watch)
+        with self.recorded_step.context():
+            if self.recorded_step.recording is not None:
+                with contextlib.suppress(DoesNotFit):  # beside the recording
+                    return evaluate_split(*arguments)
+                self.recorded_step.forget()
+            return evaluate_split(*arguments)
+
+    def checkpoint(self) -> dict[str, Any]:
         """Tensors and plain values, so that ``torch.load(weights_only=True)`` reads it: epoch, configuration, the
         trained weights (adapters and head alone for the LoRA methods), the optimiser's state and the penalty's running
         means. Copies on the CPU, as the next epoch writes into the tensors."""
@@ -139,11 +190,11 @@ class Trainer:
             "config_id": self.config.config_id,
             "seed": self.config.seed,
             "model": trained_state(self.model),
-            "optimizer": self.steps.state(),
-            "objective": self.objective.state(),
+            "optimizer": optimizer_state(self.train_step.optimizer),
+            "objective": self.train_step.loss.state(),
         }
 
-    def _restore(self, checkpoint: dict) -> None:
+    def _restore(self, checkpoint: dict[str, Any]) -> None:
         own = (self.config.config_id, self.config.seed)
         if (checkpoint["config_id"], checkpoint["seed"]) != own:
             raise ConfigError(
@@ -151,8 +202,8 @@ class Trainer:
                 f"but is {checkpoint['config_id']}'s with seed {checkpoint['seed']}"
             )
         self.model.load_state_dict(checkpoint["model"], strict=False)
-        self.steps.restore(checkpoint["optimizer"])
-        self.objective.restore(checkpoint["objective"])
+        restore_optimizer(self.train_step.optimizer, checkpoint["optimizer"])
+        self.train_step.loss.restore(checkpoint["objective"])
         self.epoch = checkpoint["epoch"]
 
 
@@ -163,7 +214,7 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def evaluate_split(
-    model: nn.Module,
+    model: Transformer,
     data: Data,
     split: Split,
     config: TrainConfig,
@@ -194,11 +245,11 @@ def evaluate_split(
         )
 
 
-def _logits(model: nn.Module, inputs: Tensor, config: TrainConfig) -> Tensor:
+def _logits(model: Transformer, inputs: Tensor, config: TrainConfig) -> Tensor:
     """``forward``, of half the images at a time where memory is too small for all of them."""
     with contextlib.suppress(torch.OutOfMemoryError):
         return forward(model, inputs, config)
     if len(inputs) == 1:
-        raise ConfigError(TOO_LARGE)
+        raise DoesNotFit(TOO_LARGE)
     torch.cuda.empty_cache()
     return torch.cat([_logits(model, half, config) for half in inputs.chunk(2)])

@@ -5,7 +5,7 @@ import os
 import torch
 
 # What CUDA itself, its libraries and their kernels take of a GPU in each process, beside torch's own memory: 0.52 GiB
-# with the first tensor and 0.76 GiB behind the first steps on an H200 (``other_bytes``), rounded up.
+# with the first tensor and 0.76 GiB behind the first steps on an H200 (``tests/benchmarks/gpu_steps.py``), rounded up.
 PROCESS_BYTES = 1 << 30
 
 
@@ -19,7 +19,8 @@ def claim(share: float) -> str:
     if not torch.cuda.is_available():
         return "cpu"
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # which is for finding bugs, and takes time
+    # It is for finding bugs, and takes time. (A property that torch's module answers at run time, unknown to mypy.)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if share < 1:
         limit(share)
     return "cuda"
@@ -34,9 +35,3 @@ def limit(share: float) -> None:
 def total_bytes() -> int:
     """The memory of the GPU that this process has."""
     return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-
-
-def other_bytes() -> int:
-    """What is taken of the GPU beside this process's tensors: by CUDA in this process, and by other processes."""
-    free, total = torch.cuda.mem_get_info()
-    return total - free - torch.cuda.memory_reserved()

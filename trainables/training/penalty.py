@@ -1,7 +1,8 @@
 """FairLoRA's objective: cross-entropy plus λ times the spread of the groups' mean losses in the mini-batch.
 
-``fairness_penalty`` is the paper's, for autograd. ``penalty_weights`` is its gradient by hand, one number a sample:
-with it a batch can be computed in parts, or the groups judged by ``RunningMeans`` instead of one batch's few images.
+``fairness_penalty`` is equation 1 of the paper, for autograd. ``penalty_weights`` is its gradient by hand, one number a
+sample: with it a batch can go through memory in parts, or groups can be judged by ``RunningMeans`` instead of the few
+images of one batch. ``TrainingLoss`` is the objective of one run, as its configuration says.
 """
 
 from typing import NamedTuple
@@ -9,6 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from trainables.config import METHODS, TrainConfig
+from trainables.groups import group_count, group_index
 
 
 class Loss(NamedTuple):
@@ -77,7 +81,7 @@ class RunningMeans:
     in growing swings, and the model is lost (``tests/benchmarks/penalty_study.py`` has where).
     """
 
-    def __init__(self, n_groups: int, decay: float, device: str = "cpu"):
+    def __init__(self, n_groups: int, decay: float, device: str | torch.device = "cpu"):
         self.decay = decay
         self.average = torch.zeros(n_groups, dtype=torch.float64, device=device)
         self.updates = torch.zeros(n_groups, dtype=torch.int64, device=device)
@@ -96,13 +100,45 @@ def sample_losses(logits: Tensor, label: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), label, reduction="none")
 
 
-def objective(losses: Tensor, index: Tensor | None, n_groups: int, lam: float, reduction: str) -> Loss:
-    """The loss of one mini-batch: ``sample_losses`` ``[n]``, index int64 ``[n]`` or None.
+class TrainingLoss:
+    """The objective of one run. Its only state is the groups' running means, None where each batch is judged alone."""
 
-    Without an index (the plain methods) the penalty is 0 and costs nothing.
-    """
-    cross_entropy = losses.mean()
-    if index is None:
-        return Loss(cross_entropy, cross_entropy, losses.new_zeros(()))
-    penalty = fairness_penalty(losses, index, n_groups, reduction)
-    return Loss(cross_entropy + lam * penalty, cross_entropy, penalty)
+    def __init__(self, config: TrainConfig, n_classes: int, n_groups: int, device: str | torch.device):
+        self.config, self.device, self.n_sensitive = config, device, n_groups
+        self.fair = METHODS[config.method].fair
+        self.n_groups = group_count(config.groups, n_classes, n_groups)
+        running = self.fair and config.penalty_center == "running"
+        self.running = RunningMeans(self.n_groups, config.penalty_decay, device) if running else None
+
+    def __call__(self, losses: Tensor, label: Tensor, group: Tensor) -> Loss:
+        """The loss of a mini-batch with ``sample_losses`` ``[n]``; a plain method's penalty is 0 and costs nothing."""
+        cross_entropy = losses.mean()
+        if not self.fair:
+            return Loss(cross_entropy, cross_entropy, losses.new_zeros(()))
+        index = group_index(self.config.groups, label, group, self.n_sensitive)
+        penalty = fairness_penalty(losses, index, self.n_groups, self.config.reduction)
+        return Loss(cross_entropy + self.config.lam * penalty, cross_entropy, penalty)
+
+    def weights(self, losses: Tensor, label: Tensor, group: Tensor) -> Tensor:
+        """The derivative of a fair method's objective by each sample's loss, float32 ``[n]``: 1 / n, and λ times
+        ``penalty_weights``.
+
+        Running means take the batch in before they are used: with decay 0 they are its own means, the paper's form.
+        """
+        index = group_index(self.config.groups, label, group, self.n_sensitive)
+        means, counts = group_means(losses.detach().double(), index, self.n_groups)
+        levels = means if self.running is None else self.running.update(means, counts)
+        penalty = penalty_weights(levels, counts, index, self.config.reduction)
+        return (1 / len(losses) + self.config.lam * penalty).float()
+
+    def state(self) -> dict[str, Tensor]:
+        """The running means for a checkpoint, copies on the CPU; {} if there are none."""
+        if self.running is None:
+            return {}
+        return {"average": self.running.average.cpu().clone(), "updates": self.running.updates.cpu().clone()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from an earlier ``state()``."""
+        if self.running is not None:
+            self.running.average = state["average"].clone().to(self.device)
+            self.running.updates = state["updates"].clone().to(self.device)

@@ -11,20 +11,23 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import timm
 import torch
-from timm.layers import DropPath, PatchDropout
+from timm.layers.drop import DropPath
+from timm.layers.patch_dropout import PatchDropout
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from trainables.config import ConfigError, TrainConfig
-from trainables.data import batches as batches
+from trainables.data import batches
 from trainables.data.batches import Data, Split
 from trainables.files import cache_folder, file_hash, locked, plain, remove_torn, replace_atomically
 from trainables.models.backbones import BACKBONES
 from trainables.models.forward import normalised, precision, prefix
+from trainables.models.weights import Transformer
 
 LARGEST = 65504.0  # float16's; a file with anything beyond is float32
 BATCH = 64  # images a forward pass, always: sums over other shapes may round differently
@@ -40,11 +43,11 @@ class PrefixCache:
     computing anew, or in float32 where a value is beyond float16's range.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig, data: Data, device: str):
-        self.model, self.config, self.data, self.device = model, config, data, device
-        self.applies = _applies(model, config)
-        if not self.applies:
+    def __init__(self, model: Transformer, config: TrainConfig, data: Data, device: str):
+        self.config, self.data, self.device, self.applies = config, data, device, False
+        if not _applies(model, config):
             return
+        self.model, self.applies = model, True
         self._weights = _hash_of_frozen(model, config.last_blocks)
         missing = [(s, v) for s, v in self._wanted() if not self._path(s, v).exists()]
         self._require_space(sum(self._bytes(split, np.float16) for split, _ in missing))
@@ -70,16 +73,17 @@ class PrefixCache:
     def _tokens(self, split: Split, view: int | None) -> np.ndarray:
         """Processes that want the same file take turns: the first makes it, the others find it."""
         path, shape = self._path(split, view), self._shape(split)
-        found = _mapped(path, shape)
-        if found is not None:
-            return found
+        tokens = _mapped(path, shape)
+        if tokens is not None:
+            return tokens
         with locked(path):
-            found = _mapped(path, shape)
-            if found is None:
+            tokens = _mapped(path, shape)
+            if tokens is None:
                 remove_torn(path)
                 self._make(path, split, view)
-                found = _mapped(path, shape)
-        return found
+                tokens = _mapped(path, shape)
+        assert tokens is not None, f"{path} was deleted as soon as it was written"
+        return tokens
 
     def _make(self, path: Path, split: Split, view: int | None) -> None:
         for dtype in (np.float16, np.float32):
@@ -127,8 +131,8 @@ class PrefixCache:
         if needed > free / 2:
             raise ConfigError(
                 f"what frozen blocks compute may take half of the {free / 1e9:.2f} GB that are free in "
-                f"{plain(str(folder))}, but needs {needed / 1e9:.2f} GB: compute it anew each time with "
-                "--set cache_prefix=false, or let TUNE_FAIRLORA_CACHE be a folder on a larger disk"
+                f"{plain(str(folder))}, but needs {needed / 1e9:.2f} GB: compute it anew each time "
+                "(set cache_prefix=false), or let TUNE_FAIRLORA_CACHE be a folder on a larger disk"
             )
 
     def _path(self, split: Split, view: int | None) -> Path:
@@ -139,17 +143,15 @@ class PrefixCache:
         images += [None if view is None else [config.flip, config.crop, view]]
         depth = len(self.model.blocks) - config.last_blocks
         network = [self._weights, config.backbone, repr(BACKBONES[config.backbone]), depth, config.dtype]
-        key = json.dumps([images, network, self._machine()])
-        return cache_folder() / f"prefix-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
-
-    def _machine(self) -> list:
-        """What else decides how sums are rounded, and the code: a run's numbers must not depend on who came first."""
+        # What else decides how sums are rounded, and the code: a run's numbers must not depend on who came first.
         kind = torch.device(self.device).type
         threads = torch.get_num_threads() if kind == "cpu" else 0
-        return [kind, threads, torch.__version__, timm.__version__, *map(file_hash, (__file__, batches.__file__))]
+        machine = [kind, threads, torch.__version__, timm.__version__, *map(file_hash, (__file__, batches.__file__))]
+        key = json.dumps([images, network, machine])
+        return cache_folder() / f"prefix-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
 
 
-def _applies(model: nn.Module, config: TrainConfig) -> bool:
+def _applies(model: Transformer, config: TrainConfig) -> TypeGuard[VisionTransformer]:
     """Whether what comes before the last blocks is a function of the image alone."""
     m = config.last_blocks
     if not (config.cache_prefix and config.has_prefix) or type(model) is not VisionTransformer:
@@ -163,7 +165,7 @@ def _applies(model: nn.Module, config: TrainConfig) -> bool:
     return not chance and not any(p.requires_grad for p in frozen.parameters())
 
 
-def _hash_of_frozen(model: nn.Module, m: int) -> str:
+def _hash_of_frozen(model: VisionTransformer, m: int) -> str:
     """sha256 over every tensor that ``suffix`` does not read: the weights in memory, wherever they came from."""
     depth = len(model.blocks)
     trained = ("norm.", "fc_norm.", "head.", *(f"blocks.{i}." for i in range(depth - m, depth)))
@@ -171,7 +173,7 @@ def _hash_of_frozen(model: nn.Module, m: int) -> str:
     for name, tensor in model.state_dict().items():
         if not name.startswith(trained):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()))
+            digest.update(tensor.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -12,7 +12,7 @@ T = TypeVar("T")
 class Stopwatch:
     """Seconds by kind of work. On a GPU work is only handed over, so its seconds fall on whatever waits for it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
@@ -26,12 +26,13 @@ class Stopwatch:
 
     def each(self, kind: str, items: Iterable[T]) -> Iterator[T]:
         """The ``items``; the time that it takes to make them counts as ``kind``, what is done with them does not."""
-        items, end = iter(items), object()
+        iterator = iter(items)
         while True:
             with self.on(kind):
-                item = next(items, end)
-            if item is end:
-                return
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
             yield item
 
     def take(self) -> dict[str, float]:

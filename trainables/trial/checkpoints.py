@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainables.config import ConfigError
 from trainables.files import remove_torn, replace_atomically, save_safetensors
@@ -24,7 +24,7 @@ def trial_folder(folder: Path, number: int) -> Path:
     return folder / "trials" / f"{number:04d}"
 
 
-def save_checkpoint(folder: Path, checkpoint: dict, result: dict) -> None:
+def save_checkpoint(folder: Path, checkpoint: dict[str, Any], result: dict[str, Any]) -> None:
     """Keep ``checkpoint`` (``Trainer.checkpoint()``) and the epoch's ``result``: whoever goes on from it can report the
     epoch if its report was lost. Raises OSError where the disk is full; the checkpoint before it stays."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def save_checkpoint(folder: Path, checkpoint: dict, result: dict) -> None:
     replace_atomically(folder / CHECKPOINT, lambda path: _save(path, content))
 
 
-def _save(path: Path, content: dict) -> None:
+def _save(path: Path, content: dict[str, Any]) -> None:
     """torch says only that a write failed, not that the disk is full."""
     import torch
 
@@ -45,7 +45,7 @@ def _save(path: Path, content: dict) -> None:
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for the checkpoint", str(path.parent)) from error
 
 
-def load_checkpoint(folder: Path) -> dict | None:
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """The trial's checkpoint with its ``result``, tensors on the CPU; None where there is none."""
     path = folder / CHECKPOINT
     if not path.exists():
@@ -69,7 +69,7 @@ def check_checkpoint(folder: Path, config_id: str, seed: int) -> bool:
     return checkpoint is not None
 
 
-def save_weights(folder: Path, state: dict[str, "Tensor"], values: dict) -> None:
+def save_weights(folder: Path, state: dict[str, "Tensor"], values: dict[str, Any]) -> None:
     """Keep the trained weights alone (adapters and head for the LoRA methods), with the configuration beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"config": json.dumps(values)}
