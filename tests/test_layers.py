@@ -12,7 +12,7 @@ PACKAGES = ("trainables", "search_spaces", "analysis", "tune_fairlora")
 ALLOWED = {
     "trainables": {"trainables"},
     "search_spaces": {"search_spaces", "trainables"},
-    "analysis": {"analysis", "trainables.config", "trainables.metrics"},
+    "analysis": {"analysis", "trainables.config", "trainables.files", "trainables.metrics"},
     "tune_fairlora": set(PACKAGES),
 }
 # A library that only the files named may import, wherever the import stands in the file.
