@@ -1,9 +1,12 @@
 """A row a configuration: its metrics as means and standard deviations over seeds; and the one chosen for a method."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from analysis import labels
-from analysis.results import Search
+from analysis.results import NothingToShow, Search
 from trainables.config import FIELDS, METHODS
 
 CHOSEN_BY = "val_accuracy"  # FairLoRA chooses its models so too
@@ -20,7 +23,8 @@ def complete(search: Search) -> pd.DataFrame:
     numbers = trials["number"] // search.seeds
     whole = trials["status"].eq("complete").groupby(numbers).transform("sum") == search.seeds
     groups = trials[whole].groupby(numbers[whole])
-    rows = groups[[name for name in _described(trials) if name in trials]].first()
+    described = ["number", "config_id", "on_front", *(name for name in FIELDS if name != "seed")]
+    rows = groups[[name for name in described if name in trials]].first()
     rows["feasible"] = ~groups["feasible"].first().eq(False) if "feasible" in trials else True
     metrics = [name for name in trials if name.startswith("val_")]
     means = groups[metrics].mean().where(groups[metrics].count() == search.seeds)
@@ -28,8 +32,10 @@ def complete(search: Search) -> pd.DataFrame:
     return pd.concat([rows, means, spread], axis="columns").reset_index(drop=True)
 
 
-def _described(trials: pd.DataFrame) -> list[str]:
-    return ["number", "config_id", "on_front", *(name for name in FIELDS if name != "seed")]
+def eligible(search: Search, by: str = CHOSEN_BY) -> pd.DataFrame:
+    """The rows of ``complete`` that a choice may fall on: within the constraints, with a value of ``by``."""
+    rows = complete(search)
+    return rows[rows["feasible"] & rows[by].notna()]
 
 
 def best(rows: pd.DataFrame, by: str) -> pd.Series:
@@ -39,16 +45,15 @@ def best(rows: pd.DataFrame, by: str) -> pd.Series:
 
 
 def chosen(search: Search, by: str = CHOSEN_BY) -> pd.DataFrame:
-    """One row of ``complete`` for each method that has any, in the order of ``METHODS``: see ``rule``."""
+    """The row of ``eligible`` that is best in ``by``, for each method that has any, in the order of ``METHODS``.
+
+    Raises NothingToShow where there is none.
+    """
     rows = eligible(search, by)
-    found = [best(rows[rows["method"] == method], by) for method in METHODS if (rows["method"] == method).any()]
-    return pd.DataFrame(found, columns=rows.columns).reset_index(drop=True)
-
-
-def eligible(search: Search, by: str = CHOSEN_BY) -> pd.DataFrame:
-    """The rows of ``complete`` that a choice may fall on: within the constraints, with a value of ``by``."""
-    rows = complete(search)
-    return rows[rows["feasible"] & rows[by].notna()]
+    if rows.empty:
+        raise NothingToShow(f"no complete configuration has a validation {labels.name(by)}")
+    each = [best(rows[rows["method"] == method], by) for method in METHODS if (rows["method"] == method).any()]
+    return pd.DataFrame(each, columns=rows.columns).reset_index(drop=True)
 
 
 def rule(search: Search, by: str = CHOSEN_BY) -> str:
@@ -59,6 +64,11 @@ def rule(search: Search, by: str = CHOSEN_BY) -> str:
     return f"of each method the complete configuration with the {best} {mean}validation {labels.name(by)}{within}"
 
 
+def varied(rows: pd.DataFrame) -> list[str]:
+    """The hyperparameters that differ among the rows that have them, in TrainConfig's order."""
+    return [name for name in FIELDS if name in rows and name != "seed" and rows[name].nunique() > 1]
+
+
 def seeds_in_words(search: Search) -> str:
     """What "±" means, or why there is none."""
     if search.seeds == 1:
@@ -66,8 +76,8 @@ def seeds_in_words(search: Search) -> str:
     return f"mean ± standard deviation over {search.seeds} seeds"
 
 
-def title(row: pd.Series) -> str:
+def title(row: "pd.Series | Mapping[str, Any]") -> str:
     """A configuration's name: "FairLoRA r8 λ0.1"."""
     rank = f" r{row['rank']:.0f}" if pd.notna(row.get("rank")) else ""
     lam = f" λ{row['lam']:.3g}" if pd.notna(row.get("lam")) else ""
-    return f"{labels.METHOD_NAMES[row['method']]}{rank}{lam}"
+    return f"{labels.METHOD_STYLES[row['method']].name}{rank}{lam}"

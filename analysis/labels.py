@@ -1,13 +1,37 @@
-"""What tables and figures call things: metrics with direction, unit and split; methods as the papers write them."""
+"""What tables and figures call things: metrics with direction, unit and split; methods, and the style of each."""
+
+from dataclasses import dataclass
 
 from trainables.metrics import METRICS
 
 HYPERPARAMETERS = {"lam": "λ", "lr": "learning rate"}  # the others are called what they are
-METHOD_NAMES = {"lora": "LoRA", "fairlora": "FairLoRA", "fft": "FFT", "fairfft": "FairFFT"}
 UNITS = {"loss": "nats", "loss_variance": "nats²"}  # every other metric is a rate, in [0, 1]
 ARROWS = {"maximize": "↑", "minimize": "↓"}
-WORDS = {"maximize": "more is better", "minimize": "less is better"}
+BETTER = {"maximize": "more is better", "minimize": "less is better"}
 SPLITS = {"val": "validation", "test": "test"}
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class MethodStyle:
+    """How every table and figure shows one method. Shape, dashes and hatch tell apart what colour-blind readers and
+    grey print do not."""
+
+    name: str  # as the papers write it
+    color: str  # of Okabe and Ito's palette: black, #E69F00, #56B4E9 and #F0E442 are left
+    marker: str  # any of matplotlib's that is filled
+    dashes: tuple[float, ...] = ()  # lengths of ink and gap in turn; none is a solid line
+    hatch: str = ""  # of bars
+    plain: str | None = None  # the method that it is compared with: the same without the fairness penalty
+
+
+# A row for each of METHODS, in the order of METHODS.
+METHOD_STYLES = {
+    "lora": MethodStyle("LoRA", "#0072B2", "o", dashes=(1, 1.5)),
+    "fairlora": MethodStyle("FairLoRA", "#D55E00", "D", hatch="///", plain="lora"),
+    "fft": MethodStyle("FFT", "#009E73", "s", dashes=(6, 2), hatch=".."),
+    "fairfft": MethodStyle("FairFFT", "#CC79A7", "^", dashes=(6, 2, 1, 2), hatch="xx", plain="fft"),
+}
 
 
 def plain(metric: str) -> str:
@@ -38,12 +62,23 @@ def hyperparameter(name: str) -> str:
 
 def heading(metric: str) -> str:
     """For a table's column: "ΔF1 ↓", "loss variance (nats²) ↓"."""
+    return f"{with_unit(metric)} {ARROWS[direction(metric)]}"
+
+
+def with_unit(metric: str) -> str:
+    """ "ΔF1", "loss variance (nats²)"."""
     unit = UNITS.get(plain(metric))
-    return f"{name(metric)}{f' ({unit})' if unit else ''} {ARROWS[direction(metric)]}"
+    return f"{name(metric)} ({unit})" if unit else name(metric)
 
 
 def axis(metric: str) -> str:
     """For an axis: "validation loss variance (nats², less is better)". The split is that of the metric's prefix."""
-    split = SPLITS[metric.partition("_")[0]]
-    unit = UNITS.get(plain(metric))
-    return f"{split} {name(metric)} ({f'{unit}, ' if unit else ''}{WORDS[direction(metric)]})"
+    facts = filter(None, [UNITS.get(plain(metric)), BETTER[direction(metric)]])
+    return f"{SPLITS[metric.partition('_')[0]]} {name(metric)} ({', '.join(facts)})"
+
+
+def number(value: object, digits: str = ".4f") -> str:
+    """A metric with four decimals, or what ``digits`` says; counts and texts as they are; "–" where there is none."""
+    if value is None or value != value:  # NaN
+        return ABSENT
+    return format(value, digits) if isinstance(value, float) else str(value)

@@ -8,15 +8,17 @@ a result: it dominates nothing and measures nothing. Infinities are ordinary num
 
 import math
 from bisect import bisect_right
+from collections.abc import Callable, Iterable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from trainables.metrics import OBJECTIVES
 
 SIGNS = {"minimize": 1.0, "maximize": -1.0}
 
 
-def as_minimization(values, directions) -> np.ndarray:
+def as_minimization(values: ArrayLike, directions: Iterable[str]) -> np.ndarray:
     """Flip the signs of the objectives to be maximised, so that smaller is better in every column.
 
     Args:
@@ -34,7 +36,7 @@ def as_minimization(values, directions) -> np.ndarray:
     return values * [SIGNS[direction] for direction in directions] + 0.0  # + 0.0 turns the -0.0 of a flipped 0 into 0.0
 
 
-def ranks(points) -> np.ndarray:
+def ranks(points: ArrayLike) -> np.ndarray:
     """Non-dominated rank: 0 on the front, 1 on the front of what is left without it, and so on.
 
     Returns: Int array [n]. Equal points share a rank. A row with any NaN has no rank, written -1, and the others have
@@ -48,7 +50,7 @@ def ranks(points) -> np.ndarray:
     return result
 
 
-def front(points) -> np.ndarray:
+def front(points: ArrayLike) -> np.ndarray:
     """Which points no other point dominates: those of rank 0.
 
     Returns: Bool array [n]. Every copy of a front point is on the front; a row with any NaN is not.
@@ -61,7 +63,7 @@ def front(points) -> np.ndarray:
     return result
 
 
-def hypervolume(points, reference) -> float:
+def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
     """Exact measure of the region that the points dominate, bounded by the reference: larger is better.
 
     Args:
@@ -73,28 +75,21 @@ def hypervolume(points, reference) -> float:
     Source: Zitzler and Thiele 1998 for the measure; for m = 3 the sweep of Fonseca, Paquete and López-Ibáñez 2006, "An
         improved dimension-sweep algorithm for the hypervolume indicator".
     """
-    points, reference = _against(points, reference)
-    return _measure(points[(points < reference).all(axis=1)], reference)  # a NaN is not < anything
+    reference = np.asarray(reference, dtype=float)
+    if reference.ndim != 1 or not np.isfinite(reference).all():
+        raise ValueError(f"reference must be [m] finite numbers, but got {reference.tolist()}.")
+    points = _matrix(points, "points", len(reference))
+    if len(reference) not in MEASURES:
+        raise ValueError(f"m <= {max(MEASURES)} must hold for an exact hypervolume, but got m={len(reference)}.")
+    points = points[(points < reference).all(axis=1)]  # a NaN is not < anything
+    if len(points) == 0:
+        return 0.0
+    if np.isneginf(points).any():  # the box of such a point is endless, and no side of it is 0
+        return np.inf
+    return float(MEASURES[len(reference)](points, reference))
 
 
-def contributions(points, reference) -> np.ndarray:
-    """Hypervolume lost by leaving out each point alone: that of the part which no other point dominates.
-
-    Args and Raises: as `hypervolume`.
-    Returns: Float array [n], >= 0, in the units of `hypervolume`. 0 for a dominated point, a point with a copy, a row
-        with NaN and a point not better than the reference; inf for any other point that holds a -inf.
-    Source: While, Bradstreet and Barone 2012, "A fast way of calculating exact hypervolumes", `exclhv`.
-    """
-    points, reference = _against(points, reference)
-    result = np.zeros(len(points))
-    inside = np.flatnonzero((points < reference).all(axis=1))
-    # A dominated point shares all it covers with its dominator, but still takes its part from what that covers alone.
-    for i in inside[front(points[inside])]:
-        result[i] = _exclusive(points[i], points[inside[inside != i]], reference)
-    return result
-
-
-def knee(points) -> int | None:
+def knee(points: ArrayLike) -> int | None:
     """The front point that gives most for least: the deepest below the plane through the front's extremes.
 
     The finite points of the front are scaled to [0, 1] in each objective. Depth is the signed distance from the plane
@@ -114,35 +109,25 @@ def knee(points) -> int | None:
     return int(rows[scaled.sum(axis=1).round(12).argmin()])
 
 
-def reference_point(objectives, n_classes: int) -> list[float]:
+def reference_point(objectives: Iterable[str], n_classes: int) -> list[float]:
     """The hypervolume's reference, in the user's directions: the worst rate, or the loss of a uniform guess (nats)."""
     chance = math.log(n_classes)
     losses = {"val_loss": chance, "val_loss_variance": chance**2}
     return [losses.get(name, 0.0 if OBJECTIVES[name] == "maximize" else 1.0) for name in objectives]
 
 
-def _matrix(values, name: str, columns: int | None = None) -> np.ndarray:
-    values = np.asarray(values, dtype=float)
-    if values.shape == (0,):  # `[]` is a list of no rows, of any width
-        values = values.reshape(0, columns or 1)
-    if values.ndim != 2 or values.shape[1] < 1:
-        raise ValueError(f"{name} must have shape [n, m] with m >= 1, but got shape {values.shape}.")
-    if columns is not None and values.shape[1] != columns:
-        raise ValueError(f"{name} must have {columns} columns, but got {values.shape[1]}.")
-    return values
+def _matrix(values: ArrayLike, name: str, columns: int | None = None) -> np.ndarray:
+    matrix = np.asarray(values, dtype=float)
+    if matrix.shape == (0,):  # `[]` is a list of no rows, of any width
+        matrix = matrix.reshape(0, columns or 1)
+    if matrix.ndim != 2 or matrix.shape[1] < 1:
+        raise ValueError(f"{name} must have shape [n, m] with m >= 1, but got shape {matrix.shape}.")
+    if columns is not None and matrix.shape[1] != columns:
+        raise ValueError(f"{name} must have {columns} columns, but got {matrix.shape[1]}.")
+    return matrix
 
 
-def _against(points, reference) -> tuple[np.ndarray, np.ndarray]:
-    reference = np.asarray(reference, dtype=float)
-    if reference.ndim != 1 or not np.isfinite(reference).all():
-        raise ValueError(f"reference must be [m] finite numbers, but got {reference.tolist()}.")
-    points = _matrix(points, "points", len(reference))
-    if len(reference) not in MEASURES:
-        raise ValueError(f"m <= {max(MEASURES)} must hold for an exact hypervolume, but got m={len(reference)}.")
-    return points, reference
-
-
-def _distinct(points) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _distinct(points: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(mask [n] of the rows without NaN, their distinct rows in lexicographic order, the index of each into those)."""
     points = _matrix(points, "points")
     valid = ~np.isnan(points).any(axis=1)
@@ -157,7 +142,8 @@ def _distinct(points) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _ranks_of_sorted_pairs(rows: np.ndarray) -> np.ndarray:
     """`ranks` of distinct rows in lexicographic order with m <= 2. A row comes after all that dominate it, and the best
     last column of each front so far, which grows from front to front, says which of the fronts dominate it."""
-    best, rank = [], np.empty(len(rows), dtype=int)
+    best: list[float] = []
+    rank = np.empty(len(rows), dtype=int)
     for i, value in enumerate(rows[:, -1].tolist()):
         rank[i] = k = bisect_right(best, value)
         best[k : k + 1] = [value]
@@ -187,17 +173,8 @@ def _front_of_sorted(rows: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _measure(points: np.ndarray, reference: np.ndarray) -> float:
-    """`hypervolume` of points that are all better than the reference."""
-    if len(points) == 0:
-        return 0.0
-    if np.isneginf(points).any():  # the box of such a point is endless, and no side of it is 0
-        return np.inf
-    return float(MEASURES[len(reference)](points, reference))
-
-
 def _length(points: np.ndarray, reference: np.ndarray) -> float:
-    return reference[0] - points.min()
+    return float(reference[0] - points.min())
 
 
 def _area(points: np.ndarray, reference: np.ndarray) -> float:
@@ -235,14 +212,4 @@ def _step(xs: list[float], ys: list[float], x: float, y: float) -> float:
     return added + (xs[start + 1] - left) * (ceiling - y)
 
 
-def _exclusive(point: np.ndarray, others: np.ndarray, reference: np.ndarray) -> float:
-    """What `point` covers and `others` do not, none of which dominates it: its own box less their part of that box."""
-    if (others == point).all(axis=1).any():
-        return 0.0
-    if np.isneginf(point).any():  # no other point reaches the corner of its box, so an endless part is its own
-        return np.inf
-    shared = _measure(np.maximum(others, point), reference)
-    return max(0.0, _measure(point[None], reference) - shared)  # a rounding error is no negative contribution
-
-
-MEASURES = {1: _length, 2: _area, 3: _volume}
+MEASURES: dict[int, Callable[[np.ndarray, np.ndarray], float]] = {1: _length, 2: _area, 3: _volume}

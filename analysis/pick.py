@@ -1,20 +1,19 @@
 """One point of a search, chosen by a rule: its knee, the most accurate, the fairest, or the best that keeps a bound."""
 
-import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from analysis import configurations
+from analysis import bounds, configurations
+from analysis.labels import BETTER
 from analysis.pareto import SIGNS, as_minimization, front, knee
 from analysis.results import Search
 from trainables.config import ConfigError, lookup
 from trainables.metrics import OBJECTIVES
 
-BOUND = re.compile(r"\s*([a-z_0-9]+)\s*(>=|<=)\s*(\S+)\s+then\s+([a-z_0-9]+)\s*")
-BETTER = {"maximize": "larger is better", "minimize": "smaller is better"}
+RULES = {"knee": "", "accuracy": "maximize", "fairness": "minimize"}  # the last two: an objective of that direction
 
 
 @dataclass(frozen=True)
@@ -35,97 +34,75 @@ def pick(search: Search, rule: str) -> Choice:
     the lower number. Raises ConfigError for another rule, and where none keeps the bound: then it says how close the
     best comes.
     """
-    named = rule.strip()
-    if named not in RULES and not BOUND.fullmatch(rule):
+    name, (bound, then, target) = rule.strip(), rule.partition(" then ")
+    if name not in RULES and not then:
+        known = ", ".join(RULES)
         raise ConfigError(
-            f'--pick takes {", ".join(RULES)} or a rule like "val_accuracy>=0.9 then val_delta_f1", but got {rule!r}'
+            f'a rule to pick by is {known}, or like "val_accuracy>=0.9 then val_delta_f1", but got {rule!r}'
         )
-    table = _configurations(search)
-    if table.empty:
+    rows = configurations.complete(search)
+    rows = rows[rows["feasible"]].set_index("number").dropna(subset=search.objectives)
+    if rows.empty:
         raise ConfigError(f"the search {search.name} has no complete trial to pick from")
-    number, why = RULES[named](search, table) if named in RULES else _bounded(search, table, rule)
+    if then:
+        number, why = _bounded(search, rows, bounds.parse(bound, "a rule to pick by"), target.strip())
+    elif name == "knee":
+        number, why = _knee(search, rows)
+    elif RULES[name] in search.directions:
+        number, why = _best(search, rows, search.objectives[search.directions.index(RULES[name])])
+    else:
+        raise ConfigError(
+            f"the rule {name} needs an objective to {RULES[name]}, but {search.name} has none: "
+            f'name a metric, as in "{search.objectives[0]}>=0 then {search.objectives[-1]}"'
+        )
     return Choice(number, why + (f" (means over {search.seeds} seeds)" if search.seeds > 1 else ""))
 
 
-def _configurations(search: Search) -> pd.DataFrame:
-    """A row a configuration that may be chosen, by the number of its first trial; the mean of each metric."""
-    rows = configurations.complete(search)
-    return rows[rows["feasible"]].set_index("number").dropna(subset=search.objectives)
-
-
-def _knee(search: Search, table: pd.DataFrame) -> tuple[int, str]:
-    points = as_minimization(table[search.objectives].to_numpy(float), search.directions)
+def _knee(search: Search, rows: pd.DataFrame) -> tuple[int, str]:
+    points = as_minimization(rows[search.objectives].to_numpy(float), search.directions)
     row = knee(points)
     if row is None:
         raise ConfigError(f"the front of {search.name} has no finite point, so no knee")
-    number, members = int(table.index[row]), np.unique(points[front(points)], axis=0)
-    if len(members) <= 2:
-        return number, f"the front has {len(members)} point(s), so no knee; trial {number} is one: " + \
-                       _values(search, table, number)  # fmt: skip
-    return number, f"trial {number} is the knee of the front, the deepest point below the plane through its " \
-                   f"extremes: {_values(search, table, number)}"  # fmt: skip
+    number, size = int(rows.index[row]), len(np.unique(points[front(points)], axis=0))
+    values = _values(rows, number, search.objectives, " ")
+    if size <= 2:
+        return number, f"the front has {size} point(s), so no knee; trial {number} is one: {values}"
+    why = "the knee of the front, the deepest point below the plane through its extremes"
+    return number, f"trial {number} is {why}: {values}"
 
 
-def _best_objective(direction: str) -> Callable:
-    def choose(search: Search, table: pd.DataFrame) -> tuple[int, str]:
-        if direction not in search.directions:
-            raise ConfigError(
-                f"the rule needs an objective to {direction}, but {search.name} has none: "
-                f'name a metric, as in "{search.objectives[0]}>=0 then {search.objectives[-1]}"'
-            )
-        return _best(search, table, search.objectives[search.directions.index(direction)], "")
-
-    return choose
-
-
-def _bounded(search: Search, table: pd.DataFrame, rule: str) -> tuple[int, str]:
-    metric, sign, text, target = BOUND.fullmatch(rule).groups()
-    for name in (metric, target):
-        lookup(OBJECTIVES, name, "metric of --pick")
-        if name not in table:
+def _bounded(search: Search, rows: pd.DataFrame, bound: bounds.Bound, target: str) -> tuple[int, str]:
+    lookup(OBJECTIVES, target, "metric of a rule to pick by")
+    for name in (bound.metric, target):
+        if name not in rows:
             raise ConfigError(f"the search {search.name} must have measured {name}, but has not")
-    bound = _number(text, rule)
-    values = table[metric].dropna()
-    kept = values[values >= bound] if sign == ">=" else values[values <= bound]
+    values = rows[bound.metric].dropna()
+    kept = values[values >= bound.bound] if bound.sign == ">=" else values[values <= bound.bound]
     if kept.empty:
-        raise ConfigError(f"no complete trial keeps {metric}{sign}{bound:g}{_closest(values, metric, sign)}")
-    return _best(search, table.loc[kept.index], target, f" with {metric}{sign}{bound:g}", metric)
+        closest = f"none has a value of {bound.metric}"
+        if len(values):
+            number = int(values.idxmax() if bound.sign == ">=" else values.idxmin())
+            closest = f"trial {number} comes closest with {values[number]:.4f}"
+        raise ConfigError(f"no complete trial keeps {bound}: {closest}")
+    return _best(search, rows.loc[kept.index], target, f" with {bound}", [bound.metric])
 
 
-def _closest(values: pd.Series, metric: str, sign: str) -> str:
-    if values.empty:
-        return f": none has a value of {metric}"
-    number = int(values.idxmax() if sign == ">=" else values.idxmin())
-    return f": trial {number} comes closest with {values[number]:.4f}"
-
-
-def _number(text: str, rule: str) -> float:
-    try:
-        bound = float(text)
-    except ValueError:
-        bound = np.nan
-    if not np.isfinite(bound):
-        raise ConfigError(f"--pick must compare with a number, but got {rule!r}")
-    return bound
-
-
-def _best(search: Search, table: pd.DataFrame, target: str, among: str, *shown: str) -> tuple[int, str]:
-    table = table.dropna(subset=[target])
-    if table.empty:
+def _best(
+    search: Search, rows: pd.DataFrame, target: str, among: str = "", beside: Sequence[str] = ()
+) -> tuple[int, str]:
+    """The best of ``rows`` in ``target``; the reason names its values of ``beside``, too."""
+    rows = rows.dropna(subset=[target])
+    if rows.empty:
         raise ConfigError(f"no complete trial{among} has a value of {target}")
     direction = OBJECTIVES[target]
     signs = [SIGNS[direction], *(SIGNS[each] for each in search.directions)]
-    costs = table[[target, *search.objectives]].to_numpy(float) * signs
-    number = int(table.index[np.lexsort([table.index.to_numpy(), *costs.T[::-1]])[0]])
-    ours, count = table.loc[number], len(table)
-    best = f"trial {number} has the best {target} ({ours[target]:.4f}, {BETTER[direction]})"
-    others = [name for name in dict.fromkeys([*shown, *search.objectives]) if name != target]
-    beside = f"; {', '.join(f'{name} is {ours[name]:.4f}' for name in others)}" if others else ""
-    return number, f"{best} of the {count} complete configurations{among}{beside}"
+    costs = rows[[target, *search.objectives]].to_numpy(float) * signs
+    number = int(rows.index[np.lexsort([rows.index.to_numpy(), *costs.T[::-1]])[0]])
+    others = [name for name in dict.fromkeys([*beside, *search.objectives]) if name != target]
+    why = f"trial {number} has the best {target} ({rows.loc[number, target]:.4f}, {BETTER[direction]})"
+    also = f"; {_values(rows, number, others, ' is ')}" if others else ""
+    return number, f"{why} of the {len(rows)} complete configurations{among}{also}"
 
 
-def _values(search: Search, table: pd.DataFrame, number: int) -> str:
-    return ", ".join(f"{name} {table.loc[number, name]:.4f}" for name in search.objectives)
-
-
-RULES = {"knee": _knee, "accuracy": _best_objective("maximize"), "fairness": _best_objective("minimize")}
+def _values(rows: pd.DataFrame, number: int, names: Sequence[str], verb: str) -> str:
+    return ", ".join(f"{name}{verb}{rows.loc[number, name]:.4f}" for name in names)

@@ -4,16 +4,21 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 REQUIRED = ("number", "config_id", "seed", "status", "method", "on_front")
 CONFIRMED = "confirmed.parquet"
-VARIABLE = "TUNE_FAIRLORA_SEARCH"  # of the environment: the folder that the notebooks look at
+SEARCH_VARIABLE = "TUNE_FAIRLORA_SEARCH"  # of the environment: the folder that the notebooks look at
 RUNS = (Path("runs"), Path(__file__).resolve().parent.parent / "runs")  # from the current folder, from the project's
 
 
-@dataclass(frozen=True)
+class NothingToShow(ValueError):
+    """A search lacks what a figure or a table shows: too few trials, no such method. The message says what."""
+
+
+@dataclass(frozen=True, eq=False)
 class Search:
     """A finished or running search: ``trials`` has a row a trial, ``epochs`` a row an epoch of a trial.
 
@@ -28,12 +33,13 @@ class Search:
     trials: pd.DataFrame
     epochs: pd.DataFrame
     seeds: int = 1
-    settings: dict = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     confirmed: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def classes(self) -> list[str]:
-        return self.settings.get("classes", [])
+        """Names of the classes, by index."""
+        return list(self.settings.get("classes", ()))
 
 
 def read(folder: str | Path) -> Search:
@@ -62,9 +68,9 @@ def read(folder: str | Path) -> Search:
 def newest() -> Path:
     """The search to look at: the folder that ``TUNE_FAIRLORA_SEARCH`` names, else the newest in ``runs/`` of the
     current folder or of the project. Raises ValueError where there is none."""
-    if os.environ.get(VARIABLE):
-        return Path(os.environ[VARIABLE])
-    found = [path for runs in RUNS for path in runs.glob("*/trials.parquet")]
-    if not found:
-        raise ValueError(f"there is no search in runs/: set {VARIABLE} to the folder of one")
-    return max(found, key=lambda path: path.stat().st_mtime).parent
+    if os.environ.get(SEARCH_VARIABLE):
+        return Path(os.environ[SEARCH_VARIABLE])
+    tables = [path for runs in RUNS for path in runs.glob("*/trials.parquet")]
+    if not tables:
+        raise ValueError(f"there is no search in runs/: set {SEARCH_VARIABLE} to the folder of one")
+    return max(tables, key=lambda path: path.stat().st_mtime).parent

@@ -15,7 +15,7 @@ PACKAGES = ("trainables", "search_spaces", "analysis", "tune_fairlora")
 ALLOWED = {
     "trainables": {"trainables"},
     "search_spaces": {"search_spaces", "trainables"},
-    "analysis": {"analysis", "trainables.config", "trainables.metrics"},
+    "analysis": {"analysis", "trainables.config", "trainables.files", "trainables.metrics"},
     "tune_fairlora": set(PACKAGES),
 }
 # Inside a package too: the modules and folders of the list import what stands before them, and their own.

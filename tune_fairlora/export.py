@@ -19,7 +19,7 @@ from trainables.config import ConfigError  # noqa: E402
 from tune_fairlora import cli  # noqa: E402
 from tune_fairlora.record import search_folder  # noqa: E402
 from tune_fairlora.record.state import COMPLETE  # noqa: E402
-from tune_fairlora.reporting.export_folder import whole, write  # noqa: E402
+from tune_fairlora.reporting.export_folder import all_or_nothing, export_trial  # noqa: E402
 from tune_fairlora.tracking import models, tracking_uri  # noqa: E402
 from tune_fairlora.tracking.outbox import read_position  # noqa: E402
 
@@ -62,7 +62,7 @@ def _command(args: argparse.Namespace) -> int:
     out = args.out or done.folder / "exports" / f"{number:04d}{'-merged' * args.merge}"
     _require_new(out)
     where = registry(done, number) if args.register else ()
-    difference = whole(out, lambda folder: write(folder, done, number, why, args.merge))
+    difference = all_or_nothing(out, lambda folder: export_trial(folder, done, number, why, args.merge))
     size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
     print(f"trial {number} is in {out} ({size:.1f} MB); loaded again, its logits differ by {difference:.1e} at most")
     if args.register:

@@ -95,7 +95,7 @@ def _judge(args: argparse.Namespace, opened, folder: Path) -> int:
     for name, (table, names) in tables.items():
         lists = {column: values.tolist() for column, values in table.items()}
         made[name] = trial_results.rows(lists, names, trial_results.COLUMNS[name])
-    made = trial_results.without_nan(made | {"confusion": judged.confusion.tolist()})
+    made = trial_results.null_for_nan(made | {"confusion": judged.confusion.tolist()})
     _print_json(made) if args.json else _print_evaluation(folder, args.split, made)
     if seen.training:
         print(f"note: {seen.training} rows are of the split train; --split leaves them out", file=sys.stderr)
@@ -103,10 +103,11 @@ def _judge(args: argparse.Namespace, opened, folder: Path) -> int:
 
 
 def _print_evaluation(folder: Path, split: str | None, made: dict) -> None:
-    from tune_fairlora.reporting.model_card import SHOWN, number
+    from analysis.labels import number
+    from tune_fairlora.reporting.model_card import SUMMARY
 
     print(f"{plain(folder)}: {made['images']} images{f' of split {plain(split)}' if split else ''}")
-    _print_table([[name, number(made["metrics"][name])] for name in SHOWN])
+    _print_table([[name, number(made["metrics"][name])] for name in SUMMARY])
     for title in ("group", "class"):
         rows = made[f"by_{title}"]
         print()

@@ -61,18 +61,18 @@ def html(folder: Path, by: str) -> str:
     from analysis import results
     from tune_fairlora.record.event_log import read_events
     from tune_fairlora.reporting import sections
-    from tune_fairlora.reporting.html import page
+    from tune_fairlora.reporting.page import document
 
     try:
         search = results.read(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"the tables of {folder} must be whole, but: {error}") from error
     try:
-        made = sections.material(search, read_events(folder), by)
+        report = sections.report_data(search, read_events(folder), by)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"the log of {folder} must be whole, but an event of it is not ({error!r})") from error
-    scripts = [made.drawing[1]] if len(made.front) else []
-    return page(f"Search {search.name}", sections.lead(made), sections.sections(made), scripts)
+    scripts = [report.drawing[1]] if report.front else []
+    return document(f"Search {search.name}", sections.lead(report), sections.sections(report), scripts)
 
 
 def write(path: Path, text: str) -> None:

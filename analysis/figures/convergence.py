@@ -6,12 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import configurations
-from analysis.figures.front import STYLES
-from analysis.labels import METHOD_NAMES
+from analysis.labels import METHOD_STYLES
 from analysis.pareto import as_minimization, front, hypervolume, reference_point
-from analysis.results import Search
-
-STARTED = "in the order of their start"
+from analysis.results import NothingToShow, Search
 
 
 def by_number(search: Search) -> pd.DataFrame:
@@ -36,12 +33,16 @@ def growth(search: Search, order: pd.DataFrame | None = None) -> pd.DataFrame:
         trial), ``grew`` (whether its end enlarged the hypervolume).
     """
     order = by_number(search) if order is None else order
-    places = pd.Series(range(len(order)), index=order["number"])
-    points, reference = _joining(search, places)
+    places = dict(zip(order["number"], range(len(order))))
+    rows = configurations.complete(search)
+    rows = rows[rows["feasible"]]
+    costs = as_minimization(rows[search.objectives].to_numpy(float), search.directions)
+    joining = {max(places[n] for n in range(first, first + search.seeds)): i for i, first in enumerate(rows["number"])}
+    reference = as_minimization([reference_of(search)], search.directions)[0]
     values, members = np.zeros(len(order)), np.empty((0, len(search.objectives)))
     for place in range(len(order)):
-        if place in points:
-            members = np.concatenate([members, points[place]])
+        if place in joining:
+            members = np.concatenate([members, costs[joining[place]][None]])
             members = members[front(members)]
         values[place] = hypervolume(members, reference)
     methods = search.trials.set_index("number")["method"]
@@ -57,57 +58,41 @@ def growth(search: Search, order: pd.DataFrame | None = None) -> pd.DataFrame:
     )
 
 
-def _joining(search: Search, places: pd.Series) -> tuple[dict[int, np.ndarray], np.ndarray]:
-    """The points that join the front's candidates, by the place of their last seed's end; and the reference point."""
-    rows = configurations.complete(search)
-    rows = rows[rows["feasible"]]
-    costs = as_minimization(rows[search.objectives].to_numpy(float), search.directions)
-    points: dict[int, np.ndarray] = {}
-    for first, cost in zip(rows["number"], costs):
-        last = max(places[n] for n in range(first, first + search.seeds))
-        points[last] = cost[None]
-    return points, as_minimization([reference_of(search)], search.directions)[0]
-
-
 def reference_of(search: Search) -> list[float]:
     """The reference point of the search, in the user's directions."""
     return reference_point(search.objectives, max(len(search.classes), 1))
 
 
-def draw(ax: Axes, growth: pd.DataFrame, over: str) -> None:
-    """Steps over ``over`` ("trials" or "epochs"); a mark, in its method's style, where the front grew."""
-    ax.step([0, *growth[over]], [0, *growth["hypervolume"]], where="post", color="0.35", linewidth=1.2, zorder=1)
-    for method, (color, marker) in STYLES.items():
-        rows = growth[growth["grew"] & (growth["method"] == method)]
-        if len(rows):
-            ax.scatter(
-                rows[over], rows["hypervolume"], c=color, marker=marker, s=26, linewidths=0, label=METHOD_NAMES[method]
-            )
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.set_ylim(*_limits(growth["hypervolume"]))
-
-
-def _limits(values: pd.Series) -> tuple[float, float]:
-    """From a little below the first front to a little above the last: the way from 0 to the first trial says little."""
-    reached = values[values > 0]
-    if not len(reached):
-        return 0.0, 1.0
-    margin = max(0.06 * np.ptp(reached), 0.002)
-    return float(reached.min() - 3 * margin), float(reached.max() + margin)
-
-
 def figure(search: Search, order: pd.DataFrame | None = None) -> Figure:
     """Hypervolume over trials and over epochs, side by side. ``order`` as in ``growth``."""
-    made = growth(search, order)
+    rows = growth(search, order)
+    if rows.empty:
+        raise NothingToShow("no trial has ended yet")
     page = Figure(figsize=(7.6, 3.2), layout="constrained")
     left, right = page.subplots(1, 2, sharey=True)
-    draw(left, made, "trials")
-    draw(right, made, "epochs")
-    left.set_xlabel(f"trials ended, {STARTED if order is None else 'as they ended'}")
+    draw(left, rows, "trials")
+    draw(right, rows, "epochs")
+    left.set_xlabel(f"trials ended, {'in the order of their start' if order is None else 'as they ended'}")
     right.set_xlabel("epochs trained, stopped trials included")
     left.set_ylabel("validation hypervolume (more is better)")
-    if made["grew"].any():
+    if rows["grew"].any():
         left.legend(frameon=False, fontsize=8, loc="lower right", title="the front grew by", title_fontsize=8)
     reference = ", ".join(f"{value:g}" for value in reference_of(search))
     page.suptitle(f"hypervolume of the front, from the reference point ({reference})", fontsize=10)
     return page
+
+
+def draw(ax: Axes, rows: pd.DataFrame, over: str) -> None:
+    """``rows`` of ``growth`` as steps over ``over`` ("trials" or "epochs"); a mark, in its method's style, where the
+    front grew. The axis begins a little below the first front: the way from 0 to the first trial says little."""
+    ax.step([0, *rows[over]], [0, *rows["hypervolume"]], where="post", color="0.35", linewidth=1.2, zorder=1)
+    for method, style in METHOD_STYLES.items():
+        own = rows[rows["grew"] & (rows["method"] == method)]
+        if len(own):
+            ax.scatter(
+                own[over], own["hypervolume"], s=26, c=style.color, marker=style.marker, linewidths=0, label=style.name
+            )
+    ax.spines[["top", "right"]].set_visible(False)
+    reached = rows.loc[rows["hypervolume"] > 0, "hypervolume"]
+    margin = max(0.06 * np.ptp(reached), 0.002) if len(reached) else 0.0
+    ax.set_ylim(*((reached.min() - 3 * margin, reached.max() + margin) if len(reached) else (0.0, 1.0)))

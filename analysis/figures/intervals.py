@@ -8,15 +8,18 @@ held the true ΔF1 90 to 94 % of the time, the percentile interval 0 to 57 %; ac
 It says nothing of other seeds: one trained model is measured on other images.
 """
 
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import labels
-from analysis.figures.front import STYLES
-from analysis.results import Search
+from analysis.results import NothingToShow, Search
 
+Confusions = Mapping[int, Any]  # of a search: by a trial's number, counts [K, K] of true by predicted class
 LEVEL = 0.95
 REPEATS = 2000
 
@@ -29,7 +32,7 @@ def _rates(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return f1, np.where(count > 0, hit / count, np.nan)
 
 
-MEASURES = {
+MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "val_accuracy": lambda c: np.trace(c, axis1=1, axis2=2) / c.sum(axis=(1, 2)),
     "val_min_f1": lambda c: np.nanmin(_rates(c)[0], axis=1),
     "val_median_f1": lambda c: np.nanmedian(_rates(c)[0], axis=1),
@@ -41,7 +44,9 @@ MEASURES = {
 }
 
 
-def bootstrap(confusion, metrics, repeats: int = REPEATS, seed: int = 0) -> dict[str, tuple[float, float]]:
+def bootstrap(
+    confusion: Any, metrics: Iterable[str], repeats: int = REPEATS, seed: int = 0
+) -> dict[str, tuple[float, float]]:
     """A 95 % interval of each of ``metrics`` that a confusion table determines (``MEASURES``), by name.
 
     It need not hold the point: a gap between classes of few images is that much too large.
@@ -57,57 +62,55 @@ def bootstrap(confusion, metrics, repeats: int = REPEATS, seed: int = 0) -> dict
         raise ValueError(f"confusion must be [K, K] counts of at least one image, but has shape {table.shape}")
     total, tail = int(table.sum()), (1 - LEVEL) / 2
     drawn = np.random.default_rng(seed).multinomial(total, table.ravel() / total, repeats).reshape(-1, *table.shape)
-    found = {}
+    intervals = {}
     for name in metrics:
         if name in MEASURES:
             low, high = map(float, np.quantile(MEASURES[name](drawn), [tail, 1 - tail]))
             middle = float(MEASURES[name](table[None])[0])
             if high > low:  # a class without a hit, or all of them right, comes out alike in every draw: not known
-                found[name] = (max(0.0, 2 * middle - high), min(1.0, 2 * middle - low))
-    return found
+                intervals[name] = (max(0.0, 2 * middle - high), min(1.0, 2 * middle - low))
+    return intervals
 
 
-def of_trials(search: Search, confusions: dict[int, list]) -> pd.DataFrame:
-    """The front's trials whose confusion table is known (by number), with their interval of each objective.
+def of_front(search: Search, confusions: Confusions) -> pd.DataFrame:
+    """The front's trials whose confusion table is known, with their interval of each objective.
 
     Columns: ``number``, ``method``, each objective, ``<objective>_low`` and ``<objective>_high``; NaN where a confusion
     table does not determine it.
     """
     front = search.trials[search.trials["on_front"] & search.trials["number"].isin(list(confusions))]
     rows = front[["number", "method", *search.objectives]].reset_index(drop=True)
-    ends = [bootstrap(confusions[number], search.objectives) for number in rows["number"]]
+    intervals = [bootstrap(confusions[number], search.objectives) for number in rows["number"]]
     for name in search.objectives:
-        for side, column in enumerate((f"{name}_low", f"{name}_high")):
-            rows[column] = [found[name][side] if name in found else np.nan for found in ends]
+        ends = [each.get(name, (np.nan, np.nan)) for each in intervals]
+        rows[[f"{name}_low", f"{name}_high"]] = np.array(ends).reshape(len(rows), 2)
     return rows
 
 
-def draw(ax: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
-    """The trials of ``of_trials`` with a cross of their two intervals."""
-    for row in rows.to_dict("records"):
-        color, marker = STYLES[row["method"]]
-        for name, end in ((x, "xerr"), (y, "yerr")):
-            if not np.isnan(row[f"{name}_low"]):
-                # A basic interval need not hold its middle: bars are drawn from end to end.
-                low, high = row[f"{name}_low"], row[f"{name}_high"]
-                line = ax.hlines if end == "xerr" else ax.vlines
-                line(row[y] if end == "xerr" else row[x], low, high, color=color, linewidth=1, alpha=0.7, zorder=1)
-        ax.scatter(row[x], row[y], c=color, marker=marker, s=50, linewidths=0, zorder=2)
-        ax.annotate(str(row["number"]), (row[x], row[y]), (5, 5), textcoords="offset points", fontsize=8)
-    for method in dict.fromkeys(rows["method"]):
-        ax.scatter([], [], s=40, c=STYLES[method][0], marker=STYLES[method][1], label=labels.METHOD_NAMES[method])
-    ax.set_xlabel(labels.axis(x))
-    ax.set_ylabel(labels.axis(y))
-    ax.legend(frameon=False, fontsize=8)
-    ax.spines[["top", "right"]].set_visible(False)
-
-
-def figure(search: Search, confusions: dict[int, list]) -> Figure:
-    """The front's trials in the first two objectives, with intervals. Raises ValueError where there is none."""
-    rows = of_trials(search, confusions)
-    if not len(rows):
-        raise ValueError("no trial on the front has a confusion table, so there are no intervals")
+def figure(search: Search, confusions: Confusions) -> Figure:
+    """The front's trials in the first two objectives, with intervals. Raises NothingToShow where there is none."""
+    rows = of_front(search, confusions)
+    if rows.empty:
+        raise NothingToShow("no trial on the front has a confusion table, so there are no intervals")
     page = Figure(figsize=(6.4, 4.4), layout="constrained")
     draw(page.add_subplot(), rows, *search.objectives[:2])
     page.suptitle("front's trials with 95 % intervals over the validation images (bootstrap)", fontsize=10)
     return page
+
+
+def draw(ax: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
+    """``rows`` of ``of_front``, each with a cross of its two intervals. A basic interval need not hold its point, so
+    bars are drawn from end to end."""
+    for row in rows.to_dict("records"):
+        style = labels.METHOD_STYLES[row["method"]]
+        ax.hlines(row[y], row[f"{x}_low"], row[f"{x}_high"], color=style.color, linewidth=1, alpha=0.7, zorder=1)
+        ax.vlines(row[x], row[f"{y}_low"], row[f"{y}_high"], color=style.color, linewidth=1, alpha=0.7, zorder=1)
+        ax.scatter(row[x], row[y], s=50, c=style.color, marker=style.marker, linewidths=0, zorder=2)
+        ax.annotate(str(row["number"]), (row[x], row[y]), (5, 5), textcoords="offset points", fontsize=8)
+    for method in dict.fromkeys(rows["method"]):
+        style = labels.METHOD_STYLES[method]
+        ax.scatter([], [], s=40, c=style.color, marker=style.marker, label=style.name)
+    ax.set_xlabel(labels.axis(x))
+    ax.set_ylabel(labels.axis(y))
+    ax.legend(frameon=False, fontsize=8)
+    ax.spines[["top", "right"]].set_visible(False)

@@ -5,16 +5,17 @@ close they are, and its area depends on the order of the spokes. The figure says
 belongs beside it.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
 
 from analysis import configurations, labels
-from analysis.figures.front import STYLES
-from analysis.results import Search
+from analysis.results import NothingToShow, Search
 
-METRICS = (
+SPOKES = (
     "val_accuracy",
     "val_min_f1",
     "val_min_recall",
@@ -25,30 +26,36 @@ METRICS = (
     "val_eod_max",
     "val_equalized_odds",
 )
-LINES = {"lora": "-", "fairlora": "-", "fft": "--", "fairfft": "--"}
 
 
-def scaled(rows: pd.DataFrame, metrics=METRICS) -> pd.DataFrame:
-    """``metrics`` of ``rows``, each in [0, 1]: 0 the worst of the rows, 1 the best, all 1 where they are equal.
+def figure(search: Search, metrics: Sequence[str] = SPOKES, by: str = configurations.CHOSEN_BY) -> Figure:
+    """The radar of ``configurations.chosen``. Raises NothingToShow where fewer than two methods are complete."""
+    rows = configurations.chosen(search, by)
+    if len(rows) < 2:
+        raise NothingToShow(f"a radar compares methods, but only {rows['method'][0]} has a complete configuration")
+    page = Figure(figsize=(6.2, 6.0), layout="constrained")
+    ax = page.add_subplot(projection="polar")
+    assert isinstance(ax, PolarAxes)
+    draw(ax, rows, metrics)
+    page.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    page.suptitle(
+        "validation metrics; each spoke from the worst (centre) to the best (rim)\nof the methods shown, "
+        f"so small differences look large ({configurations.seeds_in_words(search)})",
+        fontsize=9,
+    )
+    return page
 
-    A metric that any row lacks is left out: a polygon has no gaps.
-    """
-    known = [name for name in metrics if name in rows and rows[name].notna().all()]
-    oriented = rows[known].astype(float) * [labels.sign(name) for name in known]
-    low, high = oriented.min(), oriented.max()
-    return ((oriented - low) / (high - low).where(high > low)).fillna(1.0)
 
-
-def draw(ax: PolarAxes, rows: pd.DataFrame, metrics=METRICS) -> None:
+def draw(ax: PolarAxes, rows: pd.DataFrame, metrics: Sequence[str] = SPOKES) -> None:
     """A polygon for each row (of ``configurations.chosen``) over ``scaled``."""
     table = scaled(rows, metrics)
     angles = np.linspace(0, 2 * np.pi, table.shape[1], endpoint=False)
-    for (_, row), values in zip(rows.iterrows(), table.to_numpy()):
-        color, marker = STYLES[row["method"]]
+    for row, values in zip(rows.to_dict("records"), table.to_numpy()):
+        style = labels.METHOD_STYLES[row["method"]]
         closed, turn = np.append(values, values[:1]), np.append(angles, angles[:1])
-        style = {"color": color, "marker": marker, "linestyle": LINES[row["method"]], "linewidth": 1.6}
-        ax.plot(turn, closed, **style, markersize=5, label=configurations.title(row), clip_on=False)
-        ax.fill(turn, closed, color=color, alpha=0.06)
+        (line,) = ax.plot(turn, closed, color=style.color, marker=style.marker, markersize=5, linewidth=1.6)
+        line.set(linestyle=(0, style.dashes), label=configurations.title(row), clip_on=False)
+        ax.fill(turn, closed, color=style.color, alpha=0.06)
     ax.set_theta_offset(np.pi / 2)
     ax.set_theta_direction(-1)
     ax.set_xticks(angles, [_spoke(name, rows[name]) for name in table], fontsize=7.5)
@@ -62,24 +69,18 @@ def draw(ax: PolarAxes, rows: pd.DataFrame, metrics=METRICS) -> None:
     ax.spines["polar"].set_color("0.85")
 
 
+def scaled(rows: pd.DataFrame, metrics: Sequence[str] = SPOKES) -> pd.DataFrame:
+    """``metrics`` of ``rows``, each in [0, 1]: 0 the worst of the rows, 1 the best, all 1 where they are equal.
+
+    A metric that any row lacks is left out: a polygon has no gaps.
+    """
+    whole = [name for name in metrics if name in rows and rows[name].notna().all()]
+    oriented = rows[whole].astype(float) * [labels.sign(name) for name in whole]
+    low, high = oriented.min(), oriented.max()
+    return ((oriented - low) / (high - low).where(high > low)).fillna(1.0)
+
+
 def _spoke(metric: str, values: pd.Series) -> str:
     """Its name, and what its centre and its rim stand for."""
     worst, best = (values.min(), values.max()) if labels.sign(metric) > 0 else (values.max(), values.min())
     return f"{labels.name(metric)}\n{worst:.3g} → {best:.3g}"
-
-
-def figure(search: Search, by: str = configurations.CHOSEN_BY, metrics=METRICS) -> Figure:
-    """The radar of ``configurations.chosen``. Raises ValueError where fewer than two methods are complete."""
-    rows = configurations.chosen(search, by)
-    if len(rows) < 2:
-        raise ValueError(f"a radar compares methods, but {len(rows)} of them has a complete configuration")
-    page = Figure(figsize=(6.2, 6.0), layout="constrained")
-    ax = page.add_subplot(projection="polar")
-    draw(ax, rows, metrics)
-    page.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    page.suptitle(
-        "validation metrics; each spoke from the worst (centre) to the best (rim)\nof the methods shown, "
-        f"so small differences look large ({configurations.seeds_in_words(search)})",
-        fontsize=9,
-    )
-    return page

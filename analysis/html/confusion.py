@@ -5,6 +5,7 @@ matplotlib takes 0.1 s for one, which a search of short trials would pay from it
 
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -25,14 +26,14 @@ td { width: 1.9em; min-width: 0.7em; height: 1.9em; text-align: center; border: 
 """
 
 
-def shares(confusion) -> np.ndarray:
+def shares(confusion: Any) -> np.ndarray:
     """Each row of ``[K, K]`` (true class by predicted class) divided by its sum; NaN where a class has no image."""
     confusion = np.asarray(confusion, float)
     total = confusion.sum(axis=1, keepdims=True)
     return np.divide(confusion, total, out=np.full_like(confusion, np.nan), where=total > 0)
 
 
-def page(confusion, classes: Sequence[str], title: str) -> str:
+def page(confusion: Any, classes: Sequence[str], title: str) -> str:
     """A whole HTML document, no script in it: rows are true classes, columns predicted ones, cells are shaded by the
     share of the true class; a class without images is grey. ``confusion``: counts ``[K, K]``, validation split."""
     names = [escape(name) for name in classes]

@@ -6,7 +6,7 @@ function drawFront(root, data) {
   let shownAxes = [0, 1], all = false;
 
   function make(name, attributes = {}, ...children) {
-    const svg = ["svg", "g", "line", "path", "text", "circle", "polyline", "title"].includes(name);
+    const svg = ["svg", "g", "line", "path", "text", "polyline"].includes(name);
     const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
     for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
     node.append(...children);
@@ -32,12 +32,8 @@ function drawFront(root, data) {
     }
     return found;
   }
-  function shape(kind, x, y, r) {
-    const at = (dx, dy) => `${(x + dx * r).toFixed(1)} ${(y + dy * r).toFixed(1)}`;
-    const corners = { square: [[-.9, -.9], [.9, -.9], [.9, .9], [-.9, .9]], diamond: [[0, -1.25], [1.25, 0], [0, 1.25],
-      [-1.25, 0]], triangle: [[0, -1.2], [1.15, .9], [-1.15, .9]] }[kind];
-    return corners ? make("path", { d: "M" + corners.map(c => at(...c)).join("L") + "Z" })
-      : make("circle", { cx: x.toFixed(1), cy: y.toFixed(1), r });
+  function shape(style, x, y, r) {
+    return make("path", { d: style.path, fill: style.color, transform: `translate(${x.toFixed(1)} ${y.toFixed(1)}) scale(${r})` });
   }
 
   const plot = make("div", { class: "plot" }), pins = make("div", { class: "pins" });
@@ -89,8 +85,7 @@ function drawFront(root, data) {
     if (dy !== null) svg.append(make("line", { class: "bar", x1: px(x), x2: px(x), y1: py(y - dy), y2: py(y + dy) }));
   }
   function dot(point, x, y) {
-    const style = data.methods[point.method], node = shape(style.shape, x, y, point.front ? 7 : 4.5);
-    node.setAttribute("fill", style.color);
+    const style = data.methods[point.method], node = shape(style, x, y, point.front ? 6.5 : 4.2);
     node.setAttribute("fill-opacity", point.front ? 1 : 0.4);
     node.setAttribute("class", "dot" + (point.front ? " member" : "") + (pinned.has(point) ? " pinned" : ""));
     node.setAttribute("tabindex", 0);
@@ -138,8 +133,7 @@ function drawFront(root, data) {
   function legend() {
     const bar = make("div", { class: "legend" });
     for (const [method, style] of Object.entries(data.methods)) {
-      const mark = shape(style.shape, 7, 7, 5);
-      mark.setAttribute("fill", style.color);
+      const mark = shape(style, 7, 7, 5);
       const change = on => on ? hidden.delete(method) : hidden.add(method);
       bar.append(tick(method, true, change, make("svg", { viewBox: "0 0 14 14" }, mark)));
     }

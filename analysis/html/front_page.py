@@ -10,16 +10,16 @@ import math
 from html import escape
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from matplotlib.markers import MarkerStyle
+from matplotlib.transforms import Affine2D
 
-from analysis import labels
-from analysis.figures.front import STYLES, by_configuration, limits
+from analysis import configurations, labels
+from analysis.figures.front import limits
 from analysis.results import Search
-from trainables.config import FIELDS
 
-SHAPES = {"o": "circle", "D": "diamond", "s": "square", "^": "triangle"}
-NOT_SHOWN = ("method", "seed")  # the one stands before the hyperparameters, the other is no property of a configuration
 DIGITS = 5  # significant ones, of the hyperparameters
 
 _ids = count()
@@ -51,61 +51,64 @@ def parts(search: Search) -> tuple[str, str]:
     return markup, f"{{\n{script}\n{call}\n}}"
 
 
-def content(search: Search) -> dict:
+def content(search: Search) -> dict[str, Any]:
     """What the page draws: ``axes`` (the objectives), ``methods`` with their style, and ``points``, those of the front
     last. A point is a configuration that is complete with every seed; its values are means over its seeds, ``spread``
     their standard deviations (None with one seed)."""
-    points = by_configuration(search)
-    points = points[points[search.objectives].map(math.isfinite).all(axis=1)].sort_values("on_front", kind="stable")
+    rows = configurations.complete(search)
+    rows = rows[rows[search.objectives].map(math.isfinite).all(axis=1)].sort_values("on_front", kind="stable")
     axes = [
         {
             "name": labels.name(name),
             "label": labels.axis(name),
             "up": direction == "maximize",
-            "frame": list(limits(points, name)) if len(points) else [],
+            "frame": list(limits(rows, name)) if len(rows) else [],
         }
         for name, direction in zip(search.objectives, search.directions)
     ]
-    present = [name for name in STYLES if (points["method"] == name).any()]
-    trials = {row["number"]: row for row in search.trials.astype(object).to_dict("records")}
-    names = searched(search)
+    styles = {name: style for name, style in labels.METHOD_STYLES.items() if (rows["method"] == name).any()}
+    # Method stands before the hyperparameters.
+    varied = [name for name in configurations.varied(search.trials) if name != "method"]
     return {
         "name": search.name,
         "axes": axes,
-        "methods": {m: {"color": STYLES[m][0], "shape": SHAPES[STYLES[m][1]]} for m in present},
-        "points": [_point(row, trials[row["number"]], search, names) for row in points.to_dict("records")],
+        "methods": {name: {"color": style.color, "path": _path(style.marker)} for name, style in styles.items()},
+        "points": [_point(row, search, varied) for row in rows.astype(object).to_dict("records")],
         "seeds": search.seeds,
     }
 
 
-def _point(row: dict, trial: dict, search: Search, names: list[str]) -> dict:
+def _path(marker: str) -> str:
+    """SVG's path of one of matplotlib's markers, 2 units wide, around the origin."""
+    shape = MarkerStyle(marker)
+    scale = shape.get_transform() + Affine2D().scale(2, -2)  # y grows downwards
+    commands = {1: "M", 2: "L", 3: "Q", 4: "C", 79: "Z"}
+    segments = shape.get_path().transformed(scale).iter_segments(simplify=False)
+    return "".join(
+        commands[int(code)] + ("" if code == 79 else " ".join(f"{round(v, 3):g}" for v in points))
+        for points, code in segments
+    )
+
+
+def _point(row: dict[str, Any], search: Search, varied: list[str]) -> dict[str, Any]:
+    values, spread = ([row[f"{name}{end}"] for name in search.objectives] for end in ("", "_sd"))
+    given = {name: row[name] for name in varied if pd.notna(row[name])}
     return {
         "number": int(row["number"]),
         "method": row["method"],
         "front": bool(row["on_front"]),
-        "values": [_known(row[name]) for name in search.objectives],
-        "spread": [_known(row[f"{name}_sd"]) for name in search.objectives],
-        "settings": {labels.hyperparameter(name): _short(trial[name]) for name in names if not pd.isna(trial[name])},
+        "values": values,
+        "spread": [value if math.isfinite(value) else None for value in spread],  # JSON has no NaN
+        "settings": {labels.hyperparameter(k): _short(value) for k, value in given.items()},
     }
 
 
-def searched(search: Search) -> list[str]:
-    """The hyperparameters that differ between trials, or that only some have, in TrainConfig's order."""
-    known = [name for name in FIELDS if name in search.trials and name not in NOT_SHOWN]
-    return [name for name in known if search.trials[name].nunique(dropna=False) > 1]
-
-
-def _short(value):
+def _short(value: Any) -> Any:
     """A hyperparameter in few digits; what is no number as it is."""
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
-def _known(value: float) -> float | None:
-    """None for NaN, which JSON lacks."""
-    return float(value) if math.isfinite(value) else None
-
-
-def _members_table(drawn: dict) -> str:
+def _members_table(drawn: dict[str, Any]) -> str:
     """The front's members for those who print or run no scripts; the best in the first objective first."""
     rows = [point for point in drawn["points"] if point["front"]]
     rows.sort(key=lambda point: point["values"][0], reverse=drawn["axes"][0]["up"])
@@ -116,10 +119,7 @@ def _members_table(drawn: dict) -> str:
     return f'<table class="members"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def _cells(point: dict, names: list[str]) -> list[str]:
+def _cells(point: dict[str, Any], names: list[str]) -> list[str]:
     values = [f"{v:.4f}" if s is None else f"{v:.4f} ± {s:.4f}" for v, s in zip(point["values"], point["spread"])]
-    settings = [point["settings"].get(name, "–") for name in names]
-    shown = [
-        f"{value:g}" if isinstance(value, float) else str(value) for value in settings
-    ]  # pandas' 8.0 is a rank of 8
-    return [str(point["number"]), point["method"], *values, *shown]
+    settings = [labels.number(point["settings"].get(name), "g") for name in names]  # pandas' 8.0 is a rank of 8
+    return [str(point["number"]), point["method"], *values, *settings]

@@ -8,10 +8,8 @@ are reported; ours are chosen on validation images and confirmed on test images.
 
 from dataclasses import dataclass
 
-import pandas as pd
-
 from analysis import labels
-from analysis.html.table import Table
+from analysis.table import Table
 
 CITATION = "Sukumaran et al. 2024, FairLoRA, arXiv 2410.17358"
 SEEDS = 3
@@ -29,7 +27,7 @@ class PaperTable:
 
 # Columns have our metrics' names; sensitive_accuracy, how well the sensitive attribute can be told from the model (less
 # is better), is none of ours.
-TABLES = (
+PRINTED = (
     PaperTable(1, "geode", ("accuracy", "min_f1", "min_recall", "delta_f1"), {
         ("clip_b32", "lora"): ((97.35, 0.17), (87.24, 0.25), (83.74, 2.15), (12.29, 0.16)),
         ("clip_b32", "fairlora"): ((97.58, 0.06), (88.93, 0.48), (86.51, 0.17), (10.71, 0.48)),
@@ -89,35 +87,19 @@ TABLES = (
 )  # fmt: skip
 
 
-def numbers() -> pd.DataFrame:
-    """All printed numbers: ``table``, ``dataset``, ``backbone``, ``method``, ``metric``, ``mean_percent``,
-    ``std_percent``."""
-    rows = [
-        (table.number, table.dataset, backbone, method, metric, mean, spread)
-        for table in TABLES
-        for (backbone, method), cells in table.values.items()
-        for metric, (mean, spread) in zip(table.columns, cells)
-    ]
-    names = ["table", "dataset", "backbone", "method", "metric", "mean_percent", "std_percent"]
-    return pd.DataFrame(rows, columns=names)
+def of_dataset(name: str) -> list[Table]:
+    """The paper's tables of a data set (our name of it); [] where it has none."""
+    return [printed(table.number) for table in PRINTED if table.dataset == name]
 
 
 def printed(number: int) -> Table:
     """Table ``number`` of the paper, to be read. Raises KeyError where the paper's table is not kept here."""
-    table = {table.number: table for table in TABLES}[number]
+    table = {table.number: table for table in PRINTED}[number]
     rows = tuple(
-        (backbone, labels.METHOD_NAMES[method], *(f"{mean:.2f} ± {spread:.2f}" for mean, spread in cells))
+        (backbone, labels.METHOD_STYLES[method].name, *(f"{mean:.2f} ± {spread:.2f}" for mean, spread in cells))
         for (backbone, method), cells in table.values.items()
     )
-    header = ("backbone", "method", *map(_heading, table.columns))
+    sensitive = {"sensitive_accuracy": "sensitive accuracy ↓"}
+    header = ("backbone", "method", *(sensitive.get(name) or labels.heading(name) for name in table.columns))
     note = f"Percent, mean ± standard deviation over {SEEDS} seeds. {CITATION}, table {number}. Not measured here."
     return Table(f"Printed in the paper: {table.dataset}", header, rows, note=note)
-
-
-def of_dataset(name: str) -> list[Table]:
-    """The paper's tables of a data set (our name of it); none where it has no such."""
-    return [printed(table.number) for table in TABLES if table.dataset == name]
-
-
-def _heading(column: str) -> str:
-    return "sensitive accuracy ↓" if column == "sensitive_accuracy" else labels.heading(column)

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from analysis import configurations
+from analysis.results import NothingToShow
 from tests.analysis.made import search, trial
 
 
@@ -45,7 +46,9 @@ def test_one_seed_has_no_deviation_and_says_so():
 
 def test_without_a_complete_trial_there_are_no_rows():
     made = search(trial(0, status="stopped"), trial(1, "fft", status="failed"))
-    assert len(configurations.complete(made)) == len(configurations.chosen(made)) == 0
+    assert len(configurations.complete(made)) == len(configurations.eligible(made)) == 0
+    with pytest.raises(NothingToShow, match="no complete configuration has a validation ΔF1"):
+        configurations.chosen(made, "val_delta_f1")
 
 
 def test_titles_name_what_a_method_has():

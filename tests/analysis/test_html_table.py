@@ -1,10 +1,11 @@
 """Names from users' folders pass through LaTeX, Markdown and HTML as text and as nothing else."""
 
+import html
 from html.parser import HTMLParser
 
 import pytest
 
-from analysis.html.table import Table, latex, markdown, to_html, to_latex, to_markdown
+from analysis.table import Table, latex, markdown, to_html, to_latex, to_markdown
 from tests.analysis.made import HOSTILE
 
 ODD = (
@@ -57,6 +58,22 @@ def test_markdown_keeps_one_line_a_row_and_as_many_cells():
     assert "<script>" not in to_markdown(table()) and r"a\|b" in to_markdown(table())
     assert markdown("*x* `y` [z](u)") == r"\*x\* \`y\` \[z\](u)"
     assert "**=cmd()**" in to_markdown(table())
+
+
+def test_escaping_leaves_one_line_that_markdown_shows_as_it_was():
+    ordinary = "red square, 2-door (new)"
+    assert markdown(ordinary).replace("\\", "") == ordinary
+    links = ["[x](javascript:alert(1))", "![i](http://x)", "<a href='x'>"]
+    for text in (*links, *HOSTILE, "*a* _b_ `c` ~d~ # e", "a|b", "&lt;", "$x^2$"):
+        escaped = markdown(text)
+        assert html.unescape(escaped.replace("\\", "")) == text
+        assert (
+            "<" not in escaped
+            and "](" not in escaped.replace("\\]", "")
+            and " |" not in f" {escaped}".replace("\\|", "")
+        )
+        assert "://" not in escaped and "$" not in escaped
+    assert markdown("a\nb\x00") == "a\\\\nb\\\\x00"
 
 
 def test_latex_escapes_what_it_would_act_upon():

@@ -55,7 +55,7 @@ def test_the_figure_draws_the_front_alone_from_end_to_end():
     ax = page.axes[0]
     assert ax.get_xlabel() == "validation accuracy (more is better)"
     assert [t.get_text() for t in ax.texts] == ["0"]
-    rows = intervals.of_trials(made, {0: [[9, 1], [0, 10]]})
+    rows = intervals.of_front(made, {0: [[9, 1], [0, 10]]})
     across = ax.collections[0].get_segments()[0]
     assert across[:, 0].tolist() == rows[["val_accuracy_low", "val_accuracy_high"]].iloc[0].tolist()
     with pytest.raises(ValueError, match="no trial on the front has a confusion table"):

@@ -6,7 +6,8 @@ import math
 import pandas as pd
 import pytest
 
-from analysis.tables import methods, published
+from analysis.results import NothingToShow
+from analysis.tables import confirmed, methods, published
 from tests.analysis.made import search, trial
 from tests.conftest import SHARED
 
@@ -19,7 +20,7 @@ def test_percent_with_the_best_in_bold_and_no_deviation_of_one_seed():
         trial(1, "fairlora", lam=0.1, val_accuracy=0.81239, val_delta_f1=0.2),
         trial(2, "fft", val_accuracy=0.81241, val_delta_f1=math.nan),
     )
-    table = methods.by_method(made, metrics=TWO)
+    table = methods.table(made, metrics=TWO)
     assert table.header == ("method", "trial", "rank", "λ", "accuracy ↑", "ΔF1 ↓")
     assert table.rows == (
         ("LoRA", "0", "8", "–", "80.00", "25.00"),
@@ -32,23 +33,24 @@ def test_percent_with_the_best_in_bold_and_no_deviation_of_one_seed():
 
 def test_seeds_give_mean_and_deviation():
     made = search(trial(0, seed=0, val_accuracy=0.8), trial(1, seed=1, val_accuracy=0.9), seeds=2)
-    assert methods.by_method(made, metrics=("accuracy",)).rows[0][-1] == "85.00 ± 7.07"
-    assert "2 seeds" in methods.by_method(made).note
+    assert methods.table(made, metrics=("accuracy",)).rows[0][-1] == "85.00 ± 7.07"
+    assert "2 seeds" in methods.table(made).note
 
 
 def test_loss_variance_stays_in_nats_squared():
-    table = methods.by_method(search(trial(0, val_loss_variance=0.12345)))
+    table = methods.table(search(trial(0, val_loss_variance=0.12345)))
     assert table.header[-1] == "loss variance (nats²) ↓" and table.rows[0][-1] == "0.1235"
 
 
 def test_it_may_be_chosen_by_another_metric():
     made = search(trial(0, val_accuracy=0.9, val_delta_f1=0.5), trial(1, val_accuracy=0.8, val_delta_f1=0.1))
-    assert methods.by_method(made).rows[0][1] == "0"
-    assert methods.by_method(made, by="val_delta_f1").rows[0][1] == "1"
+    assert methods.table(made).rows[0][1] == "0"
+    assert methods.table(made, by="val_delta_f1").rows[0][1] == "1"
 
 
-def test_a_search_without_a_complete_trial_has_an_empty_table():
-    assert methods.by_method(search(trial(0, status="failed"))).rows == ()
+def test_a_search_without_a_complete_trial_has_no_table():
+    with pytest.raises(NothingToShow, match="no complete configuration has a validation accuracy"):
+        methods.table(search(trial(0, status="failed")))
 
 
 def test_confirmed_numbers_say_test_and_keep_what_they_were_trained_on_apart():
@@ -57,7 +59,7 @@ def test_confirmed_numbers_say_test_and_keep_what_they_were_trained_on_apart():
         for n, on, a in [(2, "train", 0.7), (3, "train", 0.8), (0, "train", 0.6), (2, "trainval", 0.9)]
     ]
     trials = [trial(n, "fft" if n < 2 else "lora", seed=n % 2) for n in range(4)]
-    table = methods.confirmed(search(*trials, seeds=2, confirmed=rows), TWO)
+    table = confirmed.table(search(*trials, seeds=2, confirmed=rows), TWO)
     assert "test" in table.caption and "validation" not in table.caption
     assert table.header == ("method", "trial", "rank", "λ", "trained on", "accuracy ↑", "ΔF1 ↓")
     assert [row[:2] + row[4:6] for row in table.rows] == [
@@ -68,15 +70,27 @@ def test_confirmed_numbers_say_test_and_keep_what_they_were_trained_on_apart():
 
 
 def test_what_was_not_confirmed_has_no_test_table():
-    with pytest.raises(ValueError, match="nothing of this search was measured on the test split"):
-        methods.confirmed(search(trial(0)))
+    with pytest.raises(NothingToShow, match="nothing of this search was measured on the test split"):
+        confirmed.table(search(trial(0)))
+
+
+def numbers() -> pd.DataFrame:
+    """All that the paper's tables hold, a row a number."""
+    rows = [
+        (table.number, table.dataset, backbone, method, metric, mean, spread)
+        for table in published.PRINTED
+        for (backbone, method), cells in table.values.items()
+        for metric, (mean, spread) in zip(table.columns, cells, strict=True)
+    ]
+    names = ["table", "dataset", "backbone", "method", "metric", "mean_percent", "std_percent"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def test_the_papers_numbers_are_complete_and_cited():
-    numbers = published.numbers()
-    assert len(numbers) == 3 * 4 * (4 + 4 + 2 + 4) and not numbers.duplicated(list(numbers.columns[:5])).any()
+    found = numbers()
+    assert len(found) == 3 * 4 * (4 + 4 + 2 + 4) and not found.duplicated(list(found.columns[:5])).any()
     assert "arXiv 2410.17358" in published.CITATION
-    row = numbers.query("table == 3 and backbone == 'vit_b16' and method == 'fairlora' and metric == 'eod_max'")
+    row = found.query("table == 3 and backbone == 'vit_b16' and method == 'fairlora' and metric == 'eod_max'")
     assert row[["mean_percent", "std_percent"]].to_numpy().tolist() == [[26.82, 5.69]]
     table = published.printed(6)
     assert len(table.rows) == 12 and published.CITATION in table.note and "validation" not in table.caption
@@ -93,4 +107,4 @@ def test_the_papers_numbers_are_the_shared_ones():
     with open(source) as file:
         rows = [{**row, "metric": ours.get(row["metric"], row["metric"])} for row in csv.DictReader(file)]
     expected = pd.DataFrame(rows).astype({"table": int, "mean_percent": float, "std_percent": float})
-    pd.testing.assert_frame_equal(published.numbers(), expected, check_dtype=False)
+    pd.testing.assert_frame_equal(numbers(), expected, check_dtype=False)

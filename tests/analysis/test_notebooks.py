@@ -46,7 +46,7 @@ def run(path: Path, search: Path) -> str:
         notebook, timeout=patience(300), kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(results.VARIABLE, str(search))
+        patch.setenv(results.SEARCH_VARIABLE, str(search))
         client.execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     return "\n".join(output.get("data", {}).get("text/html", "") for output in outputs)
@@ -76,7 +76,7 @@ def test_they_run_on_a_record_without_a_complete_trial(path, tmp_path):
 
 
 def test_the_newest_search_is_found_unless_one_is_named(tmp_path, monkeypatch):
-    monkeypatch.delenv(results.VARIABLE, raising=False)
+    monkeypatch.delenv(results.SEARCH_VARIABLE, raising=False)
     monkeypatch.setattr(results, "RUNS", (tmp_path / "runs", tmp_path / "more"))
     with pytest.raises(ValueError, match="there is no search in runs/"):
         results.newest()
@@ -85,5 +85,5 @@ def test_the_newest_search_is_found_unless_one_is_named(tmp_path, monkeypatch):
         (tmp_path / name / "trials.parquet").touch()
         os.utime(tmp_path / name / "trials.parquet", (i, i))
     assert results.newest() == tmp_path / "more/new"
-    monkeypatch.setenv(results.VARIABLE, "elsewhere")
+    monkeypatch.setenv(results.SEARCH_VARIABLE, "elsewhere")
     assert results.newest() == Path("elsewhere")

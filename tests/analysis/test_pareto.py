@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna._hypervolume import compute_hypervolume
 
-from analysis.pareto import as_minimization, contributions, front, hypervolume, knee, ranks, reference_point
+from analysis.pareto import as_minimization, front, hypervolume, knee, ranks, reference_point
 from tests.processes import patience
 from trainables.metrics import OBJECTIVES
 
@@ -212,7 +212,6 @@ def test_minus_infinity_inside_is_endless(m):
     assert hypervolume([np.zeros(m), point], np.ones(m)) == INF
 
 
-@pytest.mark.parametrize("measure", [hypervolume, contributions])
 @pytest.mark.parametrize(
     ("points", "reference", "message"),
     [
@@ -224,9 +223,9 @@ def test_minus_infinity_inside_is_endless(m):
         ([0, 0], [1, 1], r"got shape \(2,\)"),
     ],
 )
-def test_measures_reject(measure, points, reference, message):
+def test_the_measure_rejects(points, reference, message):
     with pytest.raises(ValueError, match=message):
-        measure(points, reference)
+        hypervolume(points, reference)
 
 
 @settings(deadline=None)
@@ -279,46 +278,6 @@ def test_the_reference_is_the_worst_rate_or_the_loss_of_a_uniform_guess(n_classe
     worst |= {"val_loss": guess, "val_loss_variance": guess**2}
     assert reference_point(OBJECTIVES, n_classes) == pytest.approx([worst[name] for name in OBJECTIVES], rel=1e-15)
     assert reference_point(["val_delta_f1", "val_accuracy"], n_classes) == [1.0, 0.0]
-
-
-# --- contributions
-
-
-def test_contributions_in_a_staircase_are_its_corners():
-    points = [[0, 3], [1, 1], [3, 0], [NAN, 0], [5, -9]]
-    np.testing.assert_array_equal(contributions(points, [4, 4]), [1 * 1, 2 * 2, 1 * 1, 0, 0])
-
-
-def test_a_dominated_point_contributes_nothing_and_takes_from_its_dominator():
-    np.testing.assert_array_equal(contributions([[0, 0], [1, 2]], [3, 3]), [9 - 2, 0])
-
-
-def test_copies_contribute_nothing():
-    np.testing.assert_array_equal(contributions([[0.1, 0.7], [0.1, 0.7], [0.7, 0.1]], [1, 1]).round(12), [0, 0, 0.18])
-    np.testing.assert_array_equal(contributions([[-INF, 0], [-INF, -0.0]], [1, 1]), [0, 0])
-
-
-def test_what_an_endless_point_leaves_to_the_others():
-    np.testing.assert_array_equal(contributions([[-INF, 2], [0, 0], [-INF, 3], [1, -INF]], [4, 4]), [INF, 2, 0, INF])
-
-
-def test_contributions_of_no_points():
-    assert contributions([], [1, 1]).shape == contributions(np.empty((0, 3)), [1, 1, 1]).shape == (0,)
-
-
-@settings(deadline=None)
-@given(MEASURABLE)
-def test_contributions_are_what_leaving_one_out_loses(points):
-    volume = inclusion_exclusion(points, bound(points))
-    lost = [volume - inclusion_exclusion(np.delete(points, i, axis=0), bound(points)) for i in range(len(points))]
-    np.testing.assert_array_equal(contributions(points, bound(points)), lost)
-
-
-def test_rounding_makes_no_contribution_negative():
-    """Near-copies in 3-D: each shares all but a rounding error of its box with the others."""
-    points = SPHERE_DIRECTIONS * 1e-16 + 0.1
-    assert (contributions(points, [1, 1, 1]) >= 0).all()
-    assert contributions(points, [1, 1, 1]).max() < 1e-12
 
 
 # --- knee

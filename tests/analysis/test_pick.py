@@ -36,9 +36,9 @@ def search(points=POINTS, seeds: int = 1, **columns) -> Search:
     ("rule", "number", "why"),
     [
         ("knee", 1, "the knee of the front, the deepest point below the plane through its extremes: val_accuracy 0.8"),
-        ("accuracy", 0, "has the best val_accuracy (0.9000, larger is better) of the 5 complete configurations; val_d"),
-        ("fairness", 3, "has the best val_delta_f1 (0.1400, smaller is better) of the 5 complete configurations; "),
-        ("val_accuracy>=0.8 then val_delta_f1", 2, "0.1500, smaller is better) of the 3 complete configurations with"),
+        ("accuracy", 0, "has the best val_accuracy (0.9000, more is better) of the 5 complete configurations; val_d"),
+        ("fairness", 3, "has the best val_delta_f1 (0.1400, less is better) of the 5 complete configurations; "),
+        ("val_accuracy>=0.8 then val_delta_f1", 2, "0.1500, less is better) of the 3 complete configurations with"),
         (" val_delta_f1 <= 0.16 then val_accuracy ", 2, "val_delta_f1<=0.16; val_delta_f1 is 0.1500"),
         ("val_accuracy>=0.9 then val_accuracy", 0, "of the 1 complete configurations"),
     ],
@@ -59,7 +59,7 @@ def test_with_several_seeds_their_mean_counts_and_the_first_is_named():
     points = [(0.99, 0.3), (0.5, 0.3), (0.8, 0.2), (0.82, 0.2), (0.97, 0.1), (0.9, 0.1)]
     status = ["complete"] * 5 + ["failed"]
     choice = pick(search(points, 2, status=status), "accuracy")
-    assert choice.number == 2 and "(0.8100, larger" in choice.why and choice.why.endswith("(means over 2 seeds)")
+    assert choice.number == 2 and "(0.8100, more" in choice.why and choice.why.endswith("(means over 2 seeds)")
     whole = pick(search(points, 2), "accuracy")
     assert whole.number == 4 and "of the 3 complete" in whole.why
     with pytest.raises(ConfigError, match=r"trial 4 comes closest with 0\.9350$"):
@@ -77,13 +77,13 @@ def test_a_metric_without_a_value_in_one_seed_has_no_mean():
     [
         ("val_accuracy>=0.95 then val_delta_f1", "no complete trial keeps val_accuracy>=0.95: trial 0 comes closest"),
         ("val_delta_f1<=0.1 then val_accuracy", "keeps val_delta_f1<=0.1: trial 3 comes closest with 0.1400"),
-        ("best", '--pick takes knee, accuracy, fairness or a rule like "val_accuracy>=0.9 then val_delta_f1", but got'),
-        ("val_accuracy>0.5 then val_delta_f1", "--pick takes knee"),
-        ("val_accuracy>=0.5", "--pick takes knee"),
-        ("val_beauty>=0.5 then val_delta_f1", "unknown metric of --pick 'val_beauty'"),
-        ("val_accuracy>=0.5 then accuracy", "unknown metric of --pick 'accuracy'"),
-        ("val_accuracy>=x then val_delta_f1", "--pick must compare with a number, but got"),
-        ("val_accuracy>=nan then val_delta_f1", "--pick must compare with a number, but got"),
+        ("best", 'a rule to pick by is knee, accuracy, fairness, or like "val_accuracy>=0.9 then val_delta_f1"'),
+        ("val_accuracy>0.5 then val_delta_f1", "a rule to pick by takes \"metric>=number\" or"),
+        ("val_accuracy>=0.5", "a rule to pick by is knee"),
+        ("val_beauty>=0.5 then val_delta_f1", "unknown metric of a rule to pick by 'val_beauty'"),
+        ("val_accuracy>=0.5 then accuracy", "unknown metric of a rule to pick by 'accuracy'"),
+        ("val_accuracy>=x then val_delta_f1", "a rule to pick by must end in a number, but got"),
+        ("val_accuracy>=nan then val_delta_f1", "a rule to pick by must end in a number, but got"),
         ("val_eod_max<=0.5 then val_delta_f1", "the search s must have measured val_eod_max, but has not"),
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.figures import rank_and_lambda
+from analysis.results import NothingToShow
 from analysis.tables import front_share
 from tests.analysis.made import search, trial
 
@@ -84,4 +85,5 @@ def test_places_count_complete_and_front_by_value(made):
 
 
 def test_places_of_nothing_are_empty():
-    assert front_share.table(search(trial(0, status="failed"))).rows == ()
+    with pytest.raises(NothingToShow, match="no configuration is complete"):
+        front_share.table(search(trial(0, status="failed")))

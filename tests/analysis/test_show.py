@@ -4,9 +4,11 @@ import base64
 import re
 
 import matplotlib.figure
+import pytest
 
 from analysis.html import show
-from analysis.html.table import Table
+from analysis.results import NothingToShow
+from analysis.table import Table
 from tests.analysis.made import HOSTILE
 
 
@@ -34,12 +36,23 @@ def test_an_image_carries_all_of_it_and_its_title_as_text():
 
 def test_a_refusal_is_told_and_escaped():
     def refuse():
-        raise ValueError(HOSTILE[0])
+        raise NothingToShow(HOSTILE[0])
 
     text = show.show(refuse)._repr_html_()
     assert "Not shown: &lt;script&gt;" in text and "<script" not in text
 
 
-def test_tables_and_figures_come_in_their_order():
-    shown = show.show(lambda: (Table("t", ("a",), (("b",),)), drawn())).text
-    assert shown.index("<table") < shown.index("<img")
+def test_another_error_is_no_refusal():
+    def broken():
+        raise ValueError("a mistake of ours")
+
+    with pytest.raises(ValueError, match="a mistake of ours"):
+        show.show(broken)
+
+
+def test_a_table_comes_with_its_sources_where_they_are_wanted():
+    table = Table("t", ("a",), ((HOSTILE[0],),))
+    plain, whole = (show.show(lambda: table, sources=sources).text for sources in (False, True))
+    assert "<details>" not in plain and whole.startswith(plain) and whole.count("<details>") == 2
+    assert r"\begin{tabular}" in whole and "| --- |" in whole and "<script>" not in whole
+    assert show.show(drawn).text.startswith("<figure><img")

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from analysis.results import Search
-from analysis.tables.front import front
+from analysis.tables.front import members
 
 TRIALS = pd.DataFrame(
     {
@@ -28,7 +28,7 @@ def search(*directions: str) -> Search:
 
 
 def test_the_front_is_sorted_by_its_first_objective_and_leads_with_what_differs():
-    table = front(search("maximize", "minimize"))
+    table = members(search("maximize", "minimize"))
     assert table["number"].tolist() == [2, 0]
     leading = ["number", "method", "rank", "lam", "val_accuracy", "val_delta_f1", "val_group_accuracy[day]", "val_loss"]
     assert table.columns.tolist() == [*leading, "config_id", "on_front"]
@@ -36,4 +36,4 @@ def test_the_front_is_sorted_by_its_first_objective_and_leads_with_what_differs(
 
 @pytest.mark.parametrize(("direction", "order"), [("maximize", [2, 0]), ("minimize", [0, 2])])
 def test_best_comes_first_in_either_direction(direction, order):
-    assert front(search(direction, "minimize"))["number"].tolist() == order
+    assert members(search(direction, "minimize"))["number"].tolist() == order

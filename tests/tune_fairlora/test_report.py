@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
 
 from tests import told
 from tests.analysis.made import HOSTILE, NAME
 from tests.processes import patience
 from tune_fairlora import report
-from tune_fairlora.reporting import html, settings
+from tune_fairlora.reporting import settings
+from tune_fairlora.reporting.page import document
 
 
 class Page(HTMLParser):
@@ -119,7 +120,7 @@ def test_the_curve_follows_the_order_in_which_trials_ended(tmp_path):
     record.add("end", number=0, status="failed", reason="", tables={})
     render(record)
     record.close()
-    made = sections.material(results.read(folder), read_events(folder), "val_accuracy")
+    made = sections.report_data(results.read(folder), read_events(folder), "val_accuracy")
     assert made.order.to_numpy().tolist() == [[1, 6], [2, 8], [0, 8]]
 
 
@@ -130,7 +131,7 @@ def test_a_search_that_runs_and_one_without_a_complete_trial_have_a_report(tmp_p
     told.write(tmp_path / "none", trials=2, statuses=["failed", "stopped"], close="interrupted")
     assert report.main(["--search", str(tmp_path / "none")]) == 0
     text = Page((tmp_path / "none/report.html").read_text()).text
-    assert "No trial is complete" in text and "ended early (interrupted)" in text and "reason" in text
+    assert "no trial is complete" in text and "ended early (interrupted)" in text and "reason" in text
     told.write(tmp_path / "begun", trials=0, close=None)
     assert report.main(["--search", str(tmp_path / "begun")]) == 0
 
@@ -245,7 +246,7 @@ def test_a_browser_draws_the_front_runs_no_name_and_asks_nobody(made, chromium, 
 
 
 def test_a_script_that_no_section_may_run_is_not_allowed_by_the_policy():
-    page = html.page("t", "", [("h", "<p><script>alert(1)</script></p>")], ["drawFront()"])
+    page = document("t", "", [("h", "<p><script>alert(1)</script></p>")], ["drawFront()"])
     allowed = re.search(r"script-src ([^\"]*)\"", page)[1]
     digest = base64.b64encode(hashlib.sha256(b"drawFront()").digest()).decode()
     assert allowed == f"'sha256-{digest}'"
@@ -262,6 +263,7 @@ def test_a_script_that_no_section_may_run_is_not_allowed_by_the_policy():
     ],
 )
 def test_what_was_searched_is_told_in_words(distribution, text):
-    """The record has Optuna's own text of a distribution: an Optuna that words it otherwise is noticed here."""
+    """The record has Optuna's own text of a distribution, or its JSON: an Optuna that words it otherwise is noticed."""
     assert settings._searched(str(distribution)) == text
     assert settings._searched({"lora": str(distribution)}) == f"lora {text}"
+    assert settings._searched(distribution_to_json(distribution)) == text

@@ -71,12 +71,12 @@ def picture(search: "Search") -> "Figure":
     """The front on paper."""
     from analysis.figures import front
 
-    return front.front_figure(search)
+    return front.figure(search)
 
 
 def front_table(search: "Search") -> dict:
     """The front's trials as a table."""
     from analysis.tables import front
 
-    rows = front.front(search).astype(object).to_dict("split")
+    rows = front.members(search).astype(object).to_dict("split")
     return {"columns": rows["columns"], "data": [[_cell(value) for value in row] for row in rows["data"]]}

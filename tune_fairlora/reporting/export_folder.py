@@ -13,11 +13,11 @@ from trainables.config import ConfigError
 from tune_fairlora.record import search_folder
 from tune_fairlora.reporting import model_card, trial_results
 
-METRICS, CARD = "metrics.json", "README.md"
+METRICS_FILE, CARD_FILE = "metrics.json", "README.md"
 
 
-def whole(out: Path, write: Callable[[Path], float]) -> float:
-    """What ``write`` returns, called with a temporary folder that then becomes ``out``: all of it is there or nothing.
+def all_or_nothing(out: Path, fill: Callable[[Path], float]) -> float:
+    """What ``fill`` returns, called with a temporary folder that then becomes ``out``: all of it is there or nothing.
 
     Raises ConfigError where the disk is full or ``out`` was made meanwhile.
     """
@@ -25,7 +25,7 @@ def whole(out: Path, write: Callable[[Path], float]) -> float:
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
     try:
         temporary.mkdir()
-        result = write(temporary)
+        result = fill(temporary)
         os.replace(temporary, out)
     except ConfigError:
         raise
@@ -36,24 +36,25 @@ def whole(out: Path, write: Callable[[Path], float]) -> float:
     return result
 
 
-def write(folder: Path, done: search_folder.Finished, number: int, why: str = "", merge: bool = False) -> float:
+def export_trial(
+    folder: Path, finished: search_folder.Finished, number: int, why: str = "", merge: bool = False
+) -> float:
     """Write a trial's model with its card and metrics into ``folder``, which exists and is empty; the largest
     difference between the logits of the trial's model and of the one that is loaded from there. ``why`` says why it was
     chosen."""
-    from trainables.export import write
+    from trainables.export.write import write
 
-    config, settings = done.config(number), done.settings
-    model = search_folder.model_of(done, number, "choose another trial")
-    trial = done.state.trials[number]
+    config, settings, trial = finished.config(number), finished.settings, finished.state.trials[number]
+    model = search_folder.model_of(finished, number, "choose another trial")
     origin = {
         "groups": settings["groups"],
         "search": {key: settings.get(key, "") for key in ("id", "name", "space", "code_version")},
         "trial": {"number": number, "seed": trial.seed, "config_id": trial.config_id},
     }
-    weights, how = settings["weights_file"] or None, trial_results.preprocessing(settings, config)
-    difference = write.write(folder, model, config, settings["classes"], weights, how, origin, merge)
-    results = trial_results.results(done, number, why)
-    (folder / METRICS).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    weights, preprocessing = settings["weights_file"] or None, trial_results.preprocessing(settings, config)
+    difference = write(folder, model, config, settings["classes"], weights, preprocessing, origin, merge)
+    results = trial_results.results(finished, number, why)
+    (folder / METRICS_FILE).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    (folder / CARD).write_text(model_card.text(facts, results, settings), encoding="utf-8")
+    (folder / CARD_FILE).write_text(model_card.text(facts, results, settings), encoding="utf-8")
     return difference

@@ -3,47 +3,42 @@
 Names of classes, groups and files come from the user's data: in the card they are escaped for Markdown and HTML.
 """
 
-import html
 import json
-import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
+from analysis.labels import number
+from analysis.table import markdown, pipes
 from trainables.config import METHODS
+from trainables.files import plain
 from trainables.metrics import COUNTS, METRICS
 from tune_fairlora.reporting.trial_results import COLUMNS
 
-SHOWN = ("accuracy", "macro_f1", "min_f1", "delta_f1", "min_group_accuracy", "delta_group_accuracy", "eod_max")
+SUMMARY = ("accuracy", "macro_f1", "min_f1", "delta_f1", "min_group_accuracy", "delta_group_accuracy", "eod_max")
 FRONT_ROWS = 20
-SPECIAL = set(string.punctuation) - set(",.-=+/%;")
+
+Facts = dict[str, Any]  # what a JSON file holds: ``model.json``, ``metrics.json``, a search's settings
 
 
-def escaped(text: object) -> str:
-    """``text`` as itself in Markdown, in a table's cell too: on one line, no HTML, no link, no emphasis."""
-    from trainables.files import plain
-
-    marks = (html.escape(c) if c in "&<>\"'" else f"\\{c}" if c in SPECIAL else c for c in plain(text))
-    return "".join(marks)
-
-
-def text(facts: dict, made: dict, settings: dict) -> str:
-    """The model card (README.md) of an export with ``model.json`` ``facts`` and ``metrics.json`` ``made``."""
+def text(facts: Facts, results: Facts, settings: Facts) -> str:
+    """The model card (README.md) of an export with ``model.json`` ``facts`` and ``metrics.json`` ``results``."""
     sections = [
-        _front_matter(facts, made, settings),
-        _heading(facts, made),
+        _front_matter(facts, results, settings),
+        _heading(facts, results),
         _use(facts),
         _training(facts, settings),
-        _place(made),
-        _results(made),
-        _limits(facts, made),
+        _place(results),
+        _results(results),
+        _limits(facts, results),
         _licences(facts, settings),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(facts: dict, made: dict, settings: dict) -> str:
+def _front_matter(facts: Facts, results: Facts, settings: Facts) -> str:
     """YAML, of which JSON is a part: no name can break out of its quotes."""
-    metrics = made["validation"]["metrics"]
-    measured = [{"type": n, "value": metrics[n], "name": f"validation {n}"} for n in SHOWN if metrics[n] is not None]
+    metrics = results["validation"]["metrics"]
+    measured = [{"type": n, "value": metrics[n], "name": f"validation {n}"} for n in SUMMARY if metrics[n] is not None]
     result = {
         "task": {"type": "image-classification"},
         "dataset": {"type": "imagefolder", "name": _shown_name(settings), "split": "validation"},
@@ -63,31 +58,27 @@ def _front_matter(facts: dict, made: dict, settings: dict) -> str:
     return text.replace("<", "\\u003c")  # a reader who knows no front matter would take it for HTML
 
 
-def _title(facts: dict) -> str:
-    from trainables.files import plain
-
+def _title(facts: Facts) -> str:
     return plain(f"{facts['search']['name']}, trial {facts['trial']['number']}")
 
 
-def _shown_name(settings: dict) -> str:
-    from trainables.files import plain
-
+def _shown_name(settings: Facts) -> str:
     name, source = settings.get("data", ""), settings.get("data_notes", {}).get("source", "")
     return plain(f"{name} ({source})" if source else name)
 
 
-def _heading(facts: dict, made: dict) -> str:
-    front = made["front"]
+def _heading(facts: Facts, results: Facts) -> str:
+    front = results["front"]
     names = " and ".join(f"`{name}`" for name in front["objectives"])
     place = "on its front: no other is better in one of them without being worse in another"
     if not front["member"]:
         place = "off its front: another is at least as good in each of them and better in one"
     method = facts["config"]["method"]
     return (
-        f"# {escaped(_title(facts))}\n\n"
+        f"# {markdown(_title(facts))}\n\n"
         f"An image classifier for {len(facts['classes'])} classes: {facts['backbone']} fine-tuned by `{method}` "
         f"({METHODS[method].adapts}). It is one of {front['trials']} trials of a search over {names}, and stands "
-        f"{place}." + (f" Chosen by rule: {escaped(made['chosen'])}." if made["chosen"] else "")
+        f"{place}." + (f" Chosen by rule: {markdown(results['chosen'])}." if results["chosen"] else "")
     )
 
 
@@ -106,65 +97,64 @@ probabilities. `python -m tune_fairlora.predict --model DIR photo.jpg` does the 
 {cut}cut to its centre square, resized to {sizes} px (bicubic) and normalised."""
 
 
-def _use(facts: dict) -> str:
-    how = facts["preprocessing"]
-    cut = f"freed of its lowest {how['banner']} rows, " if how["banner"] else ""
+def _use(facts: Facts) -> str:
+    preprocessing = facts["preprocessing"]
+    cut = f"freed of its lowest {preprocessing['banner']} rows, " if preprocessing["banner"] else ""
     given = 'base_weights="FILE"' if facts["base"]["kind"] == "file" and facts["weights"] == "adapter" else ""
-    text = USE.format(base_weights=given, cut=cut, sizes=" and then ".join(map(str, how["sizes"])))
-    return f"{text}\n\n{_whole(facts) if facts['weights'] == 'whole' else _adapter(facts)}"
+    text = USE.format(base_weights=given, cut=cut, sizes=" and then ".join(map(str, preprocessing["sizes"])))
+    files = f"`model.safetensors` holds every weight: `{_created(facts, '')}` takes it strictly."
+    if facts["weights"] != "whole":
+        files = _adapter(facts)
+    elif facts["architecture"]["zeroshot"]:
+        files = "`model.safetensors` holds every weight; its normalised head is none of timm's: `load.py` builds it."
+    return f"{text}\n\n{files}"
 
 
-def _whole(facts: dict) -> str:
-    if facts["architecture"]["zeroshot"]:
-        return "`model.safetensors` holds every weight; its normalised head is none of timm's, so `load.py` builds it."
-    return f"`model.safetensors` holds every weight: `{_created(facts, '')}` takes it strictly."
-
-
-def _adapter(facts: dict) -> str:
+def _adapter(facts: Facts) -> str:
     """What the adapter belongs to, and how peft loads it."""
     base, architecture = facts["base"], facts["architecture"]
     where = {
         "included": "in `base.safetensors`, as they are found nowhere else",
-        "file": f"in the file that the search was given, {escaped(base['file'])} (sha256 {base['sha256']})",
+        "file": f"in the file that the search was given, {markdown(base['file'])} (sha256 {base['sha256']})",
         "hub": f"{base['file']} of {base.get('repository')} on the Hugging Face hub, from where `load.py` takes them",
     }[base["kind"]]
-    plain = not architecture["zeroshot"] and "window_size" not in architecture["options"]
-    plain = plain and base.get("repository") == f"timm/{facts['pretrained']}"
-    body = f" `base()` is `{_created(facts, ', pretrained=True')}`." if plain else ""
+    by_timm = base.get("repository") == f"timm/{facts['pretrained']}"
+    by_timm = by_timm and not architecture["zeroshot"] and "window_size" not in architecture["options"]
+    body = f" `base()` is `{_created(facts, ', pretrained=True')}`." if by_timm else ""
     return (
         "The folder holds an adapter and the head in peft's format; the pretrained weights under it are "
         f"{where}. With peft, `PeftModel.from_pretrained(base(), DIR)` loads it, with `base` of `load.py`.{body}"
     )
 
 
-def _created(facts: dict, pretrained: str) -> str:
+def _created(facts: Facts, pretrained: str) -> str:
     shapes = facts["architecture"]["options"].items()
     options = "".join(f", {k}={tuple(v) if isinstance(v, list) else v}" for k, v in shapes)
     name = facts["pretrained"] if pretrained else facts["architecture"]["name"]
     return f'timm.create_model("{name}"{pretrained}, num_classes={len(facts["classes"])}{options})'
 
 
-def _training(facts: dict, settings: dict) -> str:
+def _training(facts: Facts, settings: Facts) -> str:
     trained = f"{facts['trained_parameters']:,} parameters; seed {facts['trial']['seed']}"
     hyperparameters = ", ".join(f"`{k}={v}`" for k, v in facts["config"].items() if k != "seed")
     pretrained = facts["pretrained"] or "made for the demo, from handwritten digits"
     file = facts["base"]["file"] if facts["base"]["kind"] == "file" else ""
     images = settings.get("data_notes", {}).get("images", "unknown")
     rows = [
-        ("data", escaped(_shown_name(settings))),
-        ("images, all splits", escaped(images)),
-        ("fingerprint of the data", escaped(settings["data_fingerprint"])),
-        ("classes", ", ".join(map(escaped, facts["classes"]))),
-        ("sensitive groups", ", ".join(map(escaped, facts["groups"]))),
-        ("pretrained weights", escaped(pretrained) + (f", as {escaped(file)}" if file else "")),
+        ("data", markdown(_shown_name(settings))),
+        ("images, all splits", markdown(images)),
+        ("fingerprint of the data", markdown(settings["data_fingerprint"])),
+        ("classes", ", ".join(map(markdown, facts["classes"]))),
+        ("sensitive groups", ", ".join(map(markdown, facts["groups"]))),
+        ("pretrained weights", markdown(pretrained) + (f", as {markdown(file)}" if file else "")),
         ("trained", trained),
         ("hyperparameters", hyperparameters),
     ]
-    return "## Trained on\n\n" + table(("", ""), rows)
+    return "## Trained on\n\n" + pipes(("", ""), rows)
 
 
-def _place(made: dict) -> str:
-    front = made["front"]
+def _place(results: Facts) -> str:
+    front = results["front"]
     heads = ("trial", *(f"`{name}` ({'up' if d == 'maximize' else 'down'})" for name, d in front["objectives"].items()))
     rows = [
         (", ".join(map(str, point["trials"])), *(number(point[name]) for name in front["objectives"]))
@@ -174,45 +164,40 @@ def _place(made: dict) -> str:
     means = f", means over {front['seeds']} seeds" if front["seeds"] > 1 else ""
     about = f"The front of {front['complete']} trials that came to their end, validation split{means}:"
     rest = f"\n\n… and {more} more." if more else ""
-    return f"## Place on the front\n\n{about}\n\n{table(heads, rows)}{rest}"
+    return f"## Place on the front\n\n{about}\n\n{pipes(heads, rows)}{rest}"
 
 
-def _results(made: dict) -> str:
-    validation, test, refit = made["validation"], made["test"], made["test_of_a_refit_on_train_and_val"]
+def _results(results: Facts) -> str:
+    validation, test, refit = results["validation"], results["test"], results["test_of_a_refit_on_train_and_val"]
     note = "These numbers chose the model, so they are better than what new images will give."
     parts = [f"## Validation split\n\n{note}", _metrics(validation["metrics"])]
     parts += [_by(name, validation[f"by_{name}"], COLUMNS[f"by_{name}"]) for name in ("group", "class")]
-    for title, found in (("Test split", test), ("Test split, another model: trained anew on train and val", refit)):
-        if found:
-            parts += [f"## {title}", _metrics(found["metrics"]), _by("group", found["by_group"], ("accuracy",))]
+    titles = ("Test split", "Test split, another model: trained anew on train and val")
+    for title, measured in zip(titles, (test, refit)):
+        if measured:
+            parts += [f"## {title}", _metrics(measured["metrics"]), _by("group", measured["by_group"], ("accuracy",))]
     if not test:
         parts.append("No test split was measured (`python -m tune_fairlora.confirm`).")
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(filter(None, parts))
 
 
-def _metrics(metrics: dict) -> str:
-    rows = [(f"`{n}`", number(metrics[n]), METRICS[n].direction, METRICS[n].formula.replace("|", "\\|")) for n in SHOWN]
-    return table(("metric", "value", "better", "formula"), rows)
+def _metrics(metrics: dict[str, float | None]) -> str:
+    rows = [
+        (f"`{name}`", number(metrics[name]), METRICS[name].direction, METRICS[name].formula.replace("|", "\\|"))
+        for name in SUMMARY
+    ]
+    return pipes(("metric", "value", "better", "formula"), rows)
 
 
-def _by(name: str, rows: list[dict], columns: Sequence[str]) -> str:
-    if not rows:
-        return ""
-    present = [column for column in columns if column in rows[0]]
-    return table((name, *present), [(escaped(row["name"]), *(number(row[c]) for c in present)) for row in rows])
+def _by(name: str, rows: list[dict[str, Any]], columns: Sequence[str]) -> str:
+    """A table by class or group; "" where there is none."""
+    present = [column for column in columns if rows and column in rows[0]]
+    cells = [(markdown(row["name"]), *(number(row[column]) for column in present)) for row in rows]
+    return pipes((name, *present), cells) if rows else ""
 
 
-def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _limits(facts: dict, made: dict) -> str:
-    counts = {name: made["validation"]["metrics"].get(name) for name in COUNTS}
+def _limits(facts: Facts, results: Facts) -> str:
+    counts = {name: results["validation"]["metrics"].get(name) for name in COUNTS}
     lines = [
         "It names one of its classes whatever it is shown, and was measured on images like those it was trained on.",
         f"One training run with seed {facts['trial']['seed']}; other seeds give other numbers.",
@@ -229,10 +214,11 @@ def _limits(facts: dict, made: dict) -> str:
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _licences(facts: dict, settings: dict) -> str:
+def _licences(facts: Facts, settings: Facts) -> str:
     from trainables.prepare.sources import SOURCES
 
-    row, name = SOURCES.get(settings.get("data", "")), settings.get("data", "")
+    name = settings.get("data", "")
+    row = SOURCES.get(name)
     licence = f"{row.licence}{f' ({row.home})' if row.home else ''}" if row else "BSD-3-Clause (scikit-learn)"
     if name == "folder":
         licence = "the user's own images: whoever passes the model on must say on what terms"

@@ -4,18 +4,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis import configurations, labels
 from analysis.figures import convergence, importance, intervals, loss_variance, penalty_effect, radar, rank_and_lambda
-from analysis.html import front_page, show
-from analysis.html.table import Table
+from analysis.html import front_page
+from analysis.html.show import show
 from analysis.results import Search
-from analysis.tables import front_share, methods, published
+from analysis.table import Table, to_html
+from analysis.tables import confirmed, front, front_share, methods, published
+from analysis.tables.importance import table as importance_table
+from analysis.tables.penalty_effect import table as penalty_table
 from tune_fairlora.record.state import COMPLETE, RUNNING, State
-from tune_fairlora.reporting import html, settings
+from tune_fairlora.reporting import page
+from tune_fairlora.reporting.settings import limits, settings
 
 BY_CLASS = {"f1": "F1 ↑", "recall": "recall ↑", "loss": "loss (nats) ↓"}
 BY_GROUP = {"accuracy": "accuracy ↑", "macro_f1": "macro F1 ↑", "eod": "equal opportunity difference to the rest ↓"}
@@ -36,212 +41,147 @@ class ReportData:
         """Markup and script of the interactive front."""
         return front_page.parts(self.search)
 
-    @property
-    def front(self) -> pd.DataFrame:
-        """The front's trials, the seeds of a configuration together, best first objective first."""
-        trials = self.search.trials
-        first = self.search.objectives[0]
-        members = trials[trials["on_front"].astype(bool)]
-        means = members[first].groupby(members["number"] // self.search.seeds).transform("mean")
-        order = means.mul(-labels.sign(first)).to_frame("cost").assign(number=members["number"])
-        return members.loc[order.sort_values(["cost", "number"]).index]
+    @cached_property
+    def front(self) -> list[int]:
+        """Numbers of the front's trials, in the order of its table."""
+        return list(front.members(self.search).get("number", ()))
 
-    def tables_of(self, number: int) -> dict:
-        """The by-class, by-group and confusion tables of a trial's end, as the log has them; empty where it has not."""
-        return self.state.trials[number].tables if number in self.state.trials else {}
+    def tables_of_front(self, kind: str) -> dict[int, Any]:
+        """By number, the ``kind`` of table ("by_class", "by_group", "confusion") that the log has of a front's trial
+        when it ended; the log may lack some."""
+        tables = {number: self.state.trials[number].tables for number in self.front if number in self.state.trials}
+        return {number: table[kind] for number, table in tables.items() if kind in table}
 
 
-def material(search: Search, events: Iterable[dict], by: str) -> ReportData:
-    """Fold a search's log."""
-    state, spent, ended = State(), 0, {}
+def report_data(search: Search, events: Iterable[dict[str, Any]], by: str) -> ReportData:
+    """Fold the log of ``search``."""
+    state, spent = State(), 0
+    spent_at_end: dict[int, int] = {}  # epochs trained by all trials when a trial ended, in the order of the ends
     for entry in events:
         if entry["event"] == "epoch" and entry["epoch"] == len(state.trials[entry["number"]].epochs) + 1:
             spent += 1
         state.apply(entry)
         if entry["event"] == "end":
-            ended.pop(entry["number"], None)  # a trial that was interrupted ends twice: the last time counts
-            ended[entry["number"]] = spent
+            spent_at_end.pop(entry["number"], None)  # a trial that was interrupted ends twice: the last time counts
+            spent_at_end[entry["number"]] = spent
     over = set(search.trials.loc[search.trials["status"] != RUNNING, "number"])  # the tables may be seconds behind
-    order = [(number, epochs) for number, epochs in ended.items() if number in over]
+    order = [(number, epochs) for number, epochs in spent_at_end.items() if number in over]
     return ReportData(search, state, pd.DataFrame(order, columns=["number", "epochs"], dtype=int), by)
 
 
-def lead(made: ReportData) -> str:
+def lead(report: ReportData) -> str:
     """HTML: how the search stands, and of which split the numbers are."""
-    search, counts = made.search, made.search.trials["status"].value_counts()
-    told = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none yet"
-    status = made.state.status
+    search, counts = report.search, report.search.trials["status"].value_counts()
+    by_status = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none yet"
+    status = report.state.status
     going = "The search is still running: this is what it had when this page was made. " if status == RUNNING else ""
-    ended = "" if status in (RUNNING, COMPLETE) else f"The search ended early ({made.state.reason or status}). "
+    ended = "" if status in (RUNNING, COMPLETE) else f"The search ended early ({report.state.reason or status}). "
     split = "All numbers are of the validation split, by which trials were also chosen; no test image was looked at."
     if len(search.confirmed):
         split = "All numbers are of the validation split, but for the section that says test split."
     objectives = " and ".join(
         f"{labels.name(name)} {labels.ARROWS[labels.direction(name)]}" for name in search.objectives
     )
-    text = f"{going}{ended}Searched for {objectives}. {len(search.trials)} trials: {told}."
-    return html.paragraph(text) + html.paragraph(split, "split")
+    text = f"{going}{ended}Searched for {objectives}. {len(search.trials)} trials: {by_status}."
+    return page.paragraph(text) + page.paragraph(split, "split")
 
 
-def sections(made: ReportData) -> list[tuple[str, str]]:
+def sections(report: ReportData) -> list[tuple[str, str]]:
     """Heading and HTML of each section."""
-    confirmed = [("Measured on the test split", _confirmed(made))] if len(made.search.confirmed) else []
+    search, by = report.search, report.by
+    ranks = [_shown(rank_and_lambda.figure, search, over, by=by) for over in ("rank", "lam")]
+    mattered = [_shown(importance_table, search), _shown(importance.figure, search)]
     return [
-        ("The Pareto front", _front(made)),
-        *confirmed,
-        ("Methods compared", _methods(made)),
-        ("Rank and λ", _rank_and_lambda(made)),
-        ("What mattered", _drawn(importance.summary, made.search)),
-        ("Classes and groups", _served(made)),
-        ("Course of the search", _course(made)),
-        ("What was searched", settings.settings(made.search)),
-        ("What these numbers do not say", settings.limits(made.search)),
+        ("The Pareto front", _front(report)),
+        *([("Measured on the test split", _confirmed(search))] if len(search.confirmed) else []),
+        ("Methods compared", _methods(search, by)),
+        ("Rank and λ", _joined(_shown(front_share.table, search), *ranks)),
+        ("What mattered", _joined(*mattered)),
+        ("Classes and groups", _by_class_and_group(report)),
+        ("Course of the search", _course(report)),
+        ("What was searched", settings(search)),
+        ("What these numbers do not say", limits(search)),
     ]
 
 
-def _drawn(make: Callable, *arguments, caption: str = "") -> str:
-    """The figure that ``make`` returns, with a caption; where it refuses, the reason."""
-    shown = show.show(make, *arguments).text + "\n"
+def _shown(make: Callable[..., Any], *arguments: Any, caption: str = "", **options: Any) -> str:
+    """The figure or table that ``make`` returns, with a caption; where it refuses, the reason."""
+    shown = show(make, *arguments, **options).text + "\n"
     return shown.replace("</figure>", f"<figcaption>{escape(caption)}</figcaption></figure>") if caption else shown
 
 
-def _front(made: ReportData) -> str:
-    search = made.search
-    if not len(made.front):
-        return html.paragraph(_no_front(search), "missing")
-    confusions = {n: made.tables_of(n)["confusion"] for n in made.front["number"] if "confusion" in made.tables_of(n)}
+def _joined(*parts: str) -> str:
+    """One below the other; the reason why several are not shown is given once."""
+    return "".join(dict.fromkeys(parts))
+
+
+def _front(report: ReportData) -> str:
+    search, confusions = report.search, report.tables_of_front("confusion")
+    table = _shown(front.table, search, confusions)
+    if not report.front:
+        return table
     caption = (
         "Crosses: where each of these models would land on other images like these (bootstrap over the validation "
         "images, basic interval). They may lie beside the point: gaps between small classes are large by chance. "
         "Objectives that need more than a confusion table have none, and other seeds vary more."
     )
-    drawn = _drawn(intervals.figure, search, confusions, caption=caption)
-    markup, script = made.drawing
-    page = f"{markup}\n<script>{script}</script>\n"
-    return page + html.table(front_table(made, confusions)) + drawn
+    markup, script = report.drawing
+    drawn = _shown(intervals.figure, search, confusions, caption=caption)
+    return f"{markup}\n<script>{script}</script>\n{table}{drawn}"
 
 
-def _no_front(search: Search) -> str:
-    if (search.trials["status"] == COMPLETE).any() and search.settings.get("constraints"):
-        return f"No complete trial keeps {', '.join(search.settings['constraints'])}, so there is no front."
-    return "No trial is complete, so there is no front yet."
-
-
-def front_table(made: ReportData, confusions: dict[int, list]) -> Table:
-    """The front's trials: hyperparameters that were searched, objectives with intervals, accuracy in each group."""
-    search, front = made.search, made.front
-    ends = {number: intervals.bootstrap(table, search.objectives) for number, table in confusions.items()}
-    searched = [name for name in importance.varied(search.trials) if name != "method" and front[name].notna().any()]
-    metrics = [name for name in ("val_accuracy", "val_min_group_accuracy") if name not in search.objectives]
-    groups = [name for name in front if name.startswith("val_group_accuracy[") and front[name].notna().any()]
-    rows = [
-        (
-            str(row["number"]),
-            labels.METHOD_NAMES[row["method"]],
-            *(_plain(row[name]) for name in searched),
-            *(_with_interval(row[name], ends.get(row["number"], {}).get(name)) for name in search.objectives),
-            *(_number(row[name]) for name in [*metrics, *groups]),
-        )
-        for row in front.to_dict("records")
-    ]
-    header = (
-        *("trial", "method", *(labels.hyperparameter(name) for name in searched)),
-        *(labels.heading(name) for name in [*search.objectives, *metrics]),
-        *(f"accuracy in {name.removeprefix('val_group_accuracy[').removesuffix(']')} ↑" for name in groups),
-    )
-    note = "In brackets: 95 % intervals over the validation images, one trained model each."
-    return Table("The front's trials, validation split", header, tuple(rows), note=note)
-
-
-def _plain(value) -> str:
-    """A hyperparameter's value."""
-    if isinstance(value, str):
-        return value
-    return "–" if pd.isna(value) else f"{value:.3g}"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None or np.isnan(value) else f"{value:.4f}"
-
-
-def _with_interval(value: float, ends: tuple[float, float] | None) -> str:
-    return _number(value) + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
-
-
-def _confirmed(made: ReportData) -> str:
+def _confirmed(search: Search) -> str:
     """What was measured on the test split; below, in tables of their own, what the paper prints for this data set."""
-    printed = [html.table(table) for table in published.of_dataset(made.search.settings.get("data", ""))]
-    return html.table(methods.confirmed(made.search), sources=True) + "".join(printed)
+    printed = [to_html(table) + "\n" for table in published.of_dataset(search.settings.get("data", ""))]
+    return _joined(_shown(confirmed.table, search, sources=True), *printed)
 
 
-def _methods(made: ReportData) -> str:
-    search, by = made.search, made.by
-    if not len(configurations.chosen(search, by)):
-        text = f"No complete configuration has a validation {labels.name(by)}, so there is nothing to compare."
-        return html.paragraph(text, "missing")
-    chosen = f"Chosen: {configurations.rule(search, by)}."
-    compared = penalty_effect.table(search, by)
-    parts = [
-        html.table(methods.by_method(search, by), sources=True),
-        _drawn(radar.figure, search, by, caption=f"{chosen} Values: the table above."),
-        _drawn(loss_variance.figure, search, by, caption=chosen),
-        html.table(compared) if compared.rows else "",
-        _drawn(penalty_effect.figure, search, by),
-    ]
-    return "".join(parts)
-
-
-def _rank_and_lambda(made: ReportData) -> str:
-    search, by = made.search, made.by
-    parts = [
-        html.table(front_share.table(search)),
-        _drawn(rank_and_lambda.figure, search, "rank", by),
-        _drawn(rank_and_lambda.figure, search, "lam", by),
-    ]
-    return "".join(parts)
-
-
-def _served(made: ReportData) -> str:
-    """How each class and group is served by each trial on the front."""
-    known = [number for number in made.front["number"] if "by_class" in made.tables_of(number)]
-    if not known:
-        return html.paragraph("No trial on the front has tables by class and group.", "missing")
-    settings = made.search.settings
-    tables = [_served_table(made, known, "by_class", settings["classes"], *column) for column in BY_CLASS.items()]
-    tables += [_served_table(made, known, "by_group", settings["groups"], *column) for column in BY_GROUP.items()]
-    return "".join(html.table(table) for table in tables)
-
-
-def _served_table(made: ReportData, numbers: list[int], kind: str, names: list[str], column: str, title: str) -> Table:
-    """A row a class or group, a column a trial of the front; the worst of each column in bold."""
-    what = "class" if kind == "by_class" else "group"
-    counts = made.tables_of(numbers[0])[kind]["count"]
-    values = np.array([made.tables_of(number)[kind][column] for number in numbers], float).T
-    cost = values if title.endswith("↓") else -values
-    known = np.where(np.isnan(cost), -np.inf, cost)
-    worst = (known == known.max(axis=0)) & (known > known.min(axis=0))  # nobody, where all are served alike
-    best = frozenset((int(i), 2 + int(j)) for i, j in zip(*np.nonzero(worst)))
-    rows = tuple((name, str(count), *map(_number, row)) for name, count, row in zip(names, counts, values))
-    header = (what, "images", *(f"trial {number}" for number in numbers))
-    note = "Bold: served worst by that trial." if best else ""
-    return Table(
-        f"{title[0].upper()}{title[1:]} by {what}, the front's trials, validation split", header, rows, best, note
+def _methods(search: Search, by: str) -> str:
+    rule = f"Chosen: {configurations.rule(search, by)}."
+    return _joined(
+        _shown(methods.table, search, by=by, sources=True),
+        _shown(radar.figure, search, by=by, caption=f"{rule} Values: the table above."),
+        _shown(loss_variance.figure, search, by=by, caption=rule),
+        _shown(penalty_table, search, by=by),
+        _shown(penalty_effect.figure, search, by=by),
     )
 
 
-def _course(made: ReportData) -> str:
-    trials = made.search.trials
-    curve = html.paragraph("No trial has ended yet.", "missing")
-    if len(made.order):
-        curve = _drawn(convergence.figure, made.search, made.order)
+def _by_class_and_group(report: ReportData) -> str:
+    """How each class and group is served by each trial on the front."""
+    parts = (("class", "by_class", "classes", BY_CLASS), ("group", "by_group", "groups", BY_GROUP))
+    shown = []
+    for what, kind, names, columns in parts:
+        tables = report.tables_of_front(kind)
+        for column, title in columns.items() if tables else ():
+            shown.append(to_html(_served(tables, what, report.search.settings[names], column, title)) + "\n")
+    return "".join(shown) or page.paragraph("No trial on the front has tables by class and group.", "missing")
+
+
+def _served(tables: dict[int, Any], what: str, names: list[str], column: str, title: str) -> Table:
+    """A row a class or group, a column a trial of the front; the worst of each column in bold."""
+    counts = next(iter(tables.values()))["count"]
+    values = np.array([table[column] for table in tables.values()], float).T
+    costs = np.nan_to_num(values if title.endswith("↓") else -values, nan=-np.inf)
+    worst = (costs == costs.max(axis=0)) & (costs > costs.min(axis=0))  # nobody, where all are served alike
+    bold = frozenset((int(i), 2 + int(j)) for i, j in zip(*np.nonzero(worst)))
+    rows = tuple((name, str(n), *map(labels.number, row)) for name, n, row in zip(names, counts, values.tolist()))
+    header = (what, "images", *(f"trial {number}" for number in tables))
+    caption = f"{title[0].upper()}{title[1:]} by {what}, the front's trials, validation split"
+    return Table(caption, header, rows, bold, "Bold: served worst by that trial." if bold else "")
+
+
+def _course(report: ReportData) -> str:
+    trials = report.search.trials
+    curve = _shown(convergence.figure, report.search, report.order)
     other = trials[trials["status"] != COMPLETE].sort_values("number")
-    if not len(other):
-        return curve + html.paragraph("Every trial came to its end with a sound model.")
-    names = ("number", "status", "epochs_trained", "failures", "reason")
+    if other.empty:
+        return curve + page.paragraph("Every trial came to its end with a sound model.")
+    names = ("status", "epochs_trained", "failures", "reason")
     rows = tuple(
-        (str(row["number"]), configurations.title(row), *(str(row[name] or "") for name in names[1:]))
-        for _, row in other.iterrows()
+        (str(row["number"]), configurations.title(row), *(str(row[name] or "") for name in names))
+        for row in other.to_dict("records")
     )
     header = ("trial", "configuration", "status", "epochs trained", "failures", "reason")
     note = "They are on no front, in no table above, and in the curves' epochs."
-    return curve + html.table(Table("Trials that are not complete", header, rows, note=note), texts=True)
+    return curve + page.of_texts(to_html(Table("Trials that are not complete", header, rows, note=note)))

@@ -1,30 +1,31 @@
 """What a report says of the search itself: its settings, and what its numbers cannot say."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from analysis.html.table import Table
 from analysis.results import Search
-from tune_fairlora.reporting import html
+from analysis.table import Table, to_html
+from tune_fairlora.reporting import page
 
+# How records of earlier formats have a distribution: as Optuna prints it.
 CHOICES = re.compile(r"CategoricalDistribution\(choices=\((.*)\)\)")
 SPAN = re.compile(r"\w+Distribution\(high=(?P<high>[^,]+), log=(?P<log>\w+), low=(?P<low>[^,]+), step=\w+\)")
 
 
 def settings(search: Search) -> str:
+    """HTML: what was searched, how, and on what."""
     s = search.settings
     weights = Path(s.get("weights_file") or "the hub").name
-    fixed = ", ".join(f"{name} {value}" for name, value in s.get("fixed", {}).items())
-    searched = "; ".join(f"{name}: {_searched(entry)}" for name, entry in s.get("searched", {}).items())
     rows = {
         "search": s["name"],
         "space": s.get("space"),
         "methods": ", ".join(s.get("methods", ())),
-        "fixed": fixed,
-        "searched": searched,
+        "fixed": ", ".join(f"{name} {value}" for name, value in s.get("fixed", {}).items()),
+        "searched": "; ".join(f"{name}: {_searched(entry)}" for name, entry in s.get("searched", {}).items()),
         "objectives": ", ".join(s["objectives"]),
         "constraints": ", ".join(s.get("constraints", ())) or "none",
         "data": f"{s.get('data')}, content hash {s.get('data_fingerprint')}, {s.get('image_size')} px",
@@ -33,15 +34,20 @@ def settings(search: Search) -> str:
         "weights": f"{weights}, hash {s.get('weights')}",
         "sampler, scheduler": f"{s.get('sampler')}, {s.get('scheduler')}",
         "seed": f"{s.get('seed')}; training seeds a configuration: {search.seeds}",
-        "trials planned": str(s.get("trials")),
+        "trials planned": s.get("trials"),
         "code version": s.get("code_version"),
     }
     shown = tuple((name, str(value)) for name, value in rows.items() if value)
-    return html.table(Table("Settings", ("what", "value"), shown), texts=True)
+    return page.of_texts(to_html(Table("Settings", ("what", "value"), shown)))
 
 
-def _searched(entry: str | dict[str, str]) -> str:
-    """A distribution as the record has it, Optuna's own text, in words: "4 | 8 | 16", "0.001 … 0.01 (log)"."""
+def _searched(entry: str | dict[str, Any]) -> str:
+    """A distribution of the record, or one a method, in words: "4 | 8 | 16", "0.001 … 0.01 (log)"."""
+    if isinstance(entry, str) and entry.startswith("{"):  # Optuna's distribution_to_json
+        values = json.loads(entry)["attributes"]
+        if "choices" in values:
+            return " | ".join(map(str, values["choices"]))
+        return f"{values['low']} … {values['high']}{' (log)' if values['log'] else ''}"
     if not isinstance(entry, str):
         return ", ".join(f"{method} {_searched(one)}" for method, one in entry.items())
     if choices := CHOICES.fullmatch(entry):
@@ -52,7 +58,7 @@ def _searched(entry: str | dict[str, str]) -> str:
 
 
 def limits(search: Search) -> str:
-    """What a reader must not take from the numbers, with the counts they rest on."""
+    """HTML: what a reader must not take from the numbers, with the counts they rest on."""
     texts = [
         "The front's trials were chosen by the validation split, so that their numbers there are better than they "
         "will be on other images; python -m tune_fairlora.confirm measures them on the test split.",
@@ -65,21 +71,19 @@ def limits(search: Search) -> str:
         texts.append("The networks began untrained (weights random): nothing here speaks of pretrained models.")
     if (search.trials["status"] == "stopped").any():
         texts.append("Trials that were stopped early might have come on the front.")
-    return html.items(texts)
+    return page.bullets(texts)
 
 
 def _counts(trials: pd.DataFrame) -> list[str]:
     """How few validation images the extremes rest on."""
-    what = {"val_min_class_count": "class", "val_min_group_count": "group", "val_min_cell_count": "class in a group"}
-    texts = []
-    for name, noun in what.items():
-        count = trials[name].max() if name in trials else np.nan
-        if count > 0:
-            texts.append(
-                f"The smallest {noun} has {count:.0f} validation images: one image moves its accuracy by "
-                f"{100 / count:.1f} points."
-            )
-    empty = trials["val_empty_cells"].max() if "val_empty_cells" in trials else 0
-    if empty > 0:
+    nouns = {"val_min_class_count": "class", "val_min_group_count": "group", "val_min_cell_count": "class in a group"}
+    most = trials.filter([*nouns, "val_empty_cells"]).max()
+    texts = [
+        f"The smallest {noun} has {most[name]:.0f} validation images: one image moves its accuracy by "
+        f"{100 / most[name]:.1f} points."
+        for name, noun in nouns.items()
+        if most.get(name, 0) > 0
+    ]
+    if (empty := most.get("val_empty_cells", 0)) > 0:
         texts.append(f"{empty:.0f} combinations of class and group have no validation image: nothing is known of them.")
     return texts

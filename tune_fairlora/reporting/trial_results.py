@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from trainables.config import ConfigError, TrainConfig
 from trainables.metrics import METRICS, OBJECTIVES
@@ -14,7 +15,7 @@ COLUMNS = {
 }
 
 
-def preprocessing(settings: dict, config: TrainConfig) -> dict:
+def preprocessing(settings: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
     """How the search's images came from files: rows cut off below, and the sides that they were resized to in turn."""
     from trainables.prepare import aircraft, prepared
 
@@ -27,68 +28,59 @@ def preprocessing(settings: dict, config: TrainConfig) -> dict:
     return {"banner": banner, "sizes": [prepared.read_manifest(source)["size"], size]}
 
 
-def results(done: Finished, number: int, why: str) -> dict:
+def results(finished: Finished, number: int, why: str) -> dict[str, Any]:
     """``metrics.json``: the validation numbers by class and group, the trial's place on the front, and what ``confirm``
     measured on the test split, if it did. A value that nothing supports is null."""
-    trial, settings = done.state.trials[number], done.settings
-    metrics = {name: trial.metrics.get(f"val_{name}", math.nan) for name in METRICS}
-    validation = {
-        "metrics": metrics,
-        "by_class": rows(trial.tables.get("by_class", {}), settings["classes"], COLUMNS["by_class"]),
-        "by_group": rows(trial.tables.get("by_group", {}), settings["groups"], COLUMNS["by_group"]),
-        "confusion": trial.tables.get("confusion", []),
-    }
-    made = {
+    trial, settings, state = finished.state.trials[number], finished.settings, finished.state
+    points = [
+        {"trials": numbers, **dict(zip(state.objectives, state.values(numbers).tolist()))}
+        for numbers in state.front_points()
+    ]
+    content = {
         "trial": number,
         "chosen": why,
-        "validation": validation,
-        "test": _confirmed(done, number, "train"),
-        "test_of_a_refit_on_train_and_val": _confirmed(done, number, "trainval"),
-        "front": _front(done, number),
+        "validation": {
+            "metrics": {name: trial.metrics.get(f"val_{name}", math.nan) for name in METRICS},
+            "by_class": rows(trial.tables.get("by_class", {}), settings["classes"], COLUMNS["by_class"]),
+            "by_group": rows(trial.tables.get("by_group", {}), settings["groups"], COLUMNS["by_group"]),
+            "confusion": trial.tables.get("confusion", []),
+        },
+        "test": _confirmed(finished, number, "train"),
+        "test_of_a_refit_on_train_and_val": _confirmed(finished, number, "trainval"),
+        "front": {
+            "member": number in state.front(),
+            "trials": len(state.trials),
+            "complete": state.count("complete"),
+            "seeds": state.seeds,
+            "objectives": {name: OBJECTIVES[name] for name in state.objectives},
+            "points": points,
+        },
     }
-    return without_nan(made)
+    without_nan: dict[str, Any] = null_for_nan(content)
+    return without_nan
 
 
-def rows(table: dict[str, list], names: Sequence[str], columns: Sequence[str]) -> list[dict]:
+def rows(table: dict[str, list[Any]], names: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
     """A by-class or by-group table (a list a column) as a row a name, with those of ``columns`` that it has."""
     present = [column for column in columns if column in table]
     return [{"name": name, **{c: table[c][i] for c in present}} for i, name in enumerate(names)] if present else []
 
 
-def _confirmed(done: Finished, number: int, trained_on: str) -> dict | None:
-    path = done.folder / "confirmed.parquet"
-    if not path.is_file():
+def _confirmed(finished: Finished, number: int, trained_on: str) -> dict[str, Any] | None:
+    table = finished.search.confirmed
+    if table.empty:
         return None
-    import pandas as pd
-
-    table = pd.read_parquet(path)
     for row in table[(table["number"] == number) & (table["trained_on"] == trained_on)].to_dict("records"):
-        groups = {name: row.get(f"test_group_accuracy[{name}]", math.nan) for name in done.settings["groups"]}
+        groups = {name: row.get(f"test_group_accuracy[{name}]", math.nan) for name in finished.settings["groups"]}
         metrics = {name: row.get(f"test_{name}", math.nan) for name in METRICS}
         return {"metrics": metrics, "by_group": [{"name": k, "accuracy": v} for k, v in groups.items()]}
     return None
 
 
-def _front(done: Finished, number: int) -> dict:
-    state = done.state
-    points = [
-        {"trials": numbers, **dict(zip(state.objectives, state.values(numbers).tolist()))}
-        for numbers in state.front_points()
-    ]
-    return {
-        "member": number in state.front(),
-        "trials": len(state.trials),
-        "complete": state.count("complete"),
-        "seeds": state.seeds,
-        "objectives": {name: OBJECTIVES[name] for name in state.objectives},
-        "points": points,
-    }
-
-
-def without_nan(value):
+def null_for_nan(value: Any) -> Any:
     """Plain values with null where JSON has no number."""
     if isinstance(value, dict):
-        return {k: without_nan(v) for k, v in value.items()}
+        return {k: null_for_nan(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [without_nan(v) for v in value]
+        return [null_for_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,7 +14,7 @@ from tune_fairlora.record.event_log import Record
 from tune_fairlora.record.state import COLLAPSED, COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, STOPPED, Trial
 
 SHOWN = {"rank": "rank", "lam": "λ", "lr": "lr"}
-HEADINGS = {"val_delta_f1": "ΔF1", "val_min_group_accuracy": "worst group"}
+HEADINGS = {"val_delta_f1": "ΔF1", "val_min_group_accuracy": "min group accuracy"}
 
 
 LIVE = {"transient": True, "redirect_stdout": False, "redirect_stderr": False}  # what Ray prints stays in the log
@@ -107,7 +107,7 @@ def heading(name: str) -> str:
 
 
 def front_table(record: Record, title: str) -> Table:
-    """The front, best first objective first: trial, method, hyperparameters, objectives, worst group's accuracy."""
+    """The front, best first objective first: trial, method, hyperparameters, objectives, min group accuracy."""
     lines = box.HEAVY_HEAD if record.seeds == 1 else box.SIMPLE_HEAD  # means with their spread need the room
     table = Table(title=title, title_justify="left", title_style="bold", box=lines)
     metrics = dict.fromkeys([*record.objectives, "val_min_group_accuracy"])

@@ -34,7 +34,7 @@ def log_trial(store: MlflowStore, done: Finished, number: int, run_id: str) -> s
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / EXPORT
         made.mkdir()
-        export_folder.write(made, done, number)
+        export_folder.export_trial(made, done, number)
         tags = {"search_id": done.settings["id"], "search": done.settings["name"], "trial": number, "pareto": "true"}
         metrics = {k: v for k, v in trial.metrics.items() if k.startswith("val_")}
         return log(store, run_id, FORBIDDEN.sub("_", trial.label), made, tags, trial.values, metrics)

@@ -5,8 +5,8 @@ documented (read from the page's code, 3.17): that is why MLflow is pinned, and 
 """
 
 import json
-import re
 
+from analysis.table import markdown
 from trainables.config import FAIR_HYPERPARAMETERS, FIELDS, LORA_HYPERPARAMETERS
 from tune_fairlora.record.state import COMPLETE, State, Trial
 from tune_fairlora.tracking.tracking_uri import without_password
@@ -175,7 +175,7 @@ def experiment_note(state: State, experiment_id: str, parent: str, earlier: str 
         ("interactive page", run_address(experiment_id, parent, PAGE)),
         ("the search", run_address(experiment_id, parent)),
     ]
-    line = f"**{escaped(state.settings['name'])}**: " + " · ".join(f"[{text}]({where})" for text, where in links)
+    line = f"**{markdown(state.settings['name'])}**: " + " · ".join(f"[{text}]({where})" for text, where in links)
     rest = [each for each in earlier.splitlines() if charts not in each]
     ours = [line, *(each for each in rest if OWN_LINE in each)][:NOTE_SEARCHES]
     people = "\n".join(each for each in rest if OWN_LINE not in each).strip()
@@ -192,7 +192,7 @@ def search_note(state: State, experiment_id: str, runs: dict[int, str], parent: 
     charts, table = keys(state.settings["id"])
     members = sorted(state.front(), key=lambda n: _order(state, n))
     lines = [
-        f"**Pareto front of {escaped(state.settings['name'])}** (validation split): {len(members)} of "
+        f"**Pareto front of {markdown(state.settings['name'])}** (validation split): {len(members)} of "
         f"{state.count(COMPLETE)} complete trials. "
         f"[Charts]({address(experiment_id, charts)}) · [table]({address(experiment_id, table, charts=False)}) · "
         f"[interactive page]({run_address(experiment_id, parent, PAGE)})"
@@ -225,17 +225,11 @@ def _order(state: State, number: int) -> float:
 
 def _row(state: State, number: int, experiment_id: str, runs: dict[int, str], params: list[str]) -> list[str]:
     trial = state.trials[number]
-    name = escaped(trial.label)
+    name = markdown(trial.label)
     link = f"[{name}]({run_address(experiment_id, runs[number])})" if number in runs else name
     values = [f"{trial.metrics[objective]:.4f}" for objective in state.objectives]
-    return [link, *values, *(escaped(_number(trial.values.get(name, "–"))) for name in params)]
+    return [link, *values, *(markdown(_number(trial.values.get(name, "–"))) for name in params)]
 
 
 def _number(value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def escaped(text: str) -> str:
-    """``text`` in MLflow's Markdown (showdown's) that shows it as it is: no markup, no HTML, no cell's end."""
-    text = re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", re.sub(r"\s+", " ", text))
-    return re.sub("[<>&$]", lambda found: f"&#{ord(found[0])};", text)  # of these it leaves the backslash

@@ -4,9 +4,12 @@ Class, group and folder names come from users. A text may hold anything; no rend
 upon, and no cell is ever a formula.
 """
 
-import html as markup
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
+
+from trainables.files import plain
 
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -15,7 +18,8 @@ LATEX = {
     "↑": r"$\uparrow$", "↓": r"$\downarrow$", "²": r"$^2$", "×": r"$\times$", "…": r"\ldots{}", "≥": r"$\geq$",
     "≤": r"$\leq$", "[": "{[}", "*": "{*}",  # which behind the end of a row would be taken for its options
 }  # fmt: skip
-MARKDOWN = re.compile(r"([\\`*_{}\[\]#|~$!])")  # a backslash for these; entities for <, > and &
+MARKDOWN = re.compile(r"([\\`*_{}\[\]#!|~])")
+ENTITIES = re.compile(r"[$@^]|:(?=//)")  # formulas and links; before these, MLflow's Markdown would keep a backslash
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Table:
     best: frozenset[tuple[int, int]] = frozenset()
     note: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         wrong = [row for row in self.rows if len(row) != len(self.header)]
         if wrong:
             raise ValueError(f"a row must have {len(self.header)} cells, but has {len(wrong[0])}: {wrong[0]}")
@@ -41,35 +45,30 @@ class Table:
         return to_html(self)
 
 
-def one_line(text: str) -> str:
-    """Without line breaks and other control characters, which would end a row or a comment."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
 def latex(text: str) -> str:
     """``text`` as LaTeX prints it."""
-    return "".join(LATEX.get(c, c) for c in one_line(text))
+    return "".join(LATEX.get(c, c) for c in plain(text))
 
 
-def markdown(text: str) -> str:
-    """``text`` as Markdown shows it: neither markup nor the end of a cell."""
-    return MARKDOWN.sub(r"\\\1", markup.escape(one_line(text), quote=False))
+def markdown(text: object) -> str:
+    """``text`` as Markdown shows it, GitHub's and MLflow's: no markup, no HTML, no link, no end of a cell."""
+    backslashed = escape(MARKDOWN.sub(r"\\\1", plain(text)), quote=False)
+    return ENTITIES.sub(lambda match: f"&#{ord(match[0])};", backslashed)
 
 
 def to_latex(table: Table) -> str:
     """A ``table`` environment with booktabs' rules, the first column to the left."""
-    body = [" & ".join(_bold(table, i, j, latex(cell), r"\textbf{%s}") for j, cell in enumerate(row)) + r" \\"
-            for i, row in enumerate(table.rows)]  # fmt: skip
+    rows = _bold([[latex(cell) for cell in row] for row in table.rows], table.best, r"\textbf{%s}")
     lines = [
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{latex(_sentences(table))}}}",
+        rf"\caption{{{latex('. '.join(filter(None, [table.caption, table.note])))}}}",
         rf"\begin{{tabular}}{{{'l' + 'r' * (len(table.header) - 1)}}}",
         r"\toprule",
         " & ".join(map(latex, table.header)) + r" \\",
         r"\midrule",
-        *body,
+        *(" & ".join(row) + r" \\" for row in rows),
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
@@ -79,42 +78,28 @@ def to_latex(table: Table) -> str:
 
 def to_markdown(table: Table) -> str:
     """A pipe table with its caption above and its note below."""
-    lines = [
-        f"**{markdown(table.caption)}**",
-        "",
-        _row(map(markdown, table.header)),
-        _row(["---", *["---:"] * (len(table.header) - 1)]),
-        *(
-            _row(_bold(table, i, j, markdown(cell), "**%s**") for j, cell in enumerate(row))
-            for i, row in enumerate(table.rows)
-        ),
-    ]
-    return "\n".join([*lines, *(["", markdown(table.note)] if table.note else [])]) + "\n"
+    rows = _bold([[markdown(cell) for cell in row] for row in table.rows], table.best, "**%s**")
+    parts = [f"**{markdown(table.caption)}**", pipes([markdown(text) for text in table.header], rows, numbers=True)]
+    return "\n\n".join([*parts, *([markdown(table.note)] if table.note else [])]) + "\n"
+
+
+def pipes(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = False) -> str:
+    """The lines of a pipe table, of cells that are Markdown; ``numbers`` sets all but the first column to the right."""
+    rules = ["---", *["---:" if numbers else "---"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rules, *rows))
 
 
 def to_html(table: Table) -> str:
     """A ``figure`` element: the table in a box that scrolls by itself, its caption and note."""
-    head = "".join(f'<th scope="col">{markup.escape(cell)}</th>' for cell in table.header)
-    body = "".join(f"<tr>{_html_row(table, i)}</tr>" for i in range(len(table.rows)))
-    note = f"<p>{markup.escape(table.note)}</p>" if table.note else ""
+    rows = _bold([[escape(cell) for cell in row] for row in table.rows], table.best, "<strong>%s</strong>")
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.header)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    note = f"<p>{escape(table.note)}</p>" if table.note else ""
     return (
-        f'<figure class="table"><figcaption><strong>{markup.escape(table.caption)}</strong>{note}</figcaption>'
+        f'<figure class="table"><figcaption><strong>{escape(table.caption)}</strong>{note}</figcaption>'
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></figure>'
     )
 
 
-def _html_row(table: Table, i: int) -> str:
-    cells = [_bold(table, i, j, markup.escape(cell), "<strong>%s</strong>") for j, cell in enumerate(table.rows[i])]
-    return "".join(f"<td>{cell}</td>" for cell in cells)
-
-
-def _row(cells) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _bold(table: Table, i: int, j: int, cell: str, form: str) -> str:
-    return form % cell if (i, j) in table.best else cell
-
-
-def _sentences(table: Table) -> str:
-    return ". ".join(filter(None, [table.caption, table.note]))
+def _bold(rows: list[list[str]], best: frozenset[tuple[int, int]], form: str) -> list[list[str]]:
+    return [[form % cell if (i, j) in best else cell for j, cell in enumerate(row)] for i, row in enumerate(rows)]

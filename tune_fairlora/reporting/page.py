@@ -9,8 +9,6 @@ import hashlib
 from collections.abc import Sequence
 from html import escape
 
-from analysis.html.table import Table, to_html, to_latex, to_markdown
-
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 0 auto; max-width: 62rem;
@@ -48,16 +46,19 @@ pre { overflow-x: auto; background: #f5f5f5; padding: .6rem; font-size: .8rem; }
 """
 
 
-def page(title: str, lead: str, sections: list[tuple[str, str]], scripts: Sequence[str] = ()) -> str:
-    """The document. ``title`` and the sections' headings are texts; ``lead`` and the sections' bodies are HTML, in
+def document(title: str, lead: str, sections: list[tuple[str, str]], scripts: Sequence[str] = ()) -> str:
+    """The whole page. ``title`` and the sections' headings are texts; ``lead`` and the sections' bodies are HTML, in
     which only ``scripts`` (their code) may run."""
     body = "".join(
         f'<section id="s{i}"><h2>{escape(heading)}</h2>\n{content}</section>\n'
         for i, (heading, content) in enumerate(sections)
     )
     links = "".join(f'<li><a href="#s{i}">{escape(heading)}</a></li>' for i, (heading, _) in enumerate(sections))
+    digests = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"
     head = (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">'
+        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style>"
     )
@@ -67,30 +68,14 @@ def page(title: str, lead: str, sections: list[tuple[str, str]], scripts: Sequen
     )
 
 
-def _policy(codes: Sequence[str]) -> str:
-    """No network, images and styles of the page itself, and the scripts that were named."""
-    digests = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in codes]
-    allowed = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
-    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"
-
-
 def paragraph(text: str, kind: str = "") -> str:
     return f"<p{f' class={kind}' if kind else ''}>{escape(text)}</p>\n"
 
 
-def items(texts: list[str]) -> str:
+def bullets(texts: list[str]) -> str:
     return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>\n"
 
 
-def table(made: Table, *, sources: bool = False, texts: bool = False) -> str:
-    """``sources`` adds the table as LaTeX and as Markdown, to copy; ``texts`` sets it for words instead of numbers."""
-    shown = to_html(made) + "\n"
-    if texts:
-        shown = shown.replace('class="table"', 'class="table texts"', 1)
-    if sources:
-        shown += _folded("as LaTeX", to_latex(made)) + _folded("as Markdown", to_markdown(made))
-    return shown
-
-
-def _folded(title: str, text: str) -> str:
-    return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>\n"
+def of_texts(table: str) -> str:
+    """The HTML of a table, set for words instead of numbers."""
+    return table.replace('class="table"', 'class="table texts"', 1)

@@ -1,0 +1,46 @@
+"""Bounds on metrics, ``val_accuracy>=0.9``: a search's constraints, and rules to pick a trial by."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trainables.config import ConfigError, lookup
+from trainables.metrics import OBJECTIVES
+
+FORM = re.compile(r"\s*([a-z_0-9]+)\s*(>=|<=)\s*(\S+)\s*")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """``metric >= bound`` or ``metric <= bound``, over the metrics that may be objectives."""
+
+    metric: str
+    sign: str
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.metric}{self.sign}{self.bound:g}"
+
+    def violation(self, metrics: Mapping[str, float]) -> float:
+        """By how much ``metrics`` break it, in the metric's unit: positive when broken (NaN breaks it, by infinity)."""
+        value = metrics.get(self.metric, math.nan)
+        if math.isnan(value):
+            return math.inf
+        return self.bound - value if self.sign == ">=" else value - self.bound
+
+
+def parse(text: str, what: str) -> Bound:
+    """Raises ConfigError, which begins with ``what`` the bound is, on another form and on an unknown metric."""
+    match = FORM.fullmatch(text)
+    if match is None:
+        raise ConfigError(f'{what} takes "metric>=number" or "metric<=number", but got {text!r}')
+    metric, sign, number = match.groups()
+    lookup(OBJECTIVES, metric, f"metric of {what}")
+    try:
+        bound = float(number)
+    except ValueError:
+        bound = math.nan
+    if not math.isfinite(bound):
+        raise ConfigError(f"{what} must end in a number, but got {text!r}")
+    return Bound(metric, sign, bound)
