@@ -1,32 +1,58 @@
 """What every command shares: a parser that answers in one line, checked numbers, exit statuses."""
 
 import argparse
+import contextlib
+import difflib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
+from typing import NoReturn
 
 from trainables.config import ConfigError
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+FLAG, FIELD = re.compile(r"--([a-z]+(?:-[a-z]+)*)"), re.compile(r"`([a-z_]+)`")
+UNKNOWN_FLAG = re.compile(r"unrecognized arguments: (--[\w-]+)")
 DURATION = re.compile(rf"(?:{PART.pattern})+")
 
 
 class Parser(argparse.ArgumentParser):
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         """One line and exit status 2, without argparse's page of usage."""
+        if unknown := UNKNOWN_FLAG.match(message):
+            near = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)
+            message += f", did you mean {near[0]}?" if near else ""
         raise ConfigError(f"{message} (--help lists the options)")
 
 
-def run(command: Callable[[], int], interrupted: str) -> int:
-    """``command``'s exit status: 0 done, 1 failed; 2 with one line for a user's mistake; 130 with ``interrupted``."""
+@contextlib.contextmanager
+def errors_name_fields(fields: Container[str]) -> Iterator[None]:
+    """Errors raised inside name the ``fields`` of the Python API, as in `grace_period`, wherever they name flags."""
+
+    def field(flag: re.Match[str]) -> str:
+        name = flag[1].replace("-", "_")
+        return f"`{name}`" if name in fields else flag[0]
+
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(FLAG.sub(field, str(error))) from error
+
+
+def run(command: Callable[[], int], interrupted: str, fields: Container[str] = ()) -> int:
+    """``command``'s exit status: 0 done, 1 failed; 2 with one line for a user's mistake; 130 with ``interrupted``.
+
+    That line names flags, as in --grace-period, where the error names one of the ``fields``.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # Δ and λ must not break a terminal that has no such letters
             stream.reconfigure(errors="replace")
     try:
         return command()
     except ConfigError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        text = FIELD.sub(lambda f: f"--{f[1].replace('_', '-')}" if f[1] in fields else f[0], str(error))
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)

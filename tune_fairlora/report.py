@@ -11,8 +11,8 @@ startup.quiet_libraries()
 import argparse  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from trainables.config import ConfigError, lookup  # noqa: E402
-from trainables.metrics import OBJECTIVES  # noqa: E402
+from trainables.config import ConfigError  # noqa: E402
+from trainables.metrics import objective  # noqa: E402
 from tune_fairlora import cli  # noqa: E402
 
 FILE = "report.html"
@@ -46,12 +46,12 @@ def main(argv: list[str] | None = None) -> int:
 def _command(args: argparse.Namespace) -> int:
     from tune_fairlora.record.search_folder import find
 
-    lookup(OBJECTIVES, args.by, "metric of --by")
+    by = objective(args.by, "metric of --by")
     folder = find(args.search, args.storage)
     out = args.out or folder / FILE
     if out.is_dir() or not out.parent.is_dir():
         raise ConfigError(f"--out must be a file in a folder that exists, but got {out}")
-    write(out, html(folder, args.by))
+    write(out, html(folder, by))
     print(out)
     return 0
 

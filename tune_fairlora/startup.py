@@ -16,6 +16,12 @@ STARTED = time.monotonic()  # of the process, as good as; a time budget counts f
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 
 
+def prepare_process() -> None:
+    """What a command does to its own process, before any import of ours but this one."""
+    hide_user_folder()
+    quiet_libraries()
+
+
 def hide_user_folder() -> None:
     """Take the current folder off the import path, unless it is where this package itself lies.
 
