@@ -46,7 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv and argv[0] in COMMANDS:
         status: int = importlib.import_module(f"tune_fairlora.{argv[0]}").main(argv[1:])
         return status
-    return run(_overview(), argv[:1] or ["--help"], lambda args: lookup(COMMANDS, args.command, "command"), "")
+    return run(_overview(), argv[:1] or ["--help"], _unknown_command, "")
+
+
+def _unknown_command(args: argparse.Namespace) -> NoReturn:
+    lookup(COMMANDS, args.command, "command")
+    raise AssertionError(f"{args.command} is known")
 
 
 def _overview() -> "Parser":
@@ -73,10 +78,16 @@ def _complete(words: list[str]) -> None:
         parser = importlib.import_module(f"tune_fairlora.{words[0]}").parser()
         os.environ["_ARGCOMPLETE"] = "2"  # the program is the line's second word
     searches = [path.parent.name for path in Path("runs").glob(f"*/{LOG}")]
-    names = {"command": COMMANDS, "space": SPACES, "search": searches, "resume": searches, "resync": searches}
+    names: dict[str, Any] = {
+        "command": COMMANDS,
+        "space": SPACES,
+        "search": searches,
+        "resume": searches,
+        "resync": searches,
+    }
     for action in parser._actions:
         if action.dest in names:
-            action.completer = lambda known=tuple(names[action.dest]), **_: known  # type: ignore[attr-defined]
+            action.completer = argcomplete.ChoicesCompleter(names[action.dest])  # type: ignore[attr-defined]
     argcomplete.autocomplete(parser)
 
 

@@ -81,7 +81,7 @@ def test_a_metric_without_a_value_in_one_seed_has_no_mean():
         ("val_accuracy>0.5 then val_delta_f1", "--pick takes knee"),
         ("val_accuracy>=0.5", "--pick takes knee"),
         ("val_beauty>=0.5 then val_delta_f1", "unknown metric of --pick 'val_beauty'"),
-        ("val_accuracy>=0.5 then accuracy", "unknown metric of --pick 'accuracy'"),
+        ("val_accuracy>=0.5 then acuracy", "unknown metric of --pick 'acuracy', did you mean val_accuracy?"),
         ("val_accuracy>=x then val_delta_f1", "--pick must compare with a number, but got"),
         ("val_accuracy>=nan then val_delta_f1", "--pick must compare with a number, but got"),
         ("val_eod_max<=0.5 then val_delta_f1", "the search s must have measured val_eod_max, but has not"),

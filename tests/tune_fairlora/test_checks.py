@@ -58,7 +58,7 @@ def test_other_classes_methods_libraries_and_code_want_one_too(cache, images, mo
         patch.setattr(checks, "version", lambda name: "9.9")
         assert not proof(images).known
     (tmp_path / "code").mkdir()
-    monkeypatch.setattr(checks, "OURS", tmp_path / "code")
+    monkeypatch.setattr(checks, "CORE", tmp_path / "code")
     assert not proof(images).known
 
 

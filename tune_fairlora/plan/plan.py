@@ -15,17 +15,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from optuna.distributions import BaseDistribution
-
 from search_spaces import resolve
-from search_spaces.space import Space
+from search_spaces.space import Distribution, Point, Space
 from trainables.config import ConfigError
 from trainables.data.store import Manifest, Store
 from trainables.metrics import OBJECTIVES
 from trainables.models.backbones import fingerprint, require_file, require_size
 from trainables.prepare import datasets
 from tune_fairlora.plan import checks, enqueue, ray_address
-from tune_fairlora.plan.checks import ModelCheckCache
 from tune_fairlora.plan.options import OPTIONS, SearchOptions
 from tune_fairlora.record import constraints
 from tune_fairlora.record.event_log import FORMAT, Record, collapse_floor
@@ -46,7 +43,7 @@ class Plan:
     manifest: Manifest
     weights: str | None
     trials: int  # in all: configurations times seeds
-    points: tuple[dict[str, object], ...]  # by field, tried first
+    points: tuple[Point, ...]  # by field, tried first
     record: Record | None = None  # of the search that is resumed
 
     @property
@@ -86,8 +83,8 @@ class Plan:
         }
 
 
-def space_facts(space: Space) -> dict:
-    """What makes a space this one, plain values alone: a search is resumed with the same or not at all."""
+def space_facts(space: Space) -> dict[str, Any]:
+    """What makes a space this one, as plain values: a search is resumed with the same facts or not at all."""
     return {
         "space": space.name,
         "methods": list(space.methods),
@@ -98,15 +95,11 @@ def space_facts(space: Space) -> dict:
     }
 
 
-def _plain(entry: BaseDistribution | Mapping[str, BaseDistribution]) -> str | dict[str, str]:
+def _plain(entry: Distribution | Mapping[str, Distribution]) -> str | dict[str, str]:
     return {method: str(one) for method, one in entry.items()} if isinstance(entry, Mapping) else str(entry)
 
 
-def begin_nothing(options: SearchOptions, trials: int, models: bool) -> None:
-    """For a plan that nobody carries out."""
-
-
-def make_plan(options: SearchOptions, progress: Progress, begin: Begin = begin_nothing) -> Plan:
+def make_plan(options: SearchOptions, progress: Progress, begin: Begin = lambda *_: None) -> Plan:
     """A new search: everything prepared, nothing written to its folder. Raises ConfigError.
 
     ``begin`` is called once what is quickly checked is in order.
@@ -117,15 +110,7 @@ def make_plan(options: SearchOptions, progress: Progress, begin: Begin = begin_n
     points = tuple(enqueue.read(options.enqueue, space)) if options.enqueue else ()
     base = space.config({}, 0)
     require_size(base.backbone, base.image_size)
-    store = prepare(space, options, progress)
-    checked = ModelCheckCache(space, options.weights, Store(store).manifest)
-    begin(options, most_trials(options, space), not checked.known)
-    return assemble(options, space, folder, store, points, checked)
-
-
-def most_trials(options: SearchOptions, space: Space) -> int:
-    """How many trials a search has at most: a grid may have fewer."""
-    return (options.trials or (sys.maxsize if options.sampler == "grid" else space.trials)) * options.seeds
+    return assemble(options, space, folder, prepare(space, options, progress), points, begin)
 
 
 def check_addresses(options: SearchOptions) -> None:
@@ -140,16 +125,18 @@ def assemble(
     space: Space,
     folder: Path,
     store: Path,
-    points: tuple[dict[str, object], ...],
-    checked: ModelCheckCache,
+    points: tuple[Point, ...],
+    begin: Begin,
     record: Record | None = None,
 ) -> Plan:
     """The plan of ``options``, once model, data and objectives are known to fit. Raises ConfigError."""
-    space.config({}, options.seed + options.seeds - 1)  # the last seed keeps its rule too
-    trials = options.trials or space.trials
-    if options.sampler == "grid":
-        trials = min(options.trials or sys.maxsize, len(points) + len(space.grid_points()))
     images, bounded = Store(store), (c.metric for c in constraints.parse(options.constraint))
+    models = checks.ModelCheckCache(space, options.weights, images.manifest)
+    trials = options.trials or (sys.maxsize if options.sampler == "grid" else space.trials)
+    begin(options, trials * options.seeds, not models.known)
+    space.config({}, options.seed + options.seeds - 1)  # the last seed keeps its rule too
+    if options.sampler == "grid":
+        trials = min(trials, len(points) + len(space.grid_points()))
     checks.check_objectives((*space.objectives, *bounded), space, images)
     checks.warn_small(images)
     return Plan(
@@ -158,7 +145,7 @@ def assemble(
         space=space,
         store=store,
         manifest=images.manifest,
-        weights=checked.source(store),
+        weights=models.source(store),
         trials=trials * options.seeds,
         points=points,
         record=record,
@@ -208,7 +195,7 @@ def code_version() -> str:
     if not (here / ".git").exists():
         return version("tune-fairlora")
     try:
-        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True)
+        git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True)
     except OSError:  # no git on this machine
         return version("tune-fairlora")
-    return version("tune-fairlora") + (f"+{done.stdout.strip()}" if done.returncode == 0 else "")
+    return version("tune-fairlora") + (f"+{git.stdout.strip()}" if git.returncode == 0 else "")

@@ -10,7 +10,6 @@ from trainables.models.backbones import fingerprint
 from trainables.trial import checkpoints
 from tune_fairlora.algorithms import study
 from tune_fairlora.plan import plan
-from tune_fairlora.plan.checks import ModelCheckCache
 from tune_fairlora.plan.options import DEFAULTS, OPTIONS, SearchOptions, checked
 from tune_fairlora.record.event_log import FORMAT, LOG, Record
 from tune_fairlora.record.search_folder import find
@@ -19,7 +18,7 @@ from tune_fairlora.tracking import outbox
 
 
 def make_plan(
-    name: str, given: Mapping[str, object], progress: plan.Progress, begin: plan.Begin = plan.begin_nothing
+    name: str, given: Mapping[str, object], progress: plan.Progress, begin: plan.Begin = lambda *_: None
 ) -> plan.Plan:
     """The plan that goes on with the search ``name`` with the options ``given`` anew; ``begin`` is called as
     `plan.make_plan` calls it.
@@ -49,13 +48,10 @@ def _plan(record: Record, given: dict[str, Any], progress: plan.Progress, begin:
     store = Path(settings["store"])
     if not store.is_file() or "data" in given:
         store = plan.prepare(space, options, progress)
-    images = Store(store).manifest
-    _compare("data", {"fingerprint": settings["data_fingerprint"]}, {"fingerprint": images.fingerprint})
-    models = ModelCheckCache(space, options.weights, images)
-    begin(options, plan.most_trials(options, space), not models.known)
-    resumed = plan.assemble(options, space, record.folder, store, tuple(settings["enqueue"]), models, record)
-    weights = fingerprint(resumed.weights) or "hub"
-    _compare("weights", {"weights": settings["weights"]}, {"weights": weights})
+    fingerprints = {"fingerprint": settings["data_fingerprint"]}, {"fingerprint": Store(store).manifest.fingerprint}
+    _compare("data", *fingerprints)
+    resumed = plan.assemble(options, space, record.folder, store, tuple(settings["enqueue"]), begin, record)
+    _compare("weights", {"weights": settings["weights"]}, {"weights": fingerprint(resumed.weights) or "hub"})
     if resumed.trials < len(record.trials):
         raise ConfigError(
             f"`trials` must be at least the {len(record.trials)} that were begun, but is {resumed.trials}"
