@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trainables.config import ConfigError, lookup
-from trainables.metrics import OBJECTIVES
+from trainables.config import ConfigError
+from trainables.metrics import objective
 
 FORM = re.compile(r"\s*([a-z_0-9]+)\s*(>=|<=)\s*(\S+)\s*")
 
@@ -36,11 +36,10 @@ def parse(text: str, what: str) -> Bound:
     if match is None:
         raise ConfigError(f'{what} takes "metric>=number" or "metric<=number", but got {text!r}')
     metric, sign, number = match.groups()
-    lookup(OBJECTIVES, metric, f"metric of {what}")
     try:
         bound = float(number)
     except ValueError:
         bound = math.nan
     if not math.isfinite(bound):
         raise ConfigError(f"{what} must end in a number, but got {text!r}")
-    return Bound(metric, sign, bound)
+    return Bound(objective(metric, f"metric of {what}"), sign, bound)

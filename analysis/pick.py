@@ -10,8 +10,8 @@ from analysis import bounds, configurations
 from analysis.labels import BETTER
 from analysis.pareto import SIGNS, as_minimization, front, knee
 from analysis.results import Search
-from trainables.config import ConfigError, lookup
-from trainables.metrics import OBJECTIVES
+from trainables.config import ConfigError
+from trainables.metrics import OBJECTIVES, objective
 
 RULES = {"knee": "", "accuracy": "maximize", "fairness": "minimize"}  # the last two: an objective of that direction
 
@@ -72,7 +72,7 @@ def _knee(search: Search, rows: pd.DataFrame) -> tuple[int, str]:
 
 
 def _bounded(search: Search, rows: pd.DataFrame, bound: bounds.Bound, target: str) -> tuple[int, str]:
-    lookup(OBJECTIVES, target, "metric of a rule to pick by")
+    target = objective(target, "metric of a rule to pick by")
     for name in (bound.metric, target):
         if name not in rows:
             raise ConfigError(f"the search {search.name} must have measured {name}, but has not")

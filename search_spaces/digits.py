@@ -2,10 +2,7 @@
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from search_spaces.space import Space
-
-LORA_LR = FloatDistribution(1e-3, 1.5e-2, log=True)
-FULL_LR = FloatDistribution(3e-4, 5e-3, log=True)
+from search_spaces.space import Space, by_method
 
 SPACE = Space(
     name="digits",
@@ -23,9 +20,9 @@ SPACE = Space(
     search={
         "rank": CategoricalDistribution((0, 1, 2, 4, 8, 16, 32)),
         "alpha": CategoricalDistribution((8.0, 16.0, 32.0)),
-        "lr": {"lora": LORA_LR, "fairlora": LORA_LR, "fft": FULL_LR, "fairfft": FULL_LR},
+        "lr": by_method(FloatDistribution(1e-3, 1.5e-2, log=True), FloatDistribution(3e-4, 5e-3, log=True)),
         "lam": FloatDistribution(0.01, 10.0, log=True),
         "weight_decay": FloatDistribution(1e-4, 0.1, log=True),
     },
-    first={"lr": {"lora": 5e-3, "fairlora": 5e-3, "fft": 1e-3, "fairfft": 1e-3}},
+    first={"lr": by_method(5e-3, 1e-3)},
 )

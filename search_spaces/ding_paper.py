@@ -1,14 +1,13 @@
 """UTKFace by gender or by age in 9 bins, race as sensitive groups, with the recipe of Ding et al. (section 5.1).
 
-Theirs: batch 32, one cosine cycle with warm-up 0.01, flips and nothing else, LoRA on query and value at rank 8 (0 to
-768 in the rank study), learning rates and epochs as below. AdamW with weight decay 0.001 is that of their longer
-paper's code; alpha, which they do not give, is our default. The fair methods are not theirs.
+Theirs: batch 32, one cosine cycle with warm-up 0.01, flips as the only augmentation, LoRA on query and value at rank 8
+(0 to 768 in the rank study), learning rates and epochs as below. AdamW with weight decay 0.001 comes from the code of
+their longer paper; they do not give alpha, so it is our default. The fair methods are not theirs.
 """
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from search_spaces.fairlora_paper import by_method
-from search_spaces.space import Space
+from search_spaces.space import Space, by_method
 
 RATES = (1e-5, 5e-5, 1e-4, 3e-4)
 LORA_EPOCHS, FULL_EPOCHS = (2, 4, 6, 8, 12), (1, 2, 3, 4, 6, 8)

@@ -1,14 +1,13 @@
-"""What FairLoRA's three data sets share: its ranks and λ, its three backbones, the grid that it ran.
+"""FairLoRA's three data sets with its ranks and λ, its three backbones and the grid that it ran.
 
 The paper publishes neither optimiser, learning rates, epochs, batch size, alpha nor dropout: those are our choice.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from search_spaces.space import Space
+from search_spaces.space import Space, by_method
 
 RANKS = (8, 16, 32, 64, 128)  # below 4 the paper saw performance drop; `--set rank=1,2,4,8` asks for them
 LAMBDAS = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -22,7 +21,7 @@ class Rates:
     full: tuple[float, float, float]
 
 
-# CLIP's features are undone by steps that a supervised ViT takes well; hence lower rates for full fine-tuning.
+# Full fine-tuning at the rates of a supervised ViT destroys CLIP's features; hence lower ones.
 BACKBONES = {
     "clip": ("clip_b32", "CLIP ViT-B/32 (LAION-2B)", Rates((1e-4, 1e-3, 5e-3), (2e-6, 1e-5, 1e-4))),
     "dino": ("dino_b16", "DINO ViT-B/16", Rates((1e-4, 1e-3, 5e-3), (5e-6, 3e-5, 3e-4))),
@@ -30,29 +29,19 @@ BACKBONES = {
 }
 
 
-def by_method(lora: object, full: object) -> dict[str, object]:
-    """One value for the two LoRA methods, another for the two that train every weight."""
-    return {"lora": lora, "fairlora": lora, "fft": full, "fairfft": full}
-
-
-def spaces(data: str, about: str, epochs: tuple[int, ...], fixed: Mapping[str, object]) -> list[Space]:
-    """The data set's three spaces, one a backbone: ``<data>_clip``, ``<data>_dino`` and ``<data>_vit``."""
-    return [_space(data, about, epochs, fixed, backbone) for backbone in BACKBONES]
-
-
-def _space(data: str, about: str, epochs: tuple[int, ...], fixed: Mapping[str, object], backbone: str) -> Space:
+def _space(data: str, about: str, epochs: tuple[int, ...], backbone: str) -> Space:
     name, title, rates = BACKBONES[backbone]
-    ranges = (FloatDistribution(low, high, log=True) for low, _, high in (rates.lora, rates.full))
+    lora, full = (FloatDistribution(low, high, log=True) for low, _, high in (rates.lora, rates.full))
     return Space(
         name=f"{data}_{backbone}",
         about=f"{title} on {about}",
-        fixed={"data": data, "backbone": name, "image_size": 224, "targets": "qv", **fixed},
+        fixed={"data": data, "backbone": name, "image_size": 224, "targets": "qv", "batch_size": 64},
         search={
             "rank": CategoricalDistribution(RANKS),
             "alpha": CategoricalDistribution((8.0, 16.0, 32.0, 64.0)),
             "dropout": CategoricalDistribution((0.0, 0.1)),
             "lam": FloatDistribution(LAMBDAS[0], LAMBDAS[-1], log=True),
-            "lr": by_method(*ranges),
+            "lr": by_method(lora, full),
             "weight_decay": FloatDistribution(1e-4, 0.1, log=True),
             "epochs": CategoricalDistribution(epochs),
         },
@@ -62,11 +51,12 @@ def _space(data: str, about: str, epochs: tuple[int, ...], fixed: Mapping[str, o
     )
 
 
-SPACES = (
+DATA_SETS = (
     # Tables 1 and 3.
-    *spaces("geode", "GeoDE: 40 objects, 6 regions", (3, 5, 10), {"batch_size": 64}),
+    ("geode", "GeoDE: 40 objects, 6 regions", (3, 5, 10)),
     # Tables 2 and 3: land or water behind the birds.
-    *spaces("waterbirds", "Waterbirds: 2 classes, 2 grounds", (5, 10, 20), {"batch_size": 64}),
+    ("waterbirds", "Waterbirds: 2 classes, 2 grounds", (5, 10, 20)),
     # Table 6. 100 classes in 64 images: about half of them are present in a batch, most of those once.
-    *spaces("aircraft", "FGVC-Aircraft: 100 variants, by manufacturer", (10, 20, 40), {"batch_size": 64}),
+    ("aircraft", "FGVC-Aircraft: 100 variants, by manufacturer", (10, 20, 40)),
 )
+SPACES = [_space(*data_set, backbone) for data_set in DATA_SETS for backbone in BACKBONES]

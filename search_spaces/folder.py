@@ -4,10 +4,7 @@ import dataclasses
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from search_spaces.space import Space
-
-LORA_LR = FloatDistribution(5e-4, 1e-2, log=True)
-FULL_LR = FloatDistribution(2e-5, 5e-4, log=True)
+from search_spaces.space import Space, by_method
 
 VIT_TINY = Space(
     name="folder_vit_tiny",
@@ -16,17 +13,14 @@ VIT_TINY = Space(
     search={
         "rank": CategoricalDistribution((4, 8, 16, 32, 64)),
         "alpha": CategoricalDistribution((8.0, 16.0, 32.0)),
-        "lr": {"lora": LORA_LR, "fairlora": LORA_LR, "fft": FULL_LR, "fairfft": FULL_LR},
+        "lr": by_method(FloatDistribution(5e-4, 1e-2, log=True), FloatDistribution(2e-5, 5e-4, log=True)),
         "lam": FloatDistribution(0.01, 10.0, log=True),
         "weight_decay": FloatDistribution(1e-4, 0.1, log=True),
     },
-    first={"lr": {"lora": 3e-3, "fairlora": 3e-3, "fft": 1e-4, "fairfft": 1e-4}, "lam": 0.1},
+    first={"lr": by_method(3e-3, 1e-4), "lam": 0.1},
 )
 
-CLIP_LORA_LR = FloatDistribution(1e-4, 5e-3, log=True)
-CLIP_FULL_LR = FloatDistribution(2e-6, 1e-4, log=True)
-
-# A larger model wants smaller steps; the rest is the same question.
+# A larger model needs smaller steps; all else is equal.
 CLIP = dataclasses.replace(
     VIT_TINY,
     name="folder_clip",
@@ -34,7 +28,7 @@ CLIP = dataclasses.replace(
     fixed={**VIT_TINY.fixed, "backbone": "clip_b32"},
     search={
         **VIT_TINY.search,
-        "lr": {"lora": CLIP_LORA_LR, "fairlora": CLIP_LORA_LR, "fft": CLIP_FULL_LR, "fairfft": CLIP_FULL_LR},
+        "lr": by_method(FloatDistribution(1e-4, 5e-3, log=True), FloatDistribution(2e-6, 1e-4, log=True)),
     },
-    first={"lr": {"lora": 1e-3, "fairlora": 1e-3, "fft": 1e-5, "fairfft": 1e-5}, "lam": 0.1},
+    first={"lr": by_method(1e-3, 1e-5), "lam": 0.1},
 )

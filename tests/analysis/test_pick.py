@@ -81,7 +81,7 @@ def test_a_metric_without_a_value_in_one_seed_has_no_mean():
         ("val_accuracy>0.5 then val_delta_f1", "a rule to pick by takes \"metric>=number\" or"),
         ("val_accuracy>=0.5", "a rule to pick by is knee"),
         ("val_beauty>=0.5 then val_delta_f1", "unknown metric of a rule to pick by 'val_beauty'"),
-        ("val_accuracy>=0.5 then accuracy", "unknown metric of a rule to pick by 'accuracy'"),
+        ("val_accuracy>=0.5 then acuracy", "unknown metric of a rule to pick by 'acuracy', did you mean val_accuracy?"),
         ("val_accuracy>=x then val_delta_f1", "a rule to pick by must end in a number, but got"),
         ("val_accuracy>=nan then val_delta_f1", "a rule to pick by must end in a number, but got"),
         ("val_eod_max<=0.5 then val_delta_f1", "the search s must have measured val_eod_max, but has not"),

@@ -59,7 +59,7 @@ def test_other_classes_methods_libraries_and_code_want_one_too(cache, images, mo
         patch.setattr(checks, "version", lambda name: "9.9")
         assert not proof(images).known
     (tmp_path / "code").mkdir()
-    monkeypatch.setattr(checks, "OURS", tmp_path / "code")
+    monkeypatch.setattr(checks, "CORE", tmp_path / "code")
     assert not proof(images).known
 
 
@@ -103,12 +103,12 @@ def test_what_a_proof_cannot_hold_is_checked_each_time(cache, images):
 
 PLAN = """
 import json, sys
-from tune_fairlora import search
-args = search.parser().parse_args(["--space", "digits", "--weights", "random", "--storage", sys.argv[1]])
-asked = []
+from tune_fairlora.plan.options import SearchOptions
 from tune_fairlora.plan.plan import make_plan
+options = SearchOptions(space="digits", weights="random", storage=sys.argv[1])
+asked = []
 from tune_fairlora.run.terminal import DecodingBar
-plan = make_plan(args, DecodingBar(), lambda options, trials, models: asked.append(models))
+plan = make_plan(options, DecodingBar(), lambda options, trials, models: asked.append(models))
 plan.settings()
 import tune_fairlora.run.ray_executor, tune_fairlora.tracking.tracker
 print(json.dumps({"models": asked, "torch": "torch" in sys.modules}))

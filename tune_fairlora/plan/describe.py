@@ -1,39 +1,45 @@
 """``--describe`` and ``--dry-run``: what a search would do, in words."""
 
-import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import CategoricalDistribution
 from rich.console import Console
 
-from search_spaces.space import Space
-from trainables.config import METHODS, TrainConfig, absent_for
+from search_spaces.space import Distribution, Space
+from trainables.config import METHODS, absent_for
 from trainables.models import adapters, create
+from tune_fairlora.plan.options import SearchOptions
 from tune_fairlora.plan.plan import Plan, resolve_space
 from tune_fairlora.plan.resume import to_go_on
 
 EXAMPLE_CLASSES = 10  # the digits have as many, and a user's folder that is not given may have any number
 
 
-def describe(args: argparse.Namespace) -> int:
+def describe(options: SearchOptions) -> int:
     """Print the resolved space: fixed values, distributions, conditions, first points, and what each rank trains."""
-    space = resolve_space(args)
+    space = resolve_space(options)
     out = Console(highlight=False)
     objectives = ", ".join(space.objectives)
-    out.print(f"{space.name}: {space.about}\nobjectives: {objectives}; {space.trials} trials by default", markup=False)
+    out.print(
+        f"{space.name}: {space.about}\nobjectives: {objectives}; {space.trials} trials by default",
+        markup=False,
+        soft_wrap=True,
+    )
     _section(out, "fixed", {name: str(value) for name, value in space.fixed.items()})
-    _section(out, "searched", {"method": " | ".join(space.methods), **_searched(space)})
-    _section(out, "exists only for", _conditions(space))
+    searched = {name: _by_method(entry, _distribution) for name, entry in space.search.items()}
+    _section(out, "searched", {"method": " | ".join(space.methods), **searched})
+    owners = {name: [m for m in METHODS if name not in absent_for(m)] for name in space.search}
+    _section(out, "exists only for", {n: ", ".join(some) for n, some in owners.items() if len(some) < len(METHODS)})
     out.print("\ntried first", style="bold")
     for start in space.starts():
-        out.print(
-            "  " + ", ".join(f"{name.partition(':')[0]}={value}" for name, value in start.items()), soft_wrap=True
-        )
+        values = ", ".join(f"{name.partition(':')[0]}={value}" for name, value in start.items())
+        out.print(f"  {values}", soft_wrap=True)
     if space.grid:
-        axes = ", ".join(f"{name} {_values(entry)}" for name, entry in space.grid.items())
+        axes = ", ".join(f"{name} {_by_method(entry, _values)}" for name, entry in space.grid.items())
         out.print(f"\n--sampler grid tries {len(space.grid_points())} points: {axes}", markup=False, soft_wrap=True)
-    classes = _class_count(space, args.data)
+    classes = _class_count(space, options.data)
     heading = f"trained parameters, {classes} classes (LoRA totals count the head twice, as peft does)"
     out.print(f"\n{heading}", style="bold")
     for line in parameter_lines(space, classes):
@@ -47,32 +53,25 @@ def _section(out: Console, title: str, rows: Mapping[str, str]) -> None:
         out.print(f"  {name:14} {text}", markup=False, soft_wrap=True)
 
 
-def _searched(space: Space) -> dict[str, str]:
-    return {name: _distribution(entry) for name, entry in space.search.items()}
-
-
-def _distribution(entry: BaseDistribution | Mapping[str, BaseDistribution]) -> str:
+def _by_method(entry: Any, text: Callable[[Any], str]) -> str:
+    """The text of an entry that holds for all methods, or of each method's own."""
     if isinstance(entry, Mapping):
-        return "; ".join(f"{method}: {_distribution(one)}" for method, one in entry.items())
-    if isinstance(entry, CategoricalDistribution):
-        return _values(entry.choices)
-    return f"{entry.low:g} … {entry.high:g}{' (log)' if entry.log else ''}"
+        return "; ".join(f"{method}: {text(one)}" for method, one in entry.items())
+    return text(entry)
 
 
-def _values(entry: tuple | Mapping[str, tuple]) -> str:
-    if isinstance(entry, Mapping):
-        return "; ".join(f"{method}: {_values(one)}" for method, one in entry.items())
-    return " | ".join(map(str, entry))
+def _distribution(distribution: Distribution) -> str:
+    if isinstance(distribution, CategoricalDistribution):
+        return _values(distribution.choices)
+    return f"{distribution.low:g} … {distribution.high:g}{' (log)' if distribution.log else ''}"
 
 
-def _conditions(space: Space) -> dict[str, str]:
-    """Which of the searched hyperparameters only some of the methods have."""
-    owners = {name: [m for m in METHODS if name not in absent_for(m)] for name in space.search}
-    return {name: ", ".join(methods) for name, methods in owners.items() if len(methods) < len(METHODS)}
+def _values(values: Sequence[object]) -> str:
+    return " | ".join(map(str, values))
 
 
 def _class_count(space: Space, source: str | None) -> int:
-    """From the user's data if they are given; else what the data set is known to have; else ten for an example."""
+    """The classes of the user's data, else those that the data set is known to have, else ten as an example."""
     from trainables.prepare.listing import read_listing
     from trainables.prepare.prepared import is_prepared, manifest_of
     from trainables.prepare.sources import SOURCES
@@ -90,7 +89,7 @@ def dry_run(plan: Plan) -> int:
     """Print what ``plan`` would do; data and weights are prepared and checked, the folder is not made."""
     from trainables.data.store import SPLITS, Store
 
-    store = Store(plan.store)
+    store, options = Store(plan.store), plan.options
     counts = ", ".join(f"{name} {len(store.rows(name))}" for name in SPLITS)
     rows = {
         "space": plan.space.name,
@@ -99,22 +98,17 @@ def dry_run(plan: Plan) -> int:
         "classes": f"{len(plan.manifest.classes)}: {', '.join(plan.manifest.classes)}",
         "groups": f"{len(plan.manifest.groups)}: {', '.join(plan.manifest.groups)}",
         "weights": plan.weights or "the hub",
-        "objectives": ", ".join((*plan.space.objectives, *plan.constraints)),
-        "trials": f"{plan.trials}, sampler {plan.sampler}, scheduler {plan.scheduler}, seed {plan.seed}",
-        "MLflow": f"{plan.tracking_uri}, experiment {plan.experiment}",
+        "objectives": ", ".join((*plan.space.objectives, *plan.options.constraint)),
+        "trials": f"{plan.trials}, sampler {options.sampler}, scheduler {options.scheduler}, seed {options.seed}",
+        "MLflow": f"{plan.tracking_uri}, experiment {options.experiment}",
     }
     out = Console(highlight=False)
     if plan.record is not None:
-        rows["goes on"] = _progress(plan)
+        again, trials = len(to_go_on(plan.record, options.max_failures)), len(plan.record.trials)
+        rows["goes on"] = f"{trials} trials begun, {again} of them not at their end, {plan.trials} in all"
         plan.record.close()
     _section(out, "dry run: nothing was started", rows)
     return 0
-
-
-def _progress(plan: Plan) -> str:
-    record = plan.record
-    again = len(to_go_on(record, plan.max_failures))
-    return f"{len(record.trials)} trials begun, {again} of them not at their end, {plan.trials} in all"
 
 
 def parameter_lines(space: Space, n_classes: int) -> list[str]:
@@ -122,26 +116,15 @@ def parameter_lines(space: Space, n_classes: int) -> list[str]:
     import torch
 
     lines = []
-    for methods in _alike(space.methods):
+    kinds = ([m for m in space.methods if METHODS[m].lora], [m for m in space.methods if not METHODS[m].lora])
+    for methods in filter(None, kinds):  # the penalty trains no weights of its own
         point = space.first_point(methods[0])
-        distribution = space.distribution("rank", methods[0])
-        default = space.config(point, 0).rank
-        ranks = getattr(distribution, "choices", None) or ([default] if METHODS[methods[0]].lora else [None])
-        for rank in ranks:
-            config = space.config(point | ({"rank": rank} if rank is not None else {}), 0)
+        lora, distribution = METHODS[methods[0]].lora, space.distribution("rank", methods[0])
+        for rank in getattr(distribution, "choices", None) or [space.config(point, 0).rank]:
+            config = space.config(point | ({"rank": rank} if lora else {}), 0)
             with torch.device("meta"):
-                model = _skeleton(config, n_classes)
+                model = adapters.adapt(create.skeleton(config, n_classes), config)
             trainable, total = adapters.parameter_counts(model)
-            prefix = f"rank {rank}" if rank is not None else "every weight"
+            prefix = f"rank {rank}" if lora else "every weight"
             lines.append(f"{', '.join(methods):15} {prefix}: {trainable:,} of {total:,} parameters")
     return lines
-
-
-def _alike(methods: tuple[str, ...]) -> list[list[str]]:
-    """The methods that train the same weights, together: the penalty adds none."""
-    kinds = ([m for m in methods if METHODS[m].lora], [m for m in methods if not METHODS[m].lora])
-    return [kind for kind in kinds if kind]
-
-
-def _skeleton(config: TrainConfig, n_classes: int):
-    return adapters.adapt(create.skeleton(config, n_classes), config)
