@@ -35,6 +35,12 @@ def fails(capsys, *argv: str) -> str:
     return lines[0]
 
 
+@pytest.fixture(params=["--dry-run", pytest.param("", marks=pytest.mark.slow)], ids=["dry", "ray"])
+def ray(request) -> list[str]:
+    """Of a check that is made while Ray starts: without Ray, and, slowly, with one, which the mistake ends."""
+    return [request.param] * bool(request.param)
+
+
 def photos(
     folder: Path, rows: list[str], header="file_path,label,split", images=("a.png", "b.png", "c.png", "d.png")
 ) -> str:
@@ -63,9 +69,7 @@ def folder_search(data: str, *more: str) -> list[str]:
         (["--space", "digits", "--set", "rank"], "--set takes key=value, but got rank"),
         (["--space", "digits", "--set", "rank=-1"], "`rank >= 0` must hold, but got rank=-1"),
         (["--space", "digits", "--set", "rank=many"], "`rank is a whole number` must hold, but got rank=many"),
-        (["--space", "digits", "--set", "last_blocks=99"], "`last_blocks <= "),
         (["--space", "digits", "--epochs", "0"], "`epochs >= 1` must hold, but got epochs=0"),
-        (["--space", "digits", "--seed", "2147483647", "--seeds", "2"], "`seed <= 2147483647` must hold"),
         (["--space", "digits", "--set", "per_group=8"], "per_group has no effect while balance=none"),
         (["--space", "digits", "--set", "head=zeroshot"], "`head = zeroshot` needs a CLIP backbone"),
         (["--space", "geode_clip"], "geode needs --data DIR, a prepared folder"),
@@ -76,7 +80,6 @@ def folder_search(data: str, *more: str) -> list[str]:
         (["--space", "digits", "--constraint", "val_acc>=0.9"], "val_acc"),
         (["--space", "digits", "--constraint", "val_accuracy"], 'takes "metric>=number"'),
         (["--space", "digits", "--constraint", "val_loss<=1", "--constraint", "val_loss>=2"], "can never hold"),
-        (["--space", "digits", "--sampler", "grid"], "lr is continuous: pin it with --set lr"),
         (["--space", "digits", "--enqueue", "no.json"], "--enqueue no.json must be a file that can be read"),
         (
             ["--space", "digits", "--scheduler", "asha"],
@@ -87,7 +90,6 @@ def folder_search(data: str, *more: str) -> list[str]:
         (["--space", "digits", "--trials", "0"], "a number >= 1, whole must be given, but got 0"),
         (["--space", "digits", "--trails", "3"], "unrecognized arguments: --trails 3, did you mean --trials?"),
         (["--space", "digits", "--sampler", "tpee"], "unknown sampler 'tpee', did you mean tpe?"),
-        (["--space", "digits", "--sampler", "grid"], "a grid needs finite choices, but lr is continuous"),
         (["--space", "digits", "--data", "x"], "the digits come with scikit-learn and take no --data"),
         (["--space", "digits", "--image-size", "32"], "`image_size = 16` must hold for vit_nano"),
         (["--space", "folder_vit_tiny"], "data set folder needs --data DIR"),
@@ -124,6 +126,19 @@ def test_a_wrong_option_is_one_line(capsys, argv, message):
 
 
 @pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--set", "last_blocks=99"], "`last_blocks <= "),
+        (["--seed", "2147483647", "--seeds", "2"], "`seed <= 2147483647` must hold"),
+        (["--sampler", "grid"], "lr is continuous: pin it with --set lr"),
+        (["--sampler", "grid"], "a grid needs finite choices, but lr is continuous"),
+    ],
+)
+def test_an_option_that_is_found_wrong_while_ray_starts_is_one_line(capsys, ray, argv, message):
+    assert message in fails(capsys, "--space", "digits", *argv, *ray)
+
+
+@pytest.mark.parametrize(
     ("rows", "header", "message"),
     [
         (GOOD, "path,label,split", "must have the column file_path, but has path"),
@@ -154,28 +169,28 @@ def test_corrupt_images_are_all_named(capsys, empty_folder):
     )
 
 
-def test_weights_of_another_architecture_name_the_first_misfits(capsys, empty_folder):
+def test_weights_of_another_architecture_name_the_first_misfits(capsys, empty_folder, ray):
     import timm
 
     other = timm.create_model("vit_small_patch16_224", num_classes=0)
     safetensors.torch.save_file(other.state_dict(), "small.safetensors")
-    line = fails(capsys, *folder_search(photos(empty_folder / "p", GOOD), "--weights", "small.safetensors"))
+    line = fails(capsys, *folder_search(photos(empty_folder / "p", GOOD), "--weights", "small.safetensors"), *ray)
     assert "do not fit vit_tiny: cls_token has shape (1, 1, 384), expected (1, 1, 192); pos_embed" in line
 
 
-def test_corrupt_weights_are_one_line(capsys, empty_folder):
+def test_corrupt_weights_are_one_line(capsys, empty_folder, ray):
     Path("broken.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{broken")
-    line = fails(capsys, *folder_search(photos(empty_folder / "p", GOOD), "--weights", "broken.safetensors"))
+    line = fails(capsys, *folder_search(photos(empty_folder / "p", GOOD), "--weights", "broken.safetensors"), *ray)
     assert "broken.safetensors is corrupt or no weights file" in line
 
 
-def test_weights_that_would_run_code_are_refused(capsys, empty_folder):
+def test_weights_that_would_run_code_are_refused(capsys, empty_folder, ray):
     class Bomb:
         def __reduce__(self):
             return Path.touch, (Path(empty_folder / "exploded"),)
 
     torch.save({"state_dict": Bomb()}, "bomb.pt")
-    line = fails(capsys, *folder_search(photos(empty_folder / "p", GOOD), "--weights", "bomb.pt"))
+    line = fails(capsys, *folder_search(photos(empty_folder / "p", GOOD), "--weights", "bomb.pt"), *ray)
     assert "bomb.pt is corrupt or no weights file" in line
 
 
@@ -193,27 +208,27 @@ def test_a_name_that_exists_is_refused(capsys):
     ("change", "asked"),
     [("objectives=('val_accuracy', 'val_min_group_accuracy')", "val_min_group_accuracy"), ("", "groups=sensitive")],
 )
-def test_groups_that_the_data_lack_are_refused(capsys, empty_folder, change, asked):
+def test_groups_that_the_data_lack_are_refused(capsys, empty_folder, ray, change, asked):
     space = f"dataclasses.replace(SPACES['folder_vit_tiny'], {change})"
     Path("mine.py").write_text(f"from search_spaces import SPACES\nimport dataclasses\nSPACE = {space}\n")
     argv = ["--space", "mine.py", "--image-size", "32", "--data", photos(empty_folder / "p", GOOD)]
     argv += ["--set", "groups=sensitive"] if asked.startswith("groups") else []
-    assert f"{asked} needs at least two groups: metadata.csv must have" in fails(capsys, *argv)
+    assert f"{asked} needs at least two groups: metadata.csv must have" in fails(capsys, *argv, *ray)
 
 
-def test_a_validation_split_of_one_class_has_no_gap_to_search(capsys, empty_folder):
-    line = fails(capsys, *folder_search(photos(empty_folder / "p", GOOD[:3])))
+def test_a_validation_split_of_one_class_has_no_gap_to_search(capsys, empty_folder, ray):
+    line = fails(capsys, *folder_search(photos(empty_folder / "p", GOOD[:3])), *ray)
     assert "objective val_delta_f1 has no value on this validation split" in line
 
 
-def test_an_objective_without_values_on_this_split_is_refused_before_the_first_trial(capsys, empty_folder):
+def test_an_objective_without_values_on_this_split_is_refused_before_the_first_trial(capsys, empty_folder, ray):
     Path("mine.py").write_text(
         "from search_spaces import SPACES\nimport dataclasses\n"
         "SPACE = dataclasses.replace(SPACES['folder_vit_tiny'], objectives=('val_accuracy', 'val_eod_max'))\n"
     )
     rows = [f"{row},{group}" for row, group in zip(GOOD, "ababab")]  # no class has both groups in val
     data = photos(empty_folder / "p", rows, "file_path,label,split,group")
-    line = fails(capsys, "--space", "mine.py", "--image-size", "32", "--data", data)
+    line = fails(capsys, "--space", "mine.py", "--image-size", "32", "--data", data, *ray)
     assert "objective val_eod_max has no value on this validation split" in line  # one image of each class
 
 
