@@ -195,7 +195,7 @@ def _plan(args: argparse.Namespace, argv: list[str] | None, **begin):
 def _search(args: argparse.Namespace, argv: list[str] | None) -> int:
     from tune_fairlora.run import ray_cluster, runner, signals
 
-    with signals.Signals() as caught, ray_cluster.Cluster() as ray:
+    with signals.Signals() as caught, ray_cluster.RayCluster() as ray:
 
         def begin(options: argparse.Namespace, trials: int, models: bool) -> None:
             ray.start(options, trials, models)

@@ -1,4 +1,4 @@
-"""What a search's start leaves out: Ray's needless programs (`bare_ray.py`), and peft's transformers (`lean_peft.py`).
+"""What a search's start leaves out: Ray's needless programs (`fast_start.py`), peft's transformers (`lean_peft.py`).
 
     python -m tests.benchmarks.start_cost --rounds 6
 
@@ -32,9 +32,9 @@ print(json.dumps([up - start, time.perf_counter() - up]))
 """
 LOADING = """
 import importlib, json, sys, time
-from tune_fairlora.run.ray_cluster import TRIAL
+from tune_fairlora.run.fast_start import TRIAL_MODULES
 start = time.perf_counter()
-for name in TRIAL:
+for name in TRIAL_MODULES:
     if sys.argv[1] == "ours" or "lean" not in name:
         importlib.import_module(name)
 print(json.dumps([time.perf_counter() - start]))

@@ -35,7 +35,7 @@ def trial(folder: Path, store: Path, reported: int = 0) -> RayTrainable:
 def step(made: RayTrainable) -> dict:
     result = made.step()
     made.trial.writer.wait()
-    assert result["done"] == result["report"][0]["done"]
+    assert result.keys() == {"report"}  # were Ray told `done`, its scheduler would not see the last epoch
     return result["report"][0]
 
 

@@ -3,6 +3,7 @@
 Without torch until a trial begins: the search's own process knows this class, but trains nothing.
 """
 
+import contextlib
 import importlib
 
 import ray
@@ -14,15 +15,17 @@ class RayTrainable(tune.Trainable):
 
     ``config``: ``number``, ``values`` (TrainConfig's fields), ``reported`` (epochs that the search has heard of) and
     ``context``: ``store`` and ``weights`` (paths that every node can read), ``folder`` (of the search), ``cpus`` and
-    ``gpus`` (of this trial). ``report`` in a result holds one dict, that of ``trial.Trial.step``.
+    ``gpus`` (of this trial), ``lean_peft`` (whether to import peft without transformers; True by default). ``report``
+    in a result holds one dict, that of ``trial.Trial.step``.
 
     The trial's checkpoint is a file of our own, written after every epoch, beside the next: a trial that is started
     again under its number, in whatever process, goes on from it, and may report an epoch twice.
     """
 
     def setup(self, config: dict) -> None:
-        if ray.is_initialized():  # a process of its own
-            importlib.import_module("trainables.trial.lean_peft")
+        if ray.is_initialized() and config["context"].get("lean_peft", True):  # a process of its own
+            with contextlib.suppress(Exception):  # then peft is imported whole, where it is used
+                importlib.import_module("trainables.trial.lean_peft")
         from trainables.trial import trial
 
         self.trial = None
@@ -46,9 +49,9 @@ class RayTrainable(tune.Trainable):
         self.trial = Trial(config, self.device, self.given)
 
     def step(self) -> dict:
-        """In a list, as Ray would flatten a dict each time that it hands it on."""
-        result = self.trial.step()
-        return {"done": result["done"], "report": [result]}
+        """In a list, as Ray would flatten a dict each time that it hands it on. Ray itself is not told ``done``: it
+        would stop the trial without asking the scheduler (``RayScheduler``)."""
+        return {"report": [self.trial.step()]}
 
     def cleanup(self) -> None:
         if self.trial is not None:
