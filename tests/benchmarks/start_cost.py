@@ -32,11 +32,13 @@ print(json.dumps([up - start, time.perf_counter() - up]))
 """
 LOADING = """
 import importlib, json, sys, time
+from trainables.trial.lean_peft import import_peft
 from tune_fairlora.run.fast_start import TRIAL_MODULES
 start = time.perf_counter()
+if sys.argv[1] == "ours":
+    import_peft()
 for name in TRIAL_MODULES:
-    if sys.argv[1] == "ours" or "lean" not in name:
-        importlib.import_module(name)
+    importlib.import_module(name)
 print(json.dumps([time.perf_counter() - start]))
 """
 

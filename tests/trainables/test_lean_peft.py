@@ -13,10 +13,11 @@ TRAIN = """
 import hashlib, json, sys
 from pathlib import Path
 if sys.argv[1] == "lean":
-    from trainables.trial import lean_peft
+    from trainables.trial.lean_peft import import_peft
+    import_peft()
 import torch
 from tests.few_digits import few_digits
-from trainables import export
+from trainables.export import write
 from trainables.config import TrainConfig
 from trainables.training.fit import fit, trained_state
 torch.set_num_threads(1)
@@ -28,7 +29,7 @@ for targets in ("qkv", "qv", "all"):
     for name, tensor in sorted(trained_state(epoch.trainer.model).items()):
         found.update(name.encode() + tensor.numpy().tobytes())
     (folder := Path(sys.argv[2], targets)).mkdir()
-    export.write(folder, epoch.trainer.model, config, list("0123456789"), None, {"banner": 0, "sizes": [16]}, {})
+    write.write(folder, epoch.trainer.model, config, list("0123456789"), None, {"banner": 0, "sizes": [16]}, {})
     for file in sorted(folder.iterdir()):
         found.update(file.name.encode() + file.read_bytes())
 out = "transformers" not in sys.modules
@@ -57,19 +58,24 @@ def test_a_trial_is_the_same_to_the_last_bit(tmp_path):
     assert found["lean"]["real afterwards"] and not found["as ever"]["left out"]
 
 
+def test_importing_it_changes_nothing():
+    code = "from trainables.trial import lean_peft\nimport json, sys\n"
+    assert run(code + "print(json.dumps(['peft' in sys.modules, len(sys.meta_path)]))")[0] is False
+
+
 @pytest.mark.parametrize("first", [THERE, "import peft"])
 def test_what_is_imported_already_stays(first):
     same = "real.PreTrainedModel is transformers.PreTrainedModel"
-    code = f"{first}\nfrom trainables.trial import lean_peft\nimport json, transformers\n"
-    code += "import peft.tuners.tuners_utils as real\n"
-    assert run(code + f"print(json.dumps([lean_peft.LEAN, {same}]))") == [False, True]
+    code = f"{first}\nfrom trainables.trial.lean_peft import import_peft\nlean = import_peft()\n"
+    code += "import json, transformers\nimport peft.tuners.tuners_utils as real\n"
+    assert run(code + f"print(json.dumps([lean, {same}]))") == [False, True]
 
 
 def test_a_peft_to_which_an_empty_class_is_not_enough_is_imported_as_ever(tmp_path):
     (tmp_path / "peft").mkdir()
     (tmp_path / "peft" / "__init__.py").write_text(NEW_PEFT)
-    code = "from trainables.trial import lean_peft\nimport json, sys, peft\nprint(json.dumps("
-    code += "[lean_peft.LEAN, peft.BertConfig().hidden_size, len(sys.meta_path)]))"
+    code = "from trainables.trial.lean_peft import import_peft\nlean = import_peft()\nimport json, sys, peft\n"
+    code += "print(json.dumps([lean, peft.BertConfig().hidden_size, len(sys.meta_path)]))"
     lean, size, finders = run(code, path=tmp_path)
     assert (lean, size) == (False, 768)
     assert finders == run("import json, sys, transformers\nprint(json.dumps(len(sys.meta_path)))")

@@ -81,14 +81,15 @@ OFF = """
 def unused(*args): raise AssertionError("the switch is off")
 fast_start.bare_ray = fast_start.shared_workers = fast_start.worker_settings = unused
 """
-# In the process of each worker: Python itself imports it.
-BROKEN_PEFT = """
+# In each worker, where Python itself imports it: peft refuses to be imported with stand-ins.
+OTHER_PEFT = """
 import sys
-class Broken:
+class Refuses:
     def find_spec(self, name, path=None, target=None):
-        if name == "trainables.trial.lean_peft":
-            raise RuntimeError("no stand-ins here")
-sys.meta_path.insert(0, Broken())
+        if name == "peft":
+            sys.meta_path.remove(self)
+            raise ImportError
+sys.meta_path.insert(0, Refuses())
 """
 
 
@@ -147,7 +148,21 @@ def test_another_ray_starts_once_more_plainly(tmp_path, damage, reason):
 
 
 def test_a_worker_that_fails_beforehand_trains_all_the_same(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(BROKEN_PEFT)
+    (tmp_path / "sitecustomize.py").write_text(OTHER_PEFT)
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[2])])
     _, lines = search(tmp_path, PYTHONPATH=path)
-    assert lines == ["fast start failed in a worker (RuntimeError: no stand-ins here): trials import the rest"]
+    assert lines == [
+        "fast start failed in a worker (peft could not be imported without transformers): trials import the rest"
+    ]
+
+
+def test_a_worker_stays_whatever_it_cannot_import(tmp_path):
+    """Ray would start one that ended again and again."""
+    code = "from tune_fairlora.run import fast_start; fast_start.TRIAL_MODULES = ('no_such',)\n"
+    code += "from trainables.trial import lean_peft; lean_peft.import_peft = lambda: True\n"
+    code += "import tune_fairlora.run.worker_ready; print('here')"
+    environment = os.environ | {"TUNE_FAIRLORA_WORKERS_READY": str(tmp_path)}
+    child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert child.stdout == "here\n", child.stderr
+    (file,) = tmp_path.iterdir()
+    assert file.suffix == ".ready" and file.read_text() == "ModuleNotFoundError: No module named 'no_such'"

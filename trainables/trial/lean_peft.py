@@ -1,4 +1,4 @@
-"""Importing this module imports peft without the library that takes nine tenths of its time: for a trial's own process.
+"""Imports peft without the library that takes nine tenths of its time: for a trial's own process.
 
 Not for a process of several threads: another could import what stands in for a moment, and keep it.
 
@@ -44,7 +44,7 @@ class StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: types.ModuleType) -> None:
         if module.__name__ == HEAVY:
-            module.__version__ = importlib.metadata.version(HEAVY)
+            vars(module)["__version__"] = importlib.metadata.version(HEAVY)
 
 
 def _is(name: str, package: str) -> bool:
@@ -68,7 +68,7 @@ def stand_ins() -> Iterator[None]:
 
 
 def import_peft() -> bool:
-    """Import peft; whether it was imported without ``HEAVY``."""
+    """Import peft; returns whether it was imported without ``HEAVY``. A second call changes nothing."""
     if "peft" in sys.modules or HEAVY in sys.modules:
         importlib.import_module("peft")
         return False
@@ -80,6 +80,3 @@ def import_peft() -> bool:
         _forget("peft")
         importlib.import_module("peft")
         return False
-
-
-LEAN = import_peft()

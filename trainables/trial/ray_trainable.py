@@ -3,11 +3,15 @@
 Without torch until a trial begins: the search's own process knows this class, but trains nothing.
 """
 
-import contextlib
-import importlib
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
+
+from trainables.trial.lean_peft import import_peft
+
+if TYPE_CHECKING:
+    from trainables.trial.trial import Trial
 
 
 class RayTrainable(tune.Trainable):
@@ -22,19 +26,19 @@ class RayTrainable(tune.Trainable):
     again under its number, in whatever process, goes on from it, and may report an epoch twice.
     """
 
-    def setup(self, config: dict) -> None:
+    trial: "Trial | None" = None
+
+    def setup(self, config: dict[str, Any]) -> None:
         if ray.is_initialized() and config["context"].get("lean_peft", True):  # a process of its own
-            with contextlib.suppress(Exception):  # then peft is imported whole, where it is used
-                importlib.import_module("trainables.trial.lean_peft")
+            import_peft()
         from trainables.trial import trial
 
-        self.trial = None
         context = config["context"]
         self.device = trial.prepare(context["cpus"], context["gpus"])
         self.given = ",".join(map(str, ray.get_gpu_ids())) if ray.is_initialized() else ""
         self._begin(config)
 
-    def reset_config(self, new_config: dict) -> bool:
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial in the same process; data and pretrained weights stay in memory.
 
         It must not fail: Ray would leak the slot and hang. Whatever is wrong shows in the first ``step``.
@@ -42,15 +46,16 @@ class RayTrainable(tune.Trainable):
         self._begin(new_config)
         return True
 
-    def _begin(self, config: dict) -> None:
+    def _begin(self, config: dict[str, Any]) -> None:
         from trainables.trial.trial import Trial
 
         self.cleanup()  # the last one's model goes before the next one comes
         self.trial = Trial(config, self.device, self.given)
 
-    def step(self) -> dict:
+    def step(self) -> dict[str, Any]:
         """In a list, as Ray would flatten a dict each time that it hands it on. Ray itself is not told ``done``: it
         would stop the trial without asking the scheduler (``RayScheduler``)."""
+        assert self.trial is not None
         return {"report": [self.trial.step()]}
 
     def cleanup(self) -> None:

@@ -34,8 +34,7 @@ PRELOAD, PRESTART = "RAY_preload_python_modules", "RAY_prestart_worker_first_dri
 WORKER_READY = "tune_fairlora.run.worker_ready"
 READY_FOLDER = "TUNE_FAIRLORA_WORKERS_READY"  # environment variable: where pre-started workers say that they are ready
 READY_SECONDS = 60.0  # for the first of them
-# What a trial's process imports; lean_peft stands before whatever imports peft.
-TRIAL_MODULES = ("trainables.trial.ray_trainable", "trainables.trial.lean_peft", "trainables.trial.trial")
+TRIAL_MODULES = ("trainables.trial.ray_trainable", "trainables.trial.trial")  # what a trial's process imports
 GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")  # Nvidia's, AMD's, and in Windows's Linux
 
 

@@ -7,7 +7,6 @@ Whatever happens, the worker stays: Ray would start one that ended again and aga
 import contextlib
 import importlib
 import os
-import sys
 from pathlib import Path
 
 from tune_fairlora.run.fast_start import READY_FOLDER, TRIAL_MODULES
@@ -15,10 +14,10 @@ from tune_fairlora.run.fast_start import READY_FOLDER, TRIAL_MODULES
 if os.environ.get(READY_FOLDER):
     problem = ""
     try:
+        if not importlib.import_module("trainables.trial.lean_peft").import_peft():
+            problem = "peft could not be imported without transformers"
         for module in TRIAL_MODULES:
             importlib.import_module(module)
-        if not sys.modules["trainables.trial.lean_peft"].LEAN:
-            problem = "peft could not be imported without transformers"
     except Exception as error:
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
     with contextlib.suppress(OSError):  # a worker that is started later, when nobody waits
