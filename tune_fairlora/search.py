@@ -57,7 +57,7 @@ def resume_search(name: str, given: Mapping[str, object]) -> Outcome:
 def _carry_out(make_plan: "Callable[[Progress, Begin], Plan]", interrupted: str) -> Outcome:
     from tune_fairlora.run import ray_cluster, runner, signals, terminal
 
-    with cli.errors_name_fields(OPTIONS), signals.Signals() as caught, ray_cluster.Cluster() as ray:
+    with cli.errors_name_fields(OPTIONS), signals.Signals() as caught, ray_cluster.RayCluster() as ray:
 
         def begin(options: SearchOptions, trials: int, models: bool) -> None:
             ray.start(options, trials, models)

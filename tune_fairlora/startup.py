@@ -90,12 +90,19 @@ def require_own_packages() -> None:
             )
 
 
+def fast_start_enabled() -> bool:
+    """Whether private parts of other libraries may make start and end faster (``run/fast_start.py``)."""
+    return os.environ.get("TUNE_FAIRLORA_FAST_START") != "0"
+
+
 def leave(status: int) -> NoReturn:
     """End the process at once: Python's own end would free each object of torch, Ray and MLflow, which takes 2 to 3 s.
 
     Everything that matters is written by now. What libraries have registered for the end is called, unless MLflow's
     thread is still at work: it may be inside torch or a database's library, which would abort.
     """
+    if not fast_start_enabled():
+        sys.exit(status)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # a reader that has gone away
             stream.flush()
@@ -109,9 +116,6 @@ def quiet_libraries() -> None:
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        # Ray would start a process for each processor beforehand, which is of use only where each becomes a trial's
-        # (fast_start.load_ahead).
-        "RAY_prestart_worker_first_driver": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our record replaces Ray's csv, json and tensorboard files
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ray's ends the search with exit status 0
         "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Ray's snapshots are never read

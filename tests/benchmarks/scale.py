@@ -32,7 +32,7 @@ from tune_fairlora.plan.plan import Plan
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.run.controller import SearchController
 from tune_fairlora.run.terminal import Progress
-from tune_fairlora.run.time_budget import Clock
+from tune_fairlora.run.time_budget import HangDetector, TimeBudget
 
 TABLE = Path(__file__).parent / "data" / "digits.parquet"
 
@@ -118,7 +118,7 @@ def run(folder: Path, args: argparse.Namespace) -> None:
     record = Record(folder)
     record.add("search", settings=plan.settings())
     progress = Progress(record, plan.trials, args.at_once, Console(file=io.StringIO(), width=120))
-    controller = SearchController(plan, record, progress, Clock(), 0.0)
+    controller = SearchController(plan, record, progress, TimeBudget(), HangDetector(), 0.0)
     draw = controller.searcher._draw
     controller.searcher._draw = lambda number: times.measure("ask", number, draw, number)
     before, start = memory(), time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a search's start leaves out: Ray's needless programs (`bare_ray.py`), and peft's transformers (`lean_peft.py`).
+"""What a search's start leaves out: Ray's needless programs (`fast_start.py`), peft's transformers (`lean_peft.py`).
 
     python -m tests.benchmarks.start_cost --rounds 6
 
@@ -32,11 +32,13 @@ print(json.dumps([up - start, time.perf_counter() - up]))
 """
 LOADING = """
 import importlib, json, sys, time
-from tune_fairlora.run.ray_cluster import TRIAL
+from trainables.trial.lean_peft import import_peft
+from tune_fairlora.run.fast_start import TRIAL_MODULES
 start = time.perf_counter()
-for name in TRIAL:
-    if sys.argv[1] == "ours" or "lean" not in name:
-        importlib.import_module(name)
+if sys.argv[1] == "ours":
+    import_peft()
+for name in TRIAL_MODULES:
+    importlib.import_module(name)
 print(json.dumps([time.perf_counter() - start]))
 """
 

@@ -43,7 +43,7 @@ def step(made: RayTrainable) -> dict:
 
 def result_of(made: RayTrainable) -> dict:
     result = made.step()
-    assert result["done"] == result["report"][0]["done"]
+    assert result.keys() == {"report"}  # were Ray told `done`, its scheduler would not see the last epoch
     return result["report"][0]
 
 

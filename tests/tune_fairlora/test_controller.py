@@ -23,7 +23,7 @@ from tune_fairlora.plan.plan import Plan
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.run.controller import SearchController
 from tune_fairlora.run.terminal import Progress
-from tune_fairlora.run.time_budget import Clock
+from tune_fairlora.run.time_budget import HangDetector, TimeBudget
 
 EPOCHS = 4
 
@@ -41,7 +41,7 @@ class Search:
         self.record, self.out = record, StringIO()
         console = Console(file=self.out, width=300)
         progress = Progress(record, self.plan.trials, 2, console)
-        self.controller = SearchController(self.plan, record, progress, Clock(), 0.0)
+        self.controller = SearchController(self.plan, record, progress, TimeBudget(), HangDetector(), 0.0)
         self.controller.take_up()
 
     @property
@@ -218,9 +218,9 @@ def test_a_search_that_ends_at_once_keeps_what_may_still_come_onto_the_front(tmp
 def test_an_epoch_that_is_trained_again_is_a_sign_of_life(search):
     number = search.launch()["number"]
     search.report(number, 1)
-    search.controller.clock._heard[number] -= 1000
+    search.controller.hangs._heard[number] -= 1000
     search.report(number, 1)
-    assert search.controller.clock.silent() == [] and len(search.record.trials[number].epochs) == 1
+    assert search.controller.hangs.silent() == [] and len(search.record.trials[number].epochs) == 1
 
 
 def test_tables_of_an_earlier_epoch_are_not_taken_for_the_last_ones(tmp_path):
@@ -350,9 +350,9 @@ def test_more_trials_may_be_asked_for(search):
 
 
 def test_nothing_new_starts_that_cannot_reach_its_first_rung(search):
-    search.controller.clock = clock = Clock(budget=1000.0)
+    search.controller.budget = budget = TimeBudget(1000.0)
     search.whole()
-    clock.end = clock.end - 999.0  # a second is left or so
-    clock._epochs.clear()
-    clock.learn(10.0)
+    budget.end = budget.end - 999.0  # a second is left or so
+    budget._epochs.clear()
+    budget.learn(10.0)
     assert search.launch() == Searcher.FINISHED and not search.controller.complete()

@@ -11,7 +11,7 @@ from tune_fairlora import cli
 from tune_fairlora.plan.options import SearchOptions
 from tune_fairlora.plan.plan import make_plan
 from tune_fairlora.run import gpu_sharing
-from tune_fairlora.run.ray_cluster import Cluster
+from tune_fairlora.run.ray_cluster import RayCluster
 from tune_fairlora.run.terminal import DecodingBar
 
 GIB = 1 << 30
@@ -59,7 +59,7 @@ def test_trials_share_a_gpu_where_there_are_too_few(nodes, cpus, trials, expecte
 
 
 def test_three_thirds_are_no_more_than_a_gpu(monkeypatch):
-    monkeypatch.setattr(gpu_sharing, "AT_MOST", 3)
+    monkeypatch.setattr(gpu_sharing, "MOST_ON_ONE", 3)
     assert gpu_sharing.share(GIB, 80 * GIB, 8) == 0.3333
 
 
@@ -72,7 +72,7 @@ def test_what_is_found_is_said_in_one_line():
 def test_auto_is_an_option_and_where_there_is_no_gpu_it_is_none(tmp_path):
     options = SearchOptions(space="digits", gpus_per_trial="auto", storage=str(tmp_path))
     plan = make_plan(options, DecodingBar())
-    held = Cluster()
+    held = RayCluster()
     held._hold([{"CPU": 4.0}], 1.0, options.gpus_per_trial, 9)
     assert (options.gpus_per_trial, held.gpus, held.at_once) == ("auto", 0.0, 4)
     assert held.share_gpus(plan) == "" and held.at_once == 4
@@ -91,7 +91,7 @@ def test_a_probe_decides_how_many_are_at_work(tmp_path, monkeypatch):
         return [GIB, GIB, 2 * GIB, 3 * GIB], 80 * GIB
 
     monkeypatch.setattr(gpu_sharing, "measure", measure)
-    held = Cluster()
+    held = RayCluster()
     held._hold([{"CPU": 16.0, "GPU": 2.0}, {"CPU": 4.0}], 1.0, options.gpus_per_trial, 24)
     assert (held.gpus, held.at_once) == (1.0, 2)
     assert held.share_gpus(plan) == "a trial takes up to 3.0 of 80 GiB (fairfft): --gpus-per-trial 0.5"

@@ -18,7 +18,9 @@ from tune_fairlora.run import fast_start, ray_cluster
 START = """
 import json, os, sys, time
 from tune_fairlora import startup
+from tune_fairlora.run import fast_start
 startup.quiet_libraries()
+os.environ |= fast_start.worker_settings(2.0, None, 9)
 import psutil, ray
 from ray.tune.execution.class_cache import DEFAULT_ENV_VARS
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
@@ -83,13 +85,14 @@ LOADED = (
 import argparse, contextlib, json, os, sys, time
 from tune_fairlora import startup
 startup.quiet_libraries()
-from tune_fairlora.run.ray_cluster import MODELS, TUNE, Cluster
+from tune_fairlora.run.ray_cluster import MODEL_MODULES, TUNE_MODULES, RayCluster
+from tune_fairlora.run.signals import Signals
 options = {"address": "local", "cpus_per_trial": 1.0, "gpus_per_trial": None, "max_concurrent": None}
-with Cluster() as cluster:
+with RayCluster() as cluster:
     cluster.start(argparse.Namespace(**options), 99, sys.argv[2] == "models")
-    cluster.await_processes(lambda: None)
+    cluster.await_workers(Signals())
     asked = time.time()
-    planned = [name in sys.modules for name in (*TUNE, *MODELS, "torch")]
+    planned = [name in sys.modules for name in (*TUNE_MODULES, *MODEL_MODULES, "torch")]
     import psutil, ray
     from ray import tune
 
@@ -140,8 +143,8 @@ def test_trials_take_the_processes_that_ray_has_started_beforehand(tmp_path, kin
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["planned"] == [True] * 2 + [kind == "models"] * 3 and not found["up"]
-    assert found["programs"] == ["raylet"]  # bare_ray.py: an upgrade that starts them otherwise would wait for them
-    assert found["left"] == ["RAY_prestart_worker_first_driver"]  # for whatever the search's process starts later
+    assert found["programs"] == ["raylet"]  # an upgrade that starts them otherwise would wait for them
+    assert found["left"] == []
     assert len(found["took"]) == os.cpu_count() and {each["process"] for each in found["took"]} <= {*found["before"]}
     assert all(1 <= each["workers"] <= os.cpu_count() for each in found["took"])  # none was started for nothing
     assert all(each["waited"] < patience(4) for each in found["took"])  # for Tune itself; libraries take 6 and more
@@ -150,25 +153,22 @@ def test_trials_take_the_processes_that_ray_has_started_beforehand(tmp_path, kin
 
 
 @pytest.mark.parametrize(
-    ("options", "trials", "gpu"),
-    [
-        ({"gpus_per_trial": 0.5}, 9, False),
-        ({"cpus_per_trial": 2.0}, 9, False),
-        ({"cpus_per_trial": 0.5}, 9, False),
-        ({"max_concurrent": 1}, 9, False),
-        ({}, 1, False),
-        ({}, 9, True),
-    ],
+    ("cpus", "gpus", "concurrent", "files"),
+    [(1.0, 0.5, 9, ()), (2.0, None, 9, ()), (0.5, None, 9, ()), (1.0, None, 1, ()), (1.0, None, 9, ("/dev/null",))],
 )
-def test_no_process_is_started_that_would_not_become_a_trials(monkeypatch, options, trials, gpu):
+def test_no_worker_is_started_that_would_not_become_a_trials(monkeypatch, cpus, gpus, concurrent, files):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(ray_cluster, "GPUS", ())
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    usual = {"cpus_per_trial": 1.0, "gpus_per_trial": None, "max_concurrent": None}
-    ahead = fast_start.load_ahead(argparse.Namespace(**usual), 9)
-    assert ahead["RAY_preload_python_modules"] == ",".join(fast_start.TRIAL) and ahead["OMP_NUM_THREADS"] == "1"
-    monkeypatch.setattr(ray_cluster, "GPUS", ("/dev/null",) if gpu else ())
-    assert fast_start.load_ahead(argparse.Namespace(**usual | options), trials) == {}
+    for name in ("OMP_NUM_THREADS", fast_start.PRESTART):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(fast_start, "GPU_FILES", ())
+    for none in (None, 0.0, "auto"):
+        ahead = fast_start.worker_settings(1.0, none, 9)
+        assert ahead[fast_start.PRELOAD] == "tune_fairlora.run.worker_ready" and ahead["OMP_NUM_THREADS"] == "1"
+        assert ahead[fast_start.PRESTART] == "1"
+    monkeypatch.setattr(fast_start, "GPU_FILES", files)
+    assert fast_start.worker_settings(cpus, gpus, concurrent) == {fast_start.PRESTART: "0"}
+    monkeypatch.setenv(fast_start.PRESTART, "1")  # what a user has set stays
+    assert fast_start.worker_settings(cpus, gpus, concurrent) == {}
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ def test_what_ray_refuses_is_one_line_and_leaves_no_ray():
 
     wide = argparse.Namespace(address="local", cpus_per_trial=4096.0, gpus_per_trial=None, max_concurrent=None)
     line = "--cpus-per-trial 4096 fits on no node: this Ray's largest node has"
-    with pytest.raises(ConfigError, match=line), ray_cluster.Cluster() as refused:
+    with pytest.raises(ConfigError, match=line), ray_cluster.RayCluster() as refused:
         refused.start(wide, 1, False)
     assert not ray.is_initialized()
 

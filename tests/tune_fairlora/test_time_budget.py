@@ -6,47 +6,47 @@ import pytest
 
 from tests.processes import refusal
 from tune_fairlora.cli import Parser, duration
-from tune_fairlora.run.time_budget import Clock
+from tune_fairlora.run.time_budget import HangDetector, TimeBudget
 
 
 def test_a_budget_leaves_time_for_the_end():
     now = time.monotonic()
-    assert Clock(600.0, started=now).end == pytest.approx(now + 585)
-    assert Clock(20.0, started=now).end == pytest.approx(now + 18)
-    assert Clock(20.0, started=now - 18.1).is_over() and not Clock(20.0, started=now).is_over()
-    assert not Clock(None, started=now - 1e9).is_over()
+    assert TimeBudget(600.0, now).end == pytest.approx(now + 585)
+    assert TimeBudget(20.0, now).end == pytest.approx(now + 18)
+    assert TimeBudget(20.0, now - 18.1).is_over() and not TimeBudget(20.0, now).is_over()
+    assert not TimeBudget(None, now - 1e9).is_over()
 
 
 def test_a_trial_is_begun_only_if_its_first_rung_can_be_reached():
-    clock = Clock(100.0)
-    assert clock.suffices(1000)  # nothing is known yet
+    budget = TimeBudget(100.0)
+    assert budget.suffices(1000)  # no epoch has been seen
     for seconds in (1.0, 10.0, 11.0):
-        clock.learn(seconds)
-    assert clock.suffices(8) and not clock.suffices(10)  # the median is 10 s, 90 s are left
-    assert Clock(None).suffices(10**9)
+        budget.learn(seconds)
+    assert budget.suffices(8) and not budget.suffices(10)  # the median is 10 s, 90 s are left
+    assert TimeBudget(None).suffices(10**9)
 
 
 def test_a_trial_that_is_silent_for_too_long_is_found():
-    clock = Clock(timeout=600.0)
-    clock.started(3)
-    clock.started(4)
-    assert clock.silent() == []
+    hangs = HangDetector(600.0)
+    hangs.heard(3)
+    hangs.heard(4)
+    assert hangs.silent() == []
     for number in (3, 4):
-        clock._heard[number] -= 601.0
-    clock.saw(4, 0.01)
-    assert clock.silent() == [3]
-    clock.forget(3)
-    assert clock.silent() == []
+        hangs._heard[number] -= 601.0
+    hangs.heard(4)
+    assert hangs.silent() == [3]
+    hangs.forget(3)
+    assert hangs.silent() == []
 
 
 def test_without_a_timeout_the_longest_epoch_decides():
-    clock = Clock()
-    assert clock.limit() is None
-    clock.saw(0, 1.0)
-    assert clock.limit() == 600.0
-    clock.saw(0, 100.0)
-    clock.saw(0, 1.0)
-    assert clock.limit() == 2000.0
+    hangs = HangDetector()
+    assert hangs.limit() is None
+    hangs.learn(1.0)
+    assert hangs.limit() == 600.0
+    hangs.learn(100.0)
+    hangs.learn(1.0)
+    assert hangs.limit() == 2000.0
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ class RayTrainable(tune.Trainable):
 
     ``config``: ``number``, ``values`` (TrainConfig's fields), ``reported`` (epochs that the search has heard of) and
     ``context``: ``store`` and ``weights`` (paths that every node can read), ``folder`` (of the search), ``cpus`` and
-    ``gpus`` (of this trial). ``report`` in a result holds one dict, that of ``trial.Trial.step``.
+    ``gpus`` (of this trial), ``lean_peft`` (whether to import peft without transformers; True by default). ``report``
+    in a result holds one dict, that of ``trial.Trial.step``.
 
     The trial's checkpoint is a file of our own, written after every epoch, beside the next: a trial that is started
     again under its number, in whatever process, goes on from it, and may report an epoch twice.
@@ -28,7 +29,7 @@ class RayTrainable(tune.Trainable):
     trial: "Trial | None" = None
 
     def setup(self, config: dict[str, Any]) -> None:
-        if ray.is_initialized():  # a process of its own
+        if ray.is_initialized() and config["context"].get("lean_peft", True):  # a process of its own
             import_peft()
         from trainables.trial import trial
 
@@ -52,10 +53,10 @@ class RayTrainable(tune.Trainable):
         self.trial = Trial(config, self.device, self.given)
 
     def step(self) -> dict[str, Any]:
-        """In a list, as Ray would flatten a dict each time that it hands it on."""
+        """In a list, as Ray would flatten a dict each time that it hands it on. Ray itself is not told ``done``: it
+        would stop the trial without asking the scheduler (``RayScheduler``)."""
         assert self.trial is not None
-        result = self.trial.step()
-        return {"done": result["done"], "report": [result]}
+        return {"report": [self.trial.step()]}
 
     def cleanup(self) -> None:
         if self.trial is not None:

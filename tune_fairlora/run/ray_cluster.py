@@ -1,133 +1,173 @@
 """Ray itself: is it there, does it let us in, how many trials does it hold; its start and its end."""
 
 import contextlib
+import gc
+import logging
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from trainables.config import ConfigError
 from tune_fairlora.plan.options import SearchOptions
+from tune_fairlora.plan.plan import Plan
 from tune_fairlora.plan.ray_address import address_of
-from tune_fairlora.run import gpu_sharing
-from tune_fairlora.run.fast_start import (
-    LOAD_SECONDS,
-    TRIAL_AHEAD,
-    bare_ray,
-    import_meanwhile,
-    load_ahead,
-    plain_environment,
-)
-from tune_fairlora.run.gpu_sharing import AUTO
-from tune_fairlora.run.signals import redirect_output
-from tune_fairlora.run.worker_ready import FOLDER
-from tune_fairlora.startup import environment
+from tune_fairlora.run import fast_start, gpu_sharing
+from tune_fairlora.run.signals import Signals, redirect_output
+from tune_fairlora.startup import environment, fast_start_enabled
 
-TUNE, MODELS = (
-    ("ray.tune", "trainables.trial.ray_trainable"),
-    ("trainables.models.create", "trainables.models.adapters"),
-)
-# What a search needs at once, and what MLflow's thread will need (tracker.py).
-SEARCHING = ("tune_fairlora.run.ray_executor", "mlflow", "mlflow.store.tracking.sqlalchemy_store")
+TUNE_MODULES = ("ray.tune", "trainables.trial.ray_trainable")
+MODEL_MODULES = ("trainables.models.create", "trainables.models.adapters")
+# What a search needs as soon as it is planned, and what MLflow's thread will need (tracker.py).
+SEARCH_MODULES = ("tune_fairlora.run.ray_executor", "mlflow", "mlflow.store.tracking.sqlalchemy_store")
 
 
-class Cluster:
+class RayCluster:
     """Ray, from its start to the end of the block: it is shut down, however the block ends.
 
     A search starts it as soon as what is quickly checked is in order. Ray's processes then come up, and those of the
-    trials load their libraries, while this process loads its own and looks at model, data and weights: at the model
-    only where that is new (``proved.py``), as its libraries take long to load, and all the longer in three processes.
+    trials import their libraries, while this process imports its own and looks at model, data and weights: at the model
+    only where that is new (``checks.py``), as its libraries take long to import, and longer in three processes.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.gpus, self.at_once = 0.0, 0  # GPUs a trial; how many trials fit
-        self.printed, self.up = "", 0.0  # what Ray said while it started; when it was up, seconds since 1970
-        self._folder, self._loading = Path(), 0  # where processes started beforehand say that they are, and how many
+        self.printed, self.up = "", 0.0  # what Ray printed while it started; when it was up, seconds since 1970
+        self._address, self._folder = "local", Path()
+        self._prestarted = 0  # workers, which say in the folder that they are ready
         self._end = contextlib.ExitStack()
 
-    def __enter__(self) -> "Cluster":
+    def __enter__(self) -> "RayCluster":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self._end.close()
 
     def start(self, options: SearchOptions, trials: int, models: bool) -> None:
-        """Start or join Ray as the options say, for ``trials`` at most. Raises ConfigError where it cannot hold one.
+        """Start or join Ray as the options say, for ``trials`` at most. Raises ConfigError if it cannot hold one.
 
-        At its end the libraries that a plan needs are imported, with ``models`` also those that it needs to make some.
+        On return the modules that a plan needs are imported, with ``models`` also those that it needs to make some.
         """
-        address, folder = address_of(options.address), self._temporary_folder()
-        with redirect_output(folder / "log.txt") as console:
-            console.print("starting Ray …" if address == "local" else f"joining Ray at {address} …")
-            imported = import_meanwhile([*TUNE, *MODELS * models], SEARCHING)
-            ahead = load_ahead(options, trials) | {FOLDER: str(folder)} if address == "local" else {}
-            with environment(ahead):
-                self._connect(address, folder)
-            self.up = time.time()
+        self._address = address_of(options.address)
+        try:
+            self._folder = Path(self._end.enter_context(tempfile.TemporaryDirectory(prefix="tune-fairlora-")))
+        except OSError as error:
+            raise ConfigError(f"Ray needs a folder for temporary files ($TMPDIR), but: {error}") from error
+        concurrent, settings = min(options.max_concurrent or trials, trials), {}
+        local, fast = self._address == "local", fast_start_enabled()
+        if local and fast:
+            settings = fast_start.worker_settings(options.cpus_per_trial, options.gpus_per_trial, concurrent)
+            settings[fast_start.READY_FOLDER] = str(self._folder)
+        with redirect_output(self._folder / "log.txt") as console:
+            console.print("starting Ray …" if local else f"joining Ray at {self._address} …")
+            imported = fast_start.import_meanwhile([*TUNE_MODULES, *MODEL_MODULES * models], SEARCH_MODULES)
+            self._end.callback(shut_down)
+            self._connect(settings)
             import ray
 
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            self._hold(
-                nodes, options.cpus_per_trial, options.gpus_per_trial, min(options.max_concurrent or trials, trials)
-            )
+            self._hold(nodes, options.cpus_per_trial, options.gpus_per_trial, concurrent)
             imported.wait()
-            # One for each processor that Ray counts: a container may have fewer than its machine.
-            self._folder, self._loading = folder, int(nodes[0].get("CPU", 0)) * (TRIAL_AHEAD in ahead)
-            plain_environment(address == "local")
-        self.printed = (folder / "log.txt").read_text(errors="replace")
+            try:
+                if fast:
+                    self._end.enter_context(fast_start.shared_workers(local))
+            except Exception as error:
+                self._start_plainly(first_line(error))
+        self.printed = (self._folder / "log.txt").read_text(errors="replace")
 
-    def _hold(self, nodes: list[dict[str, float]], cpus: float, gpus: float | str | None, most: int) -> None:
-        """How many trials of these resources are at work at once."""
-        self._nodes, self._most = nodes, most
-        self.gpus, fits = slots(nodes, cpus, None if gpus == AUTO else gpus)
-        self.at_once = min(fits, most)
-
-    def share_gpus(self, plan) -> str:
-        """Where ``plan`` leaves it to us, find out how many trials share a GPU; what was found, in a line. Nothing
-        where trials have no GPU."""
-        if plan.options.gpus_per_trial != AUTO or not self.gpus:
-            return ""
-        configs, cpus = gpu_sharing.largest(plan.space), plan.options.cpus_per_trial
-        needed, total = gpu_sharing.measure(configs, str(plan.store), plan.weights, cpus)
-        most = gpu_sharing.most_on_one(self._nodes, cpus, self._most)
-        self._hold(self._nodes, cpus, gpu_sharing.share(max(needed), total, most), self._most)
-        return gpu_sharing.sentence(configs, needed, total, self.gpus)
-
-    def await_processes(self, check: Callable[[], None]) -> None:
-        """Return when those that Ray has started beforehand have loaded their libraries (``loaded.py`` says why), or
-        after a minute without them. ``check`` raises what is to end the wait."""
-        end = time.monotonic() + LOAD_SECONDS
-        while len(list(self._folder.glob("process-*"))) < self._loading and time.monotonic() < end:
-            check()
-            time.sleep(0.05)
-
-    def _temporary_folder(self) -> Path:
-        try:
-            return Path(self._end.enter_context(tempfile.TemporaryDirectory(prefix="tune-fairlora-")))
-        except OSError as error:
-            raise ConfigError(f"Ray needs a folder for temporary files ($TMPDIR), but: {error}") from error
-
-    def _connect(self, address: str, folder: Path) -> None:
+    def _connect(self, settings: dict[str, str]) -> None:
+        """Start or join Ray; fast, if there are ``settings`` for its start."""
         import ray
 
         before = Path.cwd()
-        os.chdir(folder)  # workers import from the folder that is current now: not from the user's
-        self._end.callback(ray.shutdown)
+        os.chdir(self._folder)  # workers import from the folder that is current now: not from the user's
         try:
-            options = {"include_dashboard": False} if address == "local" else {}
-            with bare_ray() if address == "local" else contextlib.nullcontext():
-                ray.init(address=address, log_to_driver=False, logging_level="error", **options)
+            with contextlib.ExitStack() as presets:
+                if settings:
+                    presets.enter_context(environment(settings))
+                    presets.enter_context(fast_start.bare_ray())
+                dashboard = False if self._address == "local" else None
+                ray.init(self._address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # Ray raises plain ones, too: where a busy machine does not start it in time, say
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            if address == "local":
+            reason = first_line(error)
+            if settings:
+                return self._start_plainly(reason)
+            if self._address == "local":
                 raise ConfigError(
                     f"Ray did not start on this machine ({reason}): try again when it is less busy"
                 ) from error
             reason += "; does it want a token? then set RAY_AUTH_MODE=token"
-            raise ConfigError(f"--address {address} is no Ray that lets us in ({reason})") from error
+            raise ConfigError(f"--address {self._address} is no Ray that lets us in ({reason})") from error
         finally:
             os.chdir(before)
+        self.up = time.time()
+        if fast_start.PRELOAD in settings:  # one for each processor that Ray counts: a container may have fewer
+            self._prestarted = int(ray.cluster_resources().get("CPU", 0))
+
+    def _start_plainly(self, reason: str) -> None:
+        """Make a local Ray's start once more, without what makes it faster."""
+        local = self._address == "local"
+        remedy = "Ray starts once more, plainly" if local else "trials start new processes"
+        print(f"fast start failed ({reason}): {remedy}", file=sys.stderr)
+        if local:
+            shut_down()
+            self._prestarted = 0
+            self._connect({})
+
+    def _hold(self, nodes: list[dict[str, float]], cpus: float, gpus: float | str | None, concurrent: int) -> None:
+        """How many trials of these resources run at once."""
+        self._nodes, self._concurrent = nodes, concurrent
+        self.gpus, fits = slots(nodes, cpus, None if isinstance(gpus, str) else gpus)
+        self.at_once = min(fits, concurrent)
+
+    def share_gpus(self, plan: Plan) -> str:
+        """Find out how many trials share a GPU, if ``plan`` leaves that to us and there is one; returns the line to
+        print, else ""."""
+        if plan.options.gpus_per_trial != gpu_sharing.AUTO or not self.gpus:
+            return ""
+        configs, cpus = gpu_sharing.largest(plan.space), plan.options.cpus_per_trial
+        needed, total = gpu_sharing.measure(configs, str(plan.store), plan.weights, cpus)
+        most = gpu_sharing.most_on_one(self._nodes, cpus, self._concurrent)
+        self._hold(self._nodes, cpus, gpu_sharing.share(max(needed), total, most), self._concurrent)
+        return gpu_sharing.sentence(configs, needed, total, self.gpus)
+
+    def await_workers(self, signals: Signals) -> None:
+        """Wait until all pre-started workers have imported their libraries; otherwise Tune reuses the first idle worker
+        and runs trials one at a time.
+
+        Where one is ready a second before the other, a short first trial ends before the second has begun. Tune then
+        hands the first worker on to it, calls the second's start off, and asks for another worker, again and again.
+        """
+        ready: list[Path] = []
+        end = time.monotonic() + fast_start.READY_SECONDS
+        while len(ready) < self._prestarted and time.monotonic() < end:
+            signals.check()
+            time.sleep(0.05)
+            ready = list(self._folder.glob("*.ready"))
+        if self._prestarted and not ready:
+            self._start_plainly(f"no worker was ready in {fast_start.READY_SECONDS:g} s")
+            signals.install()  # Ray's start has put a handler of its own in place
+        for problem in {path.read_text() for path in ready} - {""}:
+            print(f"fast start failed in a worker ({problem}): trials import the rest", file=sys.stderr)
+
+
+def shut_down() -> None:
+    """End Ray. It would end this process as well if another thread freed an object of Ray's meanwhile ("the core worker
+    has already been shutdown"): so garbage is collected before, and not again until Ray is gone."""
+    import ray
+
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what ``error`` says, or its name."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def slots(nodes: list[dict[str, float]], cpus: float, gpus: float | None) -> tuple[float, int]:

@@ -4,16 +4,18 @@ Ray never retries a trial and its snapshots are never read: a trial that is to b
 the same number, and goes on from its own checkpoint.
 """
 
-import re
+import contextlib
 import shutil
+import traceback
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from trainables.config import ConfigError
 from trainables.trial.ray_trainable import RayTrainable
 from tune_fairlora.record.state import FAILED
 from tune_fairlora.run.controller import SearchController
@@ -21,24 +23,23 @@ from tune_fairlora.run.fast_start import import_meanwhile
 
 RAY_FOLDER = "ray"
 # What logging the front's models will need, torch among it: imported while a trial's processor has nothing left to do.
-EXPORTING = ("trainables.export.predict",)
-CONFIG_ERROR = re.compile(r"([\w.]+\.)?ConfigError\b")
+EXPORT_MODULES = ("trainables.export.predict",)
 
 
 class TimeIsUp(KeyboardInterrupt):
     """The time budget is used up: the search ends as it would at an interrupt."""
 
 
-class Executor(tune.Callback):
+class RayExecutor(tune.Callback):
     """Runs the trials of ``controller``, ``slots`` at once, until there are no more."""
 
     def __init__(self, controller: SearchController, slots: int, check: Callable[[], None]):
         """``check`` raises KeyboardInterrupt when the search is to end. It is called where no event is half-way."""
         self.controller, self.slots, self.check = controller, slots, check
-        self._hung: dict[int, str] = {}
-        self._imports = False
+        self._hung: dict[int, str] = {}  # reasons by trial
+        self._imports_export = False
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, object]:
         """Nothing: Ray pickles what it is given for a restore of its own, which is never made."""
         return {}
 
@@ -47,10 +48,11 @@ class Executor(tune.Callback):
 
     def tuner(self) -> tune.Tuner:
         """One resource shape for all methods, so that Ray hands a trial's process on to the next trial."""
-        plan, context = self.controller.plan, self.controller.context
-        shutil.rmtree(plan.folder / RAY_FOLDER, ignore_errors=True)  # of an earlier run of this search
+        folder = self.controller.plan.folder
+        shutil.rmtree(folder / RAY_FOLDER, ignore_errors=True)  # of an earlier run of this search
+        resources = {"cpu": self.controller.plan.options.cpus_per_trial, "gpu": self.controller.gpus}
         return tune.Tuner(
-            tune.with_resources(RayTrainable, {"cpu": context["cpus"], "gpu": context["gpus"]}),
+            tune.with_resources(RayTrainable, resources),
             tune_config=tune.TuneConfig(
                 search_alg=self.controller.searcher,
                 scheduler=RayScheduler(self.controller),
@@ -62,49 +64,42 @@ class Executor(tune.Callback):
             ),
             run_config=tune.RunConfig(
                 name=RAY_FOLDER,
-                storage_path=str(plan.folder),
+                storage_path=str(folder),
                 callbacks=[self],
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         )
 
-    def on_trial_start(self, iteration, trials, trial: RayTrial, **info) -> None:
-        self.controller.clock.started(trial.config["number"])
+    def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: object) -> None:
+        self.controller.hangs.heard(trial.config["number"])
 
-    def on_trial_result(self, iteration, trials, trial: RayTrial, result: dict, **info) -> None:
-        """Ray asks no scheduler about a trial's last result. What ``RayScheduler`` has passed on counts once."""
-        self.controller.result(trial.config["number"], result["report"][0])
-
-    def on_trial_complete(self, iteration, trials, trial: RayTrial, **info) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: object) -> None:
         self.controller.ended(trial.config["number"])
-        idle = self.controller.last_are_at_work() and len(self.controller.open) < self.slots
-        if idle and not self._imports:
-            self._imports = True
-            import_meanwhile(EXPORTING)
+        idle = self.controller.last_are_running() and len(self.controller.open) < self.slots
+        if idle and not self._imports_export:
+            self._imports_export = True
+            import_meanwhile(EXPORT_MODULES)
 
-    def on_trial_error(self, iteration, trials, trial: RayTrial, **info) -> None:
+    def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: object) -> None:
         number = trial.config["number"]
-        hung = self._hung.pop(number, None)
-        reason = hung or error_line(trial)
-        # A configuration that its data or model refuses will be refused again.
-        self.controller.failed(number, reason, again=not hung and not CONFIG_ERROR.match(reason))
+        if reason := self._hung.pop(number, None):
+            self.controller.failed(number, reason, again=False)
+        else:
+            self.controller.failed(number, *error_of(trial))
 
-    def on_step_end(self, iteration, trials, **info) -> None:
+    def on_step_end(self, iteration: int, trials: list[RayTrial], **info: object) -> None:
         """Ray calls this about ten times a second, whatever the trials do."""
         self.check()
-        if self.controller.clock.is_over():
+        if self.controller.budget.is_over():
             raise TimeIsUp
-        silent = set(self.controller.clock.silent()) - self._hung.keys()
+        silent = set(self.controller.hangs.silent()) - self._hung.keys()
         for trial in trials if silent else ():
-            if trial.config["number"] in silent and trial.temporary_state.ray_actor is not None:
-                self._end_hung(trial)
-
-    def _end_hung(self, trial: RayTrial) -> None:
-        """A process that hangs does not listen, so it is killed; Ray then reports the error."""
-        number = trial.config["number"]
-        self._hung[number] = f"hung: no report for {self.controller.clock.limit():.0f} s (--trial-timeout)"
-        ray.kill(trial.temporary_state.ray_actor)
+            number, actor = trial.config["number"], trial.temporary_state.ray_actor
+            if number in silent and actor is not None:
+                limit = self.controller.hangs.limit()
+                self._hung[number] = f"hung: no report for {limit:.0f} s (--trial-timeout)"
+                ray.kill(actor)  # a process that hangs does not listen; Ray then reports the error
 
     def tidy(self) -> None:
         """Once Ray is down: delete what it keeps of its own, unless a trial failed: then its traceback lies there."""
@@ -114,28 +109,40 @@ class Executor(tune.Callback):
 
 
 class RayScheduler(FIFOScheduler):
-    """Asks the controller about each result, and tells Ray. Ray asks its scheduler before its callbacks."""
+    """The one door for results: Ray hands every result of every trial to its scheduler, once.
+
+    Every one as long as none says ``done`` to Ray, which asks no scheduler about such a one and stops the trial: so
+    ``RayTrainable`` keeps that inside its report, and the controller stops a trial at its last epoch as at any other.
+    """
 
     def __init__(self, controller: SearchController):
         super().__init__()
         self.controller = controller
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, object]:
         return {}
 
-    def on_trial_result(self, controller, trial: RayTrial, result: dict) -> str:
+    def on_trial_result(self, controller: object, trial: RayTrial, result: dict[str, Any]) -> str:
         goes_on = self.controller.result(trial.config["number"], result["report"][0])
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
 
-def error_line(trial: RayTrial) -> str:
-    """The last line of the error that ended ``trial``: the exception itself, below its traceback."""
-    path = Path(trial.error_file or "")
-    lines = [line.strip() for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
+def error_of(trial: RayTrial) -> tuple[str, bool]:
+    """Why ``trial`` failed, in a line, and whether trying again may help: not where its configuration, data or model
+    was refused, as it will be refused again."""
+    error = None
+    with contextlib.suppress(Exception):  # an exception that does not survive pickling
+        error = trial.get_pickled_error()
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, Exception):  # of the trial's own code
+        text = "".join(traceback.format_exception_only(cause))
+    else:  # its process died, or Ray itself failed
+        text = str(error or trial.get_error() or "")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        return "the trial's process ended without a word"
-    dead = [line for line in lines if "actor died" in line.lower() or "worker died" in line.lower()]
-    return (dead or lines)[-1]
+        return "the trial's process ended without a word", True
+    died = [line for line in lines if "actor died" in line.lower() or "worker died" in line.lower()]
+    return (died or lines)[-1], not isinstance(cause, ConfigError)
 
 
 def _name(trial: RayTrial) -> str:

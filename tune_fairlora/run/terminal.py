@@ -1,4 +1,4 @@
-"""What the terminal shows: a live view where a person looks on, one line a finished trial otherwise."""
+"""What the terminal shows: a live view, or one line a finished trial where output goes elsewhere."""
 
 import math
 import statistics
@@ -6,18 +6,15 @@ import statistics
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import Progress as Bar
+from rich.progress import Progress as ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.record.state import COLLAPSED, COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, STOPPED, Trial
 
-SHOWN = {"rank": "rank", "lam": "λ", "lr": "lr"}
+HYPERPARAMETERS = {"rank": "rank", "lam": "λ", "lr": "lr"}  # shown, with their headings
 HEADINGS = {"val_delta_f1": "ΔF1", "val_min_group_accuracy": "min group accuracy"}
-
-
-LIVE = {"transient": True, "redirect_stdout": False, "redirect_stderr": False}  # what Ray prints stays in the log
 
 
 class Progress:
@@ -25,26 +22,30 @@ class Progress:
 
     def __init__(self, record: Record, total: int, slots: int, console: Console):
         self.record, self.total, self.slots, self.console = record, total, slots, console
-        self._live = Live(get_renderable=self._view, console=console, refresh_per_second=2, **LIVE)
+        self._live = Live(
+            get_renderable=self._view,
+            console=console,
+            refresh_per_second=2,
+            transient=True,
+            redirect_stdout=False,  # what Ray prints stays in the log
+            redirect_stderr=False,
+        )
 
     def __enter__(self) -> "Progress":
         if self.console.is_terminal:
             self._live.start()
         return self
 
-    def __exit__(self, *error) -> None:
-        if self.console.is_terminal:
-            self._live.stop()
+    def __exit__(self, *error: object) -> None:
+        self._live.stop()
 
     def ended(self, number: int) -> None:
         """Print the line of a trial that has just ended; under the live view it scrolls by above it."""
-        trial = self.record.trials[number]
-        done = len(self.record.trials) - self.record.count(RUNNING, INTERRUPTED) + (trial.status == INTERRUPTED)
+        record, trial = self.record, self.record.trials[number]
+        ended = len(record.trials) - record.count(RUNNING, INTERRUPTED) + (trial.status == INTERRUPTED)
         seconds = f"{trial.seconds:.1f} s"
-        values = "  ".join(
-            f"{heading(name)} {trial.metrics.get(name, math.nan):.4f}" for name in self.record.objectives
-        )
-        line = f"{done:4d}/{self.total}  {trial.label:<22} {values}  {seconds:>7}  {self._note(trial)}"
+        values = "  ".join(f"{heading(name)} {trial.metrics.get(name, math.nan):.4f}" for name in record.objectives)
+        line = f"{ended:4d}/{self.total}  {trial.label:<22} {values}  {seconds:>7}  {self._note(trial)}"
         self.console.print(Text(line), soft_wrap=True)
 
     def _note(self, trial: Trial) -> str:
@@ -62,43 +63,40 @@ class Progress:
         self.console.print(Text(f"      {line} ({trial.faults} of {most})"), soft_wrap=True)
 
     def _view(self) -> Group:
-        record = self.record
-        running = ", ".join(f"{t.label} (epoch {len(t.epochs)})" for t in _of(record, RUNNING)) or "none"
+        record, trials = self.record, list(self.record.trials.values())  # drawn in a thread of its own
+        running = ", ".join(f"{t.label} (epoch {len(t.epochs)})" for t in trials if t.status == RUNNING) or "none"
         failed, off = record.count(FAILED, DIVERGED), record.count(STOPPED, COLLAPSED)
+        seconds = [t.seconds for t in trials if t.status not in (RUNNING, INTERRUPTED)]
+        time_left = "time left: not known yet"
+        if seconds:
+            left = (self.total - len(seconds)) * statistics.fmean(seconds) / self.slots
+            time_left = f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left"
         head = (
             f"{record.count(COMPLETE)} complete, {off} stopped or collapsed, {failed} failed of {self.total}; "
-            f"{self._time_left()}; hypervolume {record.hypervolume():.4f}"
+            f"{time_left}; hypervolume {record.hypervolume():.4f}"
         )
         return Group(Text(head, style="bold"), Text(f"running: {running}"), front_table(record, "Front so far"))
 
-    def _time_left(self) -> str:
-        ended = [t.seconds for t in list(self.record.trials.values()) if t.status not in (RUNNING, INTERRUPTED)]
-        if not ended:
-            return "time left: not known yet"
-        left = (self.total - len(ended)) * statistics.fmean(ended) / self.slots
-        return f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left"
-
 
 class DecodingBar:
-    """A progress bar that appears with the first image, as a callback ``(done, total)``."""
+    """A progress bar that appears with the first image, as a callback ``(decoded, total)``."""
 
-    def __init__(self):
-        self._bar: Bar | None = None
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._bar = ProgressBar(console=console, transient=True, disable=not console.is_terminal)
 
     def __enter__(self) -> "DecodingBar":
         return self
 
-    def __exit__(self, *error) -> None:
-        if self._bar is not None:
+    def __exit__(self, *error: object) -> None:
+        if self._bar.tasks:
             self._bar.stop()  # else an interrupt would leave the terminal without its cursor
 
-    def __call__(self, done: int, total: int) -> None:
-        if self._bar is None:
-            console = Console(stderr=True)
-            self._bar = Bar(console=console, transient=True, disable=not console.is_terminal)
+    def __call__(self, decoded: int, total: int) -> None:
+        if not self._bar.tasks:
             self._bar.start()
-            self._task = self._bar.add_task("decoding images", total=total)
-        self._bar.update(self._task, completed=done)
+            self._bar.add_task("decoding images", total=total)
+        self._bar.update(self._bar.task_ids[0], completed=decoded)
 
 
 def heading(name: str) -> str:
@@ -107,30 +105,26 @@ def heading(name: str) -> str:
 
 
 def front_table(record: Record, title: str) -> Table:
-    """The front, best first objective first: trial, method, hyperparameters, objectives, min group accuracy."""
+    """The front, best first objective first: trial, method, hyperparameters, objectives, min group accuracy.
+
+    Over several seeds, a configuration's means and standard deviations."""
     lines = box.HEAVY_HEAD if record.seeds == 1 else box.SIMPLE_HEAD  # means with their spread need the room
     table = Table(title=title, title_justify="left", title_style="bold", box=lines)
     metrics = dict.fromkeys([*record.objectives, "val_min_group_accuracy"])
-    for name in ("trial", "method", *SHOWN.values(), *map(heading, metrics)):
+    for name in ("trial", "method", *HYPERPARAMETERS.values(), *map(heading, metrics)):
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     for numbers in record.front_points():
-        table.add_row(*_cells([record.trials[number] for number in numbers], list(metrics)))
+        trials, values = [record.trials[number] for number in numbers], record.trials[numbers[0]].values
+        table.add_row(
+            "–".join(map(str, dict.fromkeys([numbers[0], numbers[-1]]))),
+            values["method"],
+            *(f"{values[name]:.3g}" if name in values else "–" for name in HYPERPARAMETERS),
+            *(_mean([trial.metrics[name] for trial in trials]) for name in metrics),
+        )
     return table
-
-
-def _cells(trials: list[Trial], metrics: list[str]) -> list[str]:
-    """One configuration: over several seeds, means and standard deviations."""
-    first, last = trials[0], trials[-1]
-    shown = [f"{first.values[name]:.3g}" if name in first.values else "–" for name in SHOWN]
-    numbers = str(first.number) if first is last else f"{first.number}–{last.number}"
-    return [numbers, first.values["method"], *shown, *(_mean([t.metrics[name] for t in trials]) for name in metrics)]
 
 
 def _mean(values: list[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.4f}"
     return f"{statistics.fmean(values):.3f}±{statistics.stdev(values):.3f}"
-
-
-def _of(record: Record, status: str) -> list[Trial]:
-    return [trial for trial in list(record.trials.values()) if trial.status == status]

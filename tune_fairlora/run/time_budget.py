@@ -4,23 +4,23 @@ import time
 from collections import deque
 from statistics import median
 
-CLOSING_SECONDS = 15.0  # for the record, MLflow and Ray to be closed in
+CLOSING_SECONDS = 15.0  # of a budget, for closing the record, MLflow and Ray
 CLOSING_SHARE = 0.1  # of a budget, at most
-SILENT_EPOCHS = 20  # as long as these many of the longest epochs, a trial may be silent
+SILENT_EPOCHS = 20  # a trial may be silent as long as so many of the longest epochs
 SILENT_SECONDS = 600.0  # and never less than this
 
 
-class Clock:
-    """``budget`` seconds (None: no limit) from ``started`` (a ``time.monotonic()``), closing included; ``timeout``: how
-    long a trial may be silent, in seconds; None: ``SILENT_EPOCHS`` times the longest epoch that was seen."""
+class TimeBudget:
+    """``seconds`` (None: no limit) from ``started`` (a ``time.monotonic()``), closing included."""
 
-    def __init__(self, budget: float | None = None, timeout: float | None = None, started: float | None = None):
-        self.timeout = timeout
+    def __init__(self, seconds: float | None = None, started: float | None = None):
         started = time.monotonic() if started is None else started
-        self.end = None if budget is None else started + budget - min(CLOSING_SECONDS, CLOSING_SHARE * budget)
+        self.end = None if seconds is None else started + seconds - min(CLOSING_SECONDS, CLOSING_SHARE * seconds)
         self._epochs: deque[float] = deque(maxlen=50)  # seconds of the last epochs
-        self._longest = 0.0
-        self._heard: dict[int, float] = {}  # when each running trial was last heard of
+
+    def learn(self, seconds: float) -> None:
+        """An epoch took ``seconds``, now or before the search was resumed."""
+        self._epochs.append(seconds)
 
     def is_over(self) -> bool:
         return self.end is not None and time.monotonic() >= self.end
@@ -32,24 +32,28 @@ class Clock:
         expected = epochs * median(self._epochs) if self._epochs else 0.0
         return time.monotonic() + expected < self.end
 
-    def started(self, number: int) -> None:
-        self._heard[number] = time.monotonic()
 
-    def saw(self, number: int, seconds: float) -> None:
-        """An epoch of trial ``number`` was reported, which took ``seconds``."""
-        self._heard[number] = time.monotonic()
-        self.learn(seconds)
+class HangDetector:
+    """``timeout``: how many seconds a trial may be silent; None: ``SILENT_EPOCHS`` times the longest epoch seen."""
+
+    def __init__(self, timeout: float | None = None):
+        self.timeout = timeout
+        self._longest = 0.0
+        self._heard: dict[int, float] = {}  # when each running trial was last heard of
 
     def learn(self, seconds: float) -> None:
-        """How long an epoch took, now or before the search was resumed."""
-        self._epochs.append(seconds)
+        """An epoch took ``seconds``, now or before the search was resumed."""
         self._longest = max(self._longest, seconds)
+
+    def heard(self, number: int) -> None:
+        """Trial ``number`` has started or reported."""
+        self._heard[number] = time.monotonic()
 
     def forget(self, number: int) -> None:
         self._heard.pop(number, None)
 
     def limit(self) -> float | None:
-        """Seconds that a trial may be silent; None while nothing is known."""
+        """Seconds that a trial may be silent; None until an epoch has been seen."""
         if self.timeout is not None:
             return self.timeout
         return max(SILENT_SECONDS, SILENT_EPOCHS * self._longest) if self._longest else None

@@ -1,17 +1,26 @@
-"""Imported last by each process that Ray starts beforehand (``cluster.load_ahead``): its libraries are loaded, and a
-file says so.
+"""Imported by each worker that Ray pre-starts (``fast_start.worker_settings``): it imports what a trial needs, and
+leaves a file that says what failed, empty if nothing did.
 
-Trials are asked for once all are. Where one process is ready a second before the other, a short first trial would end
-before the second has begun, and Ray Tune would hand the first process on to it, call the second's start off, and ask
-for another process: again and again, one trial at a time.
+Whatever happens, the worker stays: Ray would start one that ended again and again.
 """
 
 import contextlib
+import importlib
 import os
 from pathlib import Path
 
-FOLDER = "TUNE_FAIRLORA_LOADED"
+from tune_fairlora.run.fast_start import READY_FOLDER, TRIAL_MODULES
 
-if os.environ.get(FOLDER):
-    with contextlib.suppress(OSError):  # a process that is started later, when nobody waits
-        Path(os.environ[FOLDER], f"process-{os.getpid()}").touch()
+if os.environ.get(READY_FOLDER):
+    problem = ""
+    try:
+        if not importlib.import_module("trainables.trial.lean_peft").import_peft():
+            problem = "peft could not be imported without transformers"
+        for module in TRIAL_MODULES:
+            importlib.import_module(module)
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}".splitlines()[0]
+    with contextlib.suppress(OSError):  # a worker that is started later, when nobody waits
+        path = Path(os.environ[READY_FOLDER], str(os.getpid()))
+        path.write_text(problem)
+        path.rename(path.with_suffix(".ready"))  # whole from the first moment on
