@@ -4,19 +4,19 @@ python -m tune_fairlora.confirm --search runs/NAME                      the fron
 python -m tune_fairlora.confirm --search runs/NAME --refit trainval     trained anew on train and val, as the papers do
 """
 
-from tune_fairlora import startup
+if __name__ == "__main__":
+    from tune_fairlora.startup import run_command
 
-startup.hide_user_folder()  # before any import of ours: the user's analysis.py must not hide our analysis
-startup.quiet_libraries()
+    run_command("confirm")  # imports this file again, under its own name
 
-import argparse  # noqa: E402
-from collections import deque  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
-from pathlib import Path  # noqa: E402
+import argparse
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
 
-from trainables.config import ConfigError, TrainConfig  # noqa: E402
-from tune_fairlora import cli  # noqa: E402
-from tune_fairlora.record import search_folder  # noqa: E402
+from trainables.config import ConfigError, TrainConfig
+from tune_fairlora import cli
+from tune_fairlora.record import search_folder
 
 TABLE = "confirmed.parquet"
 SHOWN = ("accuracy", "delta_f1", "min_group_accuracy")
@@ -24,9 +24,8 @@ SHOWN = ("accuracy", "delta_f1", "min_group_accuracy")
 
 def parser() -> cli.Parser:
     p = cli.Parser(
-        prog="python -m tune_fairlora.confirm",
-        description=f"Measure trials of a finished search on the test split; the numbers are kept in {TABLE} there.",
-        allow_abbrev=False,
+        "confirm",
+        f"Measure trials of a finished search on the test split; the numbers are kept in {TABLE} there.",
     )
     p.add_argument("--search", type=Path, required=True, metavar="DIR", help="folder of a finished search")
     p.add_argument("--trials", metavar="N,N", help="trials by number; default: those on the front")
@@ -37,7 +36,7 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 done, 1 a refit diverged, 2 the user's mistake, 130 interrupted."""
-    return cli.run(lambda: _command(parser().parse_args(argv)), "interrupted; what was measured so far is kept")
+    return cli.run(parser(), argv, _command, "interrupted; what was measured so far is kept")
 
 
 def _command(args: argparse.Namespace) -> int:
@@ -140,7 +139,3 @@ def _keep(folder: Path, number: int, config: TrainConfig, trained_on: str, evalu
         table = pd.concat([old[(old["number"] != number) | (old["trained_on"] != trained_on)], table])
     table = table.sort_values(["number", "trained_on"], ignore_index=True)
     replace_atomically(folder / TABLE, lambda path: table.to_parquet(path))
-
-
-if __name__ == "__main__":
-    startup.leave(main())

@@ -5,30 +5,29 @@ python -m tune_fairlora.export --search NAME --pick knee --merge   the knee of t
 python -m tune_fairlora.export --search NAME --trial 17 --register signs --alias champion     into MLflow's registry too
 """
 
-from tune_fairlora import startup
+if __name__ == "__main__":
+    from tune_fairlora.startup import run_command
 
-startup.hide_user_folder()  # before any import of ours: the user's analysis.py must not hide our analysis
-startup.quiet_libraries()
+    run_command("export")  # imports this file again, under its own name
 
-import argparse  # noqa: E402
-import os  # noqa: E402
-import re  # noqa: E402
-from pathlib import Path  # noqa: E402
+import argparse
+import os
+import re
+from pathlib import Path
 
-from trainables.config import ConfigError  # noqa: E402
-from tune_fairlora import cli  # noqa: E402
-from tune_fairlora.record import search_folder  # noqa: E402
-from tune_fairlora.record.state import COMPLETE  # noqa: E402
-from tune_fairlora.reporting.export_folder import whole, write  # noqa: E402
-from tune_fairlora.tracking import models, tracking_uri  # noqa: E402
-from tune_fairlora.tracking.outbox import read_position  # noqa: E402
+from trainables.config import ConfigError
+from tune_fairlora import cli
+from tune_fairlora.record import search_folder
+from tune_fairlora.record.state import COMPLETE
+from tune_fairlora.reporting.export_folder import whole, write
+from tune_fairlora.tracking import models, tracking_uri
+from tune_fairlora.tracking.outbox import read_position
 
 
 def parser() -> cli.Parser:
     p = cli.Parser(
-        prog="python -m tune_fairlora.export",
-        description="Write one trial's model into a folder: weights, loader, class names, metrics, model card.",
-        allow_abbrev=False,
+        "export",
+        "Write one trial's model into a folder: weights, loader, class names, metrics, model card.",
     )
     p.add_argument("--search", required=True, metavar="NAME", help="a finished search: its name in runs/, or a folder")
     which = p.add_mutually_exclusive_group(required=True)
@@ -45,7 +44,7 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 done, 2 the user's mistake, 130 interrupted."""
-    return cli.run(lambda: _command(parser().parse_args(argv)), "interrupted; nothing was written")
+    return cli.run(parser(), argv, _command, "interrupted; nothing was written")
 
 
 def _command(args: argparse.Namespace) -> int:
@@ -122,7 +121,3 @@ def _require_new(out: Path) -> None:
     nearest = next(path for path in out.resolve().parents if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise ConfigError(f"--out must lie in a folder that can be written, but {nearest} is not")
-
-
-if __name__ == "__main__":
-    startup.leave(main())

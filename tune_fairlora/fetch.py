@@ -4,20 +4,20 @@ python -m tune_fairlora.fetch --tracking-uri http://server:5000                 
 python -m tune_fairlora.fetch --tracking-uri URI --search NAME --out DIR
 """
 
-from tune_fairlora import startup
+if __name__ == "__main__":
+    from tune_fairlora.startup import run_command
 
-startup.hide_user_folder()  # before any import of ours: the user's analysis.py must not hide our analysis
-startup.quiet_libraries()
+    run_command("fetch")  # imports this file again, under its own name
 
-import argparse  # noqa: E402
-import os  # noqa: E402
-import tempfile  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import TYPE_CHECKING  # noqa: E402
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from trainables.config import ConfigError  # noqa: E402
-from tune_fairlora import cli  # noqa: E402
-from tune_fairlora.tracking import tracking_uri  # noqa: E402
+from trainables.config import ConfigError
+from tune_fairlora import cli
+from tune_fairlora.tracking import tracking_uri
 
 if TYPE_CHECKING:
     from tune_fairlora.tracking.client import Found
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
 def parser() -> cli.Parser:
     p = cli.Parser(
-        prog="python -m tune_fairlora.fetch",
-        description="Put a search's record (tables, settings, log) from MLflow into a new folder.",
-        allow_abbrev=False,
+        "fetch",
+        "Put a search's record (tables, settings, log) from MLflow into a new folder.",
     )
     p.add_argument("--search", metavar="NAME", help="the search; default: the newest")
     p.add_argument("--tracking-uri", default=tracking_uri.DEFAULT, metavar="URI", help="MLflow's; default: %(default)s")
@@ -37,7 +36,7 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 done, 2 the user's mistake, 130 interrupted."""
-    return cli.run(lambda: _command(parser().parse_args(argv)), "interrupted; nothing was written")
+    return cli.run(parser(), argv, _command, "interrupted; nothing was written")
 
 
 def _command(args: argparse.Namespace) -> int:
@@ -83,7 +82,3 @@ def _check(folder: Path) -> None:
         results.read(folder)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ConfigError(f"the tables in MLflow must be those of a search, but: {error}") from error
-
-
-if __name__ == "__main__":
-    startup.leave(main())

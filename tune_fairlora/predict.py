@@ -4,23 +4,23 @@ python -m tune_fairlora.predict --model DIR photo.jpg other.png
 python -m tune_fairlora.predict --model DIR photos/               a folder with metadata.csv
 """
 
-from tune_fairlora import startup
+if __name__ == "__main__":
+    from tune_fairlora.startup import run_command
 
-startup.hide_user_folder()  # before any import of ours: the user's analysis.py must not hide our analysis
-startup.quiet_libraries()
+    run_command("predict")  # imports this file again, under its own name
 
-import argparse  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import re  # noqa: E402
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
+import argparse
+import json
+import os
+import re
+import sys
+from pathlib import Path
 
-from rich.cells import cell_len  # noqa: E402
+from rich.cells import cell_len
 
-from trainables.config import ConfigError  # noqa: E402
-from trainables.files import plain  # noqa: E402
-from tune_fairlora import cli  # noqa: E402
+from trainables.config import ConfigError
+from trainables.files import plain
+from tune_fairlora import cli
 
 NUMBER = re.compile(r"[\d.]+|–")
 UNREADABLE = 1  # exit status where some of the images could not be read
@@ -28,9 +28,8 @@ UNREADABLE = 1  # exit status where some of the images could not be read
 
 def parser() -> cli.Parser:
     p = cli.Parser(
-        prog="python -m tune_fairlora.predict",
-        description="Show images to an exported model: their classes, or the metrics of a labelled folder.",
-        allow_abbrev=False,
+        "predict",
+        "Show images to an exported model: their classes, or the metrics of a labelled folder.",
     )
     p.add_argument("--model", type=Path, required=True, metavar="DIR", help="what tune_fairlora.export wrote")
     p.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, or one folder with metadata.csv")
@@ -43,7 +42,7 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 done, 1 some images could not be read, 2 the user's mistake."""
-    return cli.run(lambda: _command(parser().parse_args(argv)), "interrupted")
+    return cli.run(parser(), argv, _command, "interrupted")
 
 
 def _command(args: argparse.Namespace) -> int:
@@ -142,7 +141,3 @@ def _unreadable(failed: list[Path]) -> int:
 
 def _listed(files: list[Path]) -> str:
     return ", ".join(plain(file) for file in files)
-
-
-if __name__ == "__main__":
-    startup.leave(main())

@@ -6,20 +6,21 @@ python -m tune_fairlora.prepare --list
 python -m tune_fairlora.prepare --check data/waterbirds
 """
 
-from tune_fairlora import startup
+if __name__ == "__main__":
+    from tune_fairlora.startup import run_command
 
-startup.hide_user_folder()  # before any import of ours: the user's analysis.py must not hide our analysis
+    run_command("prepare")  # imports this file again, under its own name
 
-import argparse  # noqa: E402
-import os  # noqa: E402
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
+import argparse
+import os
+import sys
+from pathlib import Path
 
-from rich.console import Console  # noqa: E402
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: E402
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trainables.config import ConfigError  # noqa: E402
-from tune_fairlora import cli  # noqa: E402
+from trainables.config import ConfigError
+from tune_fairlora import cli
 
 SIZE = 256
 SMALLEST, LARGEST = 8, 1024
@@ -28,10 +29,9 @@ TASKS = ("gender", "age")
 
 def parser() -> cli.Parser:
     p = cli.Parser(
-        prog="python -m tune_fairlora.prepare",
-        description="Read a data set as its authors distribute it into a store of decoded images, once. "
+        "prepare",
+        "Read a data set as its authors distribute it into a store of decoded images, once. "
         "A command that was broken off goes on where it ended when it is given again.",
-        allow_abbrev=False,
     )
     p.add_argument("name", nargs="?", metavar="NAME", help="data set, a name of --list")
     p.add_argument("--source", type=Path, metavar="DIR|ARCHIVE", help="the authors' files, as a folder, tar or zip")
@@ -50,9 +50,7 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 done, 1 ``--check`` found a difference, 2 the user's mistake, 130."""
-    return cli.run(
-        lambda: _command(parser().parse_args(argv)), "interrupted; the same command goes on where this one ended"
-    )
+    return cli.run(parser(), argv, _command, "interrupted; the same command goes on where this one ended")
 
 
 def _command(args: argparse.Namespace) -> int:
@@ -188,7 +186,3 @@ class Bars:
             bar.start()
             self._tasks[bar] = bar.add_task(text, total=total)
         bar.update(self._tasks[bar], completed=done)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,26 +3,25 @@
 python -m tune_fairlora.report --search NAME
 """
 
-from tune_fairlora import startup
+if __name__ == "__main__":
+    from tune_fairlora.startup import run_command
 
-startup.hide_user_folder()  # before any import of ours: the user's analysis.py must not hide our analysis
-startup.quiet_libraries()
+    run_command("report")  # imports this file again, under its own name
 
-import argparse  # noqa: E402
-from pathlib import Path  # noqa: E402
+import argparse
+from pathlib import Path
 
-from trainables.config import ConfigError, lookup  # noqa: E402
-from trainables.metrics import OBJECTIVES  # noqa: E402
-from tune_fairlora import cli  # noqa: E402
+from trainables.config import ConfigError, lookup
+from trainables.metrics import OBJECTIVES
+from tune_fairlora import cli
 
 FILE = "report.html"
 
 
 def parser() -> cli.Parser:
     p = cli.Parser(
-        prog="python -m tune_fairlora.report",
-        description="Write one HTML file with all that a search found; it opens anywhere, without a network.",
-        allow_abbrev=False,
+        "report",
+        "Write one HTML file with all that a search found; it opens anywhere, without a network.",
     )
     p.add_argument(
         "--search", required=True, metavar="NAME|DIR", help="a search in runs/, or its folder; may be running"
@@ -40,7 +39,7 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 done, 2 the user's mistake, 130 interrupted."""
-    return cli.run(lambda: _command(parser().parse_args(argv)), "interrupted; no report was written")
+    return cli.run(parser(), argv, _command, "interrupted; no report was written")
 
 
 def _command(args: argparse.Namespace) -> int:
@@ -84,7 +83,3 @@ def write(path: Path, text: str) -> None:
         replace_atomically(path, lambda temporary: temporary.write_bytes(content))
     except OSError as error:
         raise ConfigError(f"the report cannot be written to {path} ({error.strerror})") from error
-
-
-if __name__ == "__main__":
-    startup.leave(main())

@@ -6,18 +6,18 @@ python -m tune_fairlora.search --resume NAME
 python -m tune_fairlora.search --list
 """
 
-from tune_fairlora import startup
+if __name__ == "__main__":
+    from tune_fairlora.startup import run_command
 
-startup.hide_user_folder()  # before any import of ours: the user's analysis.py must not hide our analysis
-startup.quiet_libraries()
+    run_command("search")  # imports this file again, under its own name
 
-import argparse  # noqa: E402
-import sys  # noqa: E402
+import argparse
+import sys
 
-from trainables.config import FIELDS, METHODS, ConfigError  # noqa: E402
-from tune_fairlora import cli  # noqa: E402
-from tune_fairlora.algorithms.moasha import GRACE_PERIOD, REDUCTION_FACTOR  # noqa: E402
-from tune_fairlora.tracking import tracking_uri  # noqa: E402
+from trainables.config import FIELDS, METHODS, ConfigError
+from tune_fairlora import cli
+from tune_fairlora.algorithms.moasha import GRACE_PERIOD, REDUCTION_FACTOR
+from tune_fairlora.tracking import tracking_uri
 
 SAMPLER_NAMES = ("tpe", "gp", "nsga2", "random", "grid")
 SCHEDULER_NAMES = ("moasha", "none")
@@ -27,11 +27,10 @@ INTERRUPTED = "interrupted before the search began; nothing was kept"
 def parser() -> cli.Parser:
     """The command line; hyperparameters and their defaults come from TrainConfig."""
     p = cli.Parser(
-        prog="python -m tune_fairlora.search",
-        description="Search fine-tuning methods and their hyperparameters for accuracy (up) and ΔF1 (down).",
+        "search",
+        "Search fine-tuning methods and their hyperparameters for accuracy (up) and ΔF1 (down).",
         epilog=_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     what = p.add_argument_group("what to search")
     what.add_argument(
@@ -153,11 +152,10 @@ def _epilog() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 done, 1 failed, 2 the user's mistake, 130 or 143 interrupted."""
-    return cli.run(lambda: _command(argv), INTERRUPTED)
+    return cli.run(parser(), argv, lambda args: _command(args, argv), INTERRUPTED)
 
 
-def _command(argv: list[str] | None) -> int:
-    args = parser().parse_args(argv)
+def _command(args: argparse.Namespace, argv: list[str] | None) -> int:
     if args.list:
         return _list()
     if args.resync:
@@ -215,7 +213,3 @@ def _list() -> int:
     for name, space in SPACES.items():
         print(f"{name:21} {space.about}")
     return 0
-
-
-if __name__ == "__main__":
-    startup.leave(main())

@@ -5,28 +5,28 @@ python -m tune_fairlora.ui --search NAME --port 5001              another search
 python -m tune_fairlora.ui --tracking-uri http://server:5000      prints the address alone
 """
 
-from tune_fairlora import startup
+if __name__ == "__main__":
+    from tune_fairlora.startup import run_command
 
-startup.hide_user_folder()  # before any import of ours: the user's analysis.py must not hide our analysis
-startup.quiet_libraries()
+    run_command("ui")  # imports this file again, under its own name
 
-import argparse  # noqa: E402
-import os  # noqa: E402
-import signal  # noqa: E402
-import socket  # noqa: E402
-import subprocess  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-import urllib.request  # noqa: E402
-import webbrowser  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
-from contextlib import contextmanager  # noqa: E402
-from typing import TYPE_CHECKING  # noqa: E402
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from trainables.config import ConfigError  # noqa: E402
-from tune_fairlora import cli  # noqa: E402
-from tune_fairlora.tracking import tracking_uri, ui_views  # noqa: E402
+from trainables.config import ConfigError
+from tune_fairlora import cli
+from tune_fairlora.tracking import tracking_uri, ui_views
 
 if TYPE_CHECKING:
     from tune_fairlora.tracking.client import Found
@@ -37,9 +37,8 @@ LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY
 
 def parser() -> cli.Parser:
     p = cli.Parser(
-        prog="python -m tune_fairlora.ui",
-        description="Start MLflow on a search's store and open it at the Pareto front; Ctrl-C ends it.",
-        allow_abbrev=False,
+        "ui",
+        "Start MLflow on a search's store and open it at the Pareto front; Ctrl-C ends it.",
     )
     p.add_argument("--search", metavar="NAME", help="the search to show; default: the newest")
     p.add_argument("--port", type=cli.port, default=5000, help="of the page; default: %(default)s")
@@ -51,7 +50,7 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 done, 1 the server broke off, 2 the user's mistake."""
-    return cli.run(lambda: _command(parser().parse_args(argv)), "")
+    return cli.run(parser(), argv, _command, "")
 
 
 def _command(args: argparse.Namespace) -> int:
@@ -154,7 +153,3 @@ def _last_line(server: subprocess.Popen) -> str:
 def _has_screen() -> bool:
     """Without one, a browser for terminals might take over this one."""
     return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
