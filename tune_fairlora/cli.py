@@ -73,7 +73,7 @@ def _complete(words: list[str]) -> None:
     names = {"command": COMMANDS, "space": SPACES, "search": searches, "resume": searches, "resync": searches}
     for action in parser._actions:
         if action.dest in names:
-            action.completer = lambda known=tuple(names[action.dest]), **_: known  # type: ignore[attr-defined]
+            action.completer = argcomplete.ChoicesCompleter(names[action.dest])  # type: ignore[attr-defined]
     argcomplete.autocomplete(parser)
 
 
