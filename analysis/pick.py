@@ -10,8 +10,8 @@ import pandas as pd
 from analysis import configurations
 from analysis.pareto import SIGNS, as_minimization, front, knee
 from analysis.results import Search
-from trainables.config import ConfigError, lookup
-from trainables.metrics import OBJECTIVES
+from trainables.config import ConfigError
+from trainables.metrics import OBJECTIVES, objective
 
 BOUND = re.compile(r"\s*([a-z_0-9]+)\s*(>=|<=)\s*(\S+)\s+then\s+([a-z_0-9]+)\s*")
 BETTER = {"maximize": "larger is better", "minimize": "smaller is better"}
@@ -80,8 +80,8 @@ def _best_objective(direction: str) -> Callable:
 
 def _bounded(search: Search, table: pd.DataFrame, rule: str) -> tuple[int, str]:
     metric, sign, text, target = BOUND.fullmatch(rule).groups()
+    metric, target = (objective(name, "metric of --pick") for name in (metric, target))
     for name in (metric, target):
-        lookup(OBJECTIVES, name, "metric of --pick")
         if name not in table:
             raise ConfigError(f"the search {search.name} must have measured {name}, but has not")
     bound = _number(text, rule)

@@ -4,10 +4,15 @@ Standard library only, so that ``--help`` and the analysis start without torch.
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class ConfigError(ValueError):
@@ -167,10 +172,12 @@ def absent_for(method: str) -> set[str]:
     return {*LORA_HYPERPARAMETERS, *FAIR_HYPERPARAMETERS} - known
 
 
-def lookup(table: dict, key: str, what: str):
-    """``table[key]``, or a ConfigError that lists the known keys."""
+def lookup(table: Mapping[str, T], key: str, what: str) -> T:
+    """``table[key]``, or a ConfigError with the keys that may be meant, the nearest first, and all that are known."""
     if key not in table:
-        raise ConfigError(f"unknown {what} {key!r}; known: {', '.join(sorted(table))}")
+        near = " or ".join(difflib.get_close_matches(key.lower(), table, n=2, cutoff=0.6))
+        hint = f", did you mean {near}?" if near else ";"
+        raise ConfigError(f"unknown {what} {key!r}{hint} known: {', '.join(sorted(table))}")
     return table[key]
 
 

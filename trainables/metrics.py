@@ -15,6 +15,8 @@ from typing import Literal
 
 import numpy as np
 
+from trainables.config import lookup
+
 MAX: Literal["maximize"] = "maximize"
 MIN: Literal["minimize"] = "minimize"
 
@@ -57,6 +59,13 @@ METRICS: dict[str, Metric] = {
 # Counts describe the split, not the model: no search can move them.
 COUNTS = ("min_class_count", "min_group_count", "min_cell_count", "empty_cells")
 OBJECTIVES: dict[str, str] = {f"val_{name}": m.direction for name, m in METRICS.items() if name not in COUNTS}
+
+
+def objective(name: str, what: str = "objective") -> str:
+    """The key of ``OBJECTIVES`` that ``name`` stands for: "accuracy" is "val_accuracy". Raises ConfigError."""
+    full = f"val_{name}" if f"val_{name}" in OBJECTIVES else name
+    lookup(OBJECTIVES, full, what)
+    return full
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainables.config import ConfigError, TrainConfig, lookup
-from trainables.metrics import OBJECTIVES
+from trainables.config import ConfigError, TrainConfig
+from trainables.metrics import objective
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,7 +125,7 @@ class Search:
         the metric that chooses a configuration where methods are compared."""
         from trainables.files import replace_atomically
 
-        lookup(OBJECTIVES, by, "metric of `by`")
+        by = objective(by, "metric of `by`")
         path = self.folder / REPORT if out is None else Path(out)
         if path.is_dir() or not path.parent.is_dir():
             raise ConfigError(f"`out` must be a file in a folder that exists, but got {path}")

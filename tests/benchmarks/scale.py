@@ -13,7 +13,6 @@ Measured (two cores, shared with other work): see README, "When something breaks
 """
 
 import argparse
-import dataclasses
 import io
 import resource
 import tempfile
@@ -26,9 +25,10 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 from search_spaces import SPACES
+from trainables.data.store import Store
 from trainables.prepare import datasets
-from tune_fairlora import search
-from tune_fairlora.plan.plan import Plan, assemble
+from tune_fairlora.plan.options import SearchOptions
+from tune_fairlora.plan.plan import Plan
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.run.controller import SearchController
 from tune_fairlora.run.terminal import Progress
@@ -72,9 +72,11 @@ def curves() -> list[list[dict[str, float]]]:
 
 
 def make_plan(folder: Path, sampler: str, trials: int) -> Plan:
-    args = search.parser().parse_args(["--space", "digits", "--sampler", sampler, "--trials", str(trials)])
-    made = assemble(args, SPACES["digits"], folder, datasets.prepare("digits", None, 16), ())
-    return dataclasses.replace(made, weights=None)
+    options, store = SearchOptions(space="digits", sampler=sampler, trials=trials), datasets.prepare("digits", None, 16)
+    return Plan(
+        options=options, folder=folder, space=SPACES["digits"], store=store, manifest=Store(store).manifest,
+        weights=None, trials=trials, points=(),
+    )  # fmt: skip
 
 
 def play(controller: SearchController, at_once: int, times: Times) -> None:

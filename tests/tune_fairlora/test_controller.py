@@ -18,6 +18,7 @@ from tests.records import metrics
 from trainables.data import batches
 from trainables.prepare import datasets
 from trainables.trial.checkpoints import save_checkpoint, save_weights, trial_folder
+from tune_fairlora.plan.options import SearchOptions
 from tune_fairlora.plan.plan import Plan
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.run.controller import SearchController
@@ -97,16 +98,15 @@ def result(epoch: int, seconds: float = 0.1, **values) -> dict:
     }
 
 
-def make_plan(folder: Path, trials=6, seeds=1, scheduler="none", max_failures=2, **options) -> Plan:
+def make_plan(folder: Path, trials=6, points=(), **options) -> Plan:
     space = dataclasses.replace(SPACES["digits"], fixed={**SPACES["digits"].fixed, "epochs": EPOCHS})
     store = datasets.prepare("digits", None, 16)
-    made = Plan(
-        folder=folder, space=space, store=store, manifest=batches.open_data(store).manifest, weights=None,
-        trials=trials * seeds, seeds=seeds, sampler="tpe", scheduler=scheduler, grace_period=1, reduction_factor=2,
-        seed=0, constraints=(), enqueue=(), max_failures=max_failures, time_budget=None, trial_timeout=None, cpus=1,
-        gpus=None, max_concurrent=None, tracking_uri="", experiment="", options={},
+    defaults = {"space": "digits", "scheduler": "none", "grace_period": 1, "reduction_factor": 2}
+    given = SearchOptions(**defaults | options)
+    return Plan(
+        options=given, folder=folder, space=space, store=store, manifest=batches.open_data(store).manifest,
+        weights=None, trials=trials * given.seeds, points=points,
     )  # fmt: skip
-    return dataclasses.replace(made, **options)
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from search_spaces import resolve
 from trainables.config import ConfigError
 from tune_fairlora import cli
+from tune_fairlora.plan.options import SearchOptions
 from tune_fairlora.plan.plan import make_plan
 from tune_fairlora.run import gpu_sharing
 from tune_fairlora.run.ray_cluster import Cluster
 from tune_fairlora.run.terminal import DecodingBar
-from tune_fairlora.search import parser
 
 GIB = 1 << 30
 
@@ -70,21 +70,21 @@ def test_what_is_found_is_said_in_one_line():
 
 
 def test_auto_is_an_option_and_where_there_is_no_gpu_it_is_none(tmp_path):
-    args = parser().parse_args(["--space", "digits", "--gpus-per-trial", "auto", "--storage", str(tmp_path)])
-    plan = make_plan(args, DecodingBar())
+    options = SearchOptions(space="digits", gpus_per_trial="auto", storage=str(tmp_path))
+    plan = make_plan(options, DecodingBar())
     held = Cluster()
-    held._hold([{"CPU": 4.0}], 1.0, plan.gpus, 9)
-    assert (plan.gpus, held.gpus, held.at_once) == ("auto", 0.0, 4)
+    held._hold([{"CPU": 4.0}], 1.0, options.gpus_per_trial, 9)
+    assert (options.gpus_per_trial, held.gpus, held.at_once) == ("auto", 0.0, 4)
     assert held.share_gpus(plan) == "" and held.at_once == 4
     with pytest.raises(ConfigError, match="a number >= 0 \\(or auto\\) must be given, but got some"):
-        parser().parse_args(["--space", "digits", "--gpus-per-trial", "some"])
+        SearchOptions(space="digits", gpus_per_trial="some")
     assert cli.share("0.25") == 0.25
 
 
 def test_a_probe_decides_how_many_are_at_work(tmp_path, monkeypatch):
     """The probe's own numbers are test_gpu.py's matter: here they are given."""
-    args = parser().parse_args(["--space", "digits", "--gpus-per-trial", "auto", "--storage", str(tmp_path)])
-    plan, asked = make_plan(args, DecodingBar()), []
+    options = SearchOptions(space="digits", gpus_per_trial="auto", storage=str(tmp_path))
+    plan, asked = make_plan(options, DecodingBar()), []
 
     def measure(configs, store, weights, cpus):
         asked.append((len(configs), store, cpus))
@@ -92,7 +92,7 @@ def test_a_probe_decides_how_many_are_at_work(tmp_path, monkeypatch):
 
     monkeypatch.setattr(gpu_sharing, "measure", measure)
     held = Cluster()
-    held._hold([{"CPU": 16.0, "GPU": 2.0}, {"CPU": 4.0}], 1.0, plan.gpus, 24)
+    held._hold([{"CPU": 16.0, "GPU": 2.0}, {"CPU": 4.0}], 1.0, options.gpus_per_trial, 24)
     assert (held.gpus, held.at_once) == (1.0, 2)
     assert held.share_gpus(plan) == "a trial takes up to 3.0 of 80 GiB (fairfft): --gpus-per-trial 0.5"
     assert (held.gpus, held.at_once) == (0.5, 4) and asked == [(4, str(plan.store), 1.0)]

@@ -15,11 +15,12 @@ from trainables.trial.checkpoints import save_checkpoint, trial_folder
 from tune_fairlora import search
 from tune_fairlora.algorithms.searcher import StudySearcher
 from tune_fairlora.plan import plan
+from tune_fairlora.plan.options import SearchOptions
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.run.terminal import DecodingBar
 from tune_fairlora.tracking.tracking_uri import without_password
 
-COMMAND = ["--space", "digits", "--trials", "4", "--epochs", "2", "--set", "rank=4"]
+OPTIONS = {"space": "digits", "trials": 4, "epochs": 2, "set": {"rank": 4}, "name": "cut"}
 
 
 class TrialLauncher:
@@ -46,7 +47,7 @@ def original(tmp_path_factory) -> Path:
     os.chdir(folder)
     try:
         with DecodingBar() as bar:
-            made = plan.make_plan(search.parser().parse_args([*COMMAND, "--name", "cut"]), bar)
+            made = plan.make_plan(SearchOptions(**OPTIONS), bar)
     finally:
         os.chdir(before)
     made.folder.mkdir(parents=True)
@@ -112,8 +113,8 @@ def test_more_trials_and_the_same_options_may_be_given(folder, capsys):
         (["--epochs", "3"], "keeps its --epochs 2, but got 3"),
         (["--sampler", "random"], "keeps its --sampler tpe"),
         (["--seed", "1"], "keeps its --seed 0, but got 1"),
-        (["--set", "rank=8"], "keeps its --set ['rank=4'], but got ['rank=8']"),
-        (["--objectives", "val_accuracy,val_min_f1"], "keeps its --objectives None"),
+        (["--set", "rank=8"], "keeps its --set rank=4, but got rank=8"),
+        (["--objectives", "val_accuracy,val_min_f1"], "keeps its --objectives unset, but got val_accuracy,val_min_f1"),
         (["--trials", "1"], "--trials must be at least the 2 that were begun, but is 1"),
         (["--name", "new"], "has a name already"),
         (["--max-failures", "-1"], ">= 0, whole"),

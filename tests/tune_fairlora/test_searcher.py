@@ -16,8 +16,8 @@ from trainables.config import METHODS, ConfigError, TrainConfig
 from tune_fairlora.algorithms.samplers import SAMPLERS
 from tune_fairlora.algorithms.searcher import StudySearcher
 from tune_fairlora.plan import enqueue
+from tune_fairlora.plan.options import SAMPLER_NAMES
 from tune_fairlora.record.event_log import Record
-from tune_fairlora.search import SAMPLER_NAMES
 
 GRID_SPACE = Space(
     name="g",

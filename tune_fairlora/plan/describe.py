@@ -1,6 +1,5 @@
 """``--describe`` and ``--dry-run``: what a search would do, in words."""
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,15 +9,16 @@ from rich.console import Console
 from search_spaces.space import Space
 from trainables.config import METHODS, TrainConfig, absent_for
 from trainables.models import adapters, create
+from tune_fairlora.plan.options import SearchOptions
 from tune_fairlora.plan.plan import Plan, resolve_space
 from tune_fairlora.plan.resume import to_go_on
 
 EXAMPLE_CLASSES = 10  # the digits have as many, and a user's folder that is not given may have any number
 
 
-def describe(args: argparse.Namespace) -> int:
+def describe(options: SearchOptions) -> int:
     """Print the resolved space: fixed values, distributions, conditions, first points, and what each rank trains."""
-    space = resolve_space(args)
+    space = resolve_space(options)
     out = Console(highlight=False)
     objectives = ", ".join(space.objectives)
     out.print(f"{space.name}: {space.about}\nobjectives: {objectives}; {space.trials} trials by default", markup=False)
@@ -33,7 +33,7 @@ def describe(args: argparse.Namespace) -> int:
     if space.grid:
         axes = ", ".join(f"{name} {_values(entry)}" for name, entry in space.grid.items())
         out.print(f"\n--sampler grid tries {len(space.grid_points())} points: {axes}", markup=False, soft_wrap=True)
-    classes = _class_count(space, args.data)
+    classes = _class_count(space, options.data)
     heading = f"trained parameters, {classes} classes (LoRA totals count the head twice, as peft does)"
     out.print(f"\n{heading}", style="bold")
     for line in parameter_lines(space, classes):
@@ -90,7 +90,7 @@ def dry_run(plan: Plan) -> int:
     """Print what ``plan`` would do; data and weights are prepared and checked, the folder is not made."""
     from trainables.data.store import SPLITS, Store
 
-    store = Store(plan.store)
+    store, options = Store(plan.store), plan.options
     counts = ", ".join(f"{name} {len(store.rows(name))}" for name in SPLITS)
     rows = {
         "space": plan.space.name,
@@ -99,22 +99,17 @@ def dry_run(plan: Plan) -> int:
         "classes": f"{len(plan.manifest.classes)}: {', '.join(plan.manifest.classes)}",
         "groups": f"{len(plan.manifest.groups)}: {', '.join(plan.manifest.groups)}",
         "weights": plan.weights or "the hub",
-        "objectives": ", ".join((*plan.space.objectives, *plan.constraints)),
-        "trials": f"{plan.trials}, sampler {plan.sampler}, scheduler {plan.scheduler}, seed {plan.seed}",
-        "MLflow": f"{plan.tracking_uri}, experiment {plan.experiment}",
+        "objectives": ", ".join((*plan.space.objectives, *plan.options.constraint)),
+        "trials": f"{plan.trials}, sampler {options.sampler}, scheduler {options.scheduler}, seed {options.seed}",
+        "MLflow": f"{plan.tracking_uri}, experiment {options.experiment}",
     }
     out = Console(highlight=False)
     if plan.record is not None:
-        rows["goes on"] = _progress(plan)
+        again, trials = len(to_go_on(plan.record, options.max_failures)), len(plan.record.trials)
+        rows["goes on"] = f"{trials} trials begun, {again} of them not at their end, {plan.trials} in all"
         plan.record.close()
     _section(out, "dry run: nothing was started", rows)
     return 0
-
-
-def _progress(plan: Plan) -> str:
-    record = plan.record
-    again = len(to_go_on(record, plan.max_failures))
-    return f"{len(record.trials)} trials begun, {again} of them not at their end, {plan.trials} in all"
 
 
 def parameter_lines(space: Space, n_classes: int) -> list[str]:

@@ -15,14 +15,14 @@ def require_answer(address: str | None) -> None:
         return
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise ConfigError(f"--address must be host:port, auto or local, but got {address}")
+        raise ConfigError(f"`address` must be host:port, auto or local, but got {address}")
     try:
         with socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS) as connection:
             answers = os.environ.get("RAY_USE_TLS", "0") == "1" or _speaks_grpc(connection)
     except (OSError, OverflowError) as error:
-        raise ConfigError(f"--address {address} does not answer ({error})") from error
+        raise ConfigError(f"`address` {address} does not answer ({error})") from error
     if not answers:
-        raise ConfigError(f"--address {address} answers, but not as Ray does: is it the head's port (6379 by default)?")
+        raise ConfigError(f"`address` {address} answers, but not as Ray does: is it the head's port (6379 by default)?")
 
 
 def address_of(address: str | None) -> str:

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from trainables.config import ConfigError, lookup
-from trainables.metrics import OBJECTIVES
+from trainables.config import ConfigError
+from trainables.metrics import objective
 
 FORM = re.compile(r"\s*([a-z_0-9]+)\s*(>=|<=)\s*(\S+)\s*")
 UNBOUNDED = ("val_loss", "val_loss_variance")  # every other metric is a rate, in [0, 1]
@@ -48,14 +48,13 @@ def _parse(text: str) -> Constraint:
     if match is None:
         raise ConfigError(f'--constraint takes "metric>=number" or "metric<=number", but got {text!r}')
     metric, sign, number = match.groups()
-    lookup(OBJECTIVES, metric, "metric of a constraint")
     try:
         bound = float(number)
     except ValueError:
         bound = math.nan
     if not math.isfinite(bound):
         raise ConfigError(f"--constraint must end in a number, but got {text!r}")
-    return Constraint(metric, sign, bound)
+    return Constraint(objective(metric, "metric of a constraint"), sign, bound)
 
 
 def _check_range(metric: str, constraints: list[Constraint]) -> None:

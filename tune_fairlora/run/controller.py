@@ -35,13 +35,14 @@ class SearchController:
             "store": str(plan.store),
             "weights": plan.weights,
             "folder": str(plan.folder),
-            "cpus": plan.cpus,
+            "cpus": plan.options.cpus_per_trial,
             "gpus": gpus,
         }
         self.scheduler = make_scheduler(plan)
-        again = [trial.number for trial in to_go_on(record, plan.max_failures)]
-        many = (plan.trials, plan.seeds, plan.enqueue, again)
-        self.searcher = StudySearcher(plan.space, plan.folder, plan.sampler, plan.seed, record, self, *many)
+        again = [trial.number for trial in to_go_on(record, plan.options.max_failures)]
+        options = plan.options
+        many = (plan.trials, options.seeds, plan.points, again)
+        self.searcher = StudySearcher(plan.space, plan.folder, options.sampler, options.seed, record, self, *many)
 
     def take_up(self) -> None:
         """Bring everything to where the log is. A trial that is at its end already does not go on."""
@@ -146,11 +147,11 @@ class SearchController:
         if number not in self.open or trial.status != RUNNING:
             return  # Ray may say it twice
         self.record.add("fault", number=number, reason=reason)
-        if again and trial.faults <= self.plan.max_failures:
+        if again and trial.faults <= self.plan.options.max_failures:
             self.open.discard(number)
             self.clock.forget(number)
             self.searcher.again.append(number)
-            self.progress.tried_again(number, reason, self.plan.max_failures)
+            self.progress.tried_again(number, reason, self.plan.options.max_failures)
         else:
             self.finish(number, FAILED, reason)
 
@@ -219,8 +220,8 @@ def kept(record: Record) -> set[int]:
 
 def make_scheduler(plan: Plan) -> MultiObjectiveAsha | None:
     """The scheduler that ``plan`` names; None for ``none``."""
-    if plan.scheduler == "none":
+    if plan.options.scheduler == "none":
         return None
     guess = 1 / len(plan.manifest.classes)
-    options = {"grace_period": plan.grace_period, "reduction_factor": plan.reduction_factor}
+    options = {"grace_period": plan.options.grace_period, "reduction_factor": plan.options.reduction_factor}
     return MultiObjectiveAsha(plan.space.objectives, guess=guess, **options)

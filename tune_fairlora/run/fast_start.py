@@ -7,7 +7,6 @@ them out, so Ray's own functions are replaced while it starts; one that another 
 a start without the replacement is only slower. A Ray that runs already (``--address``) is as its owner made it.
 """
 
-import argparse
 import contextlib
 import glob
 import importlib
@@ -15,6 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
+from tune_fairlora.plan.options import SearchOptions
 from tune_fairlora.run.gpu_sharing import AUTO
 
 # Module, class ("" for a function of the module), function, and what it returns where Ray does without as well.
@@ -36,14 +36,14 @@ TRIAL = (
 )
 
 
-def load_ahead(args: argparse.Namespace, trials: int) -> dict[str, str]:
+def load_ahead(options: SearchOptions, trials: int) -> dict[str, str]:
     """Ray's settings by which it starts a process for each processor at once, which loads what a trial needs while this
     process still plans. Nothing where not each would become a trial's, or where there is a GPU: a process must not
     look for one before Ray has said which is its own."""
     every = os.cpu_count() or 1
-    if args.gpus_per_trial not in (None, 0, AUTO) or any(glob.glob(files) for files in GPUS):
+    if options.gpus_per_trial not in (None, 0, AUTO) or any(glob.glob(files) for files in GPUS):
         return {}
-    if args.cpus_per_trial != 1 or min(args.max_concurrent or every, trials) < every:
+    if options.cpus_per_trial != 1 or min(options.max_concurrent or every, trials) < every:
         return {}
     settings = {"RAY_prestart_worker_first_driver": "1", TRIAL_AHEAD: ",".join(TRIAL)}
     # Once Tune has reserved the processors for its trials, Ray would end the processes that still wait for theirs.

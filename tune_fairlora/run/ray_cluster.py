@@ -1,6 +1,5 @@
 """Ray itself: is it there, does it let us in, how many trials does it hold; its start and its end."""
 
-import argparse
 import contextlib
 import os
 import tempfile
@@ -9,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainables.config import ConfigError
+from tune_fairlora.plan.options import SearchOptions
 from tune_fairlora.plan.ray_address import address_of
 from tune_fairlora.run import gpu_sharing
 from tune_fairlora.run.fast_start import (
@@ -52,23 +52,25 @@ class Cluster:
     def __exit__(self, *error) -> None:
         self._end.close()
 
-    def start(self, args: argparse.Namespace, trials: int, models: bool) -> None:
+    def start(self, options: SearchOptions, trials: int, models: bool) -> None:
         """Start or join Ray as the options say, for ``trials`` at most. Raises ConfigError where it cannot hold one.
 
         At its end the libraries that a plan needs are imported, with ``models`` also those that it needs to make some.
         """
-        address, folder = address_of(args.address), self._temporary_folder()
+        address, folder = address_of(options.address), self._temporary_folder()
         with redirect_output(folder / "log.txt") as console:
             console.print("starting Ray …" if address == "local" else f"joining Ray at {address} …")
             imported = import_meanwhile([*TUNE, *MODELS * models], SEARCHING)
-            ahead = load_ahead(args, trials) | {FOLDER: str(folder)} if address == "local" else {}
+            ahead = load_ahead(options, trials) | {FOLDER: str(folder)} if address == "local" else {}
             with environment(ahead):
                 self._connect(address, folder)
             self.up = time.time()
             import ray
 
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            self._hold(nodes, args.cpus_per_trial, args.gpus_per_trial, min(args.max_concurrent or trials, trials))
+            self._hold(
+                nodes, options.cpus_per_trial, options.gpus_per_trial, min(options.max_concurrent or trials, trials)
+            )
             imported.wait()
             # One for each processor that Ray counts: a container may have fewer than its machine.
             self._folder, self._loading = folder, int(nodes[0].get("CPU", 0)) * (TRIAL_AHEAD in ahead)
@@ -84,12 +86,12 @@ class Cluster:
     def share_gpus(self, plan) -> str:
         """Where ``plan`` leaves it to us, find out how many trials share a GPU; what was found, in a line. Nothing
         where trials have no GPU."""
-        if plan.gpus != AUTO or not self.gpus:
+        if plan.options.gpus_per_trial != AUTO or not self.gpus:
             return ""
-        configs = gpu_sharing.largest(plan.space)
-        needed, total = gpu_sharing.measure(configs, str(plan.store), plan.weights, plan.cpus)
-        most = gpu_sharing.most_on_one(self._nodes, plan.cpus, self._most)
-        self._hold(self._nodes, plan.cpus, gpu_sharing.share(max(needed), total, most), self._most)
+        configs, cpus = gpu_sharing.largest(plan.space), plan.options.cpus_per_trial
+        needed, total = gpu_sharing.measure(configs, str(plan.store), plan.weights, cpus)
+        most = gpu_sharing.most_on_one(self._nodes, cpus, self._most)
+        self._hold(self._nodes, cpus, gpu_sharing.share(max(needed), total, most), self._most)
         return gpu_sharing.sentence(configs, needed, total, self.gpus)
 
     def await_processes(self, check: Callable[[], None]) -> None:

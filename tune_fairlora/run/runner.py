@@ -15,6 +15,7 @@ from rich.console import Console
 from trainables.config import ConfigError
 from trainables.files import replace_atomically
 from tune_fairlora import startup
+from tune_fairlora.plan.options import CONFIG_FILE, OPTIONS
 from tune_fairlora.plan.plan import Plan
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.record.state import COMPLETE, FAILED, INTERRUPTED, STOPPED
@@ -27,16 +28,8 @@ from tune_fairlora.tracking.tracker import Tracker
 from tune_fairlora.tracking.tracking_uri import DEFAULT, absolute_uri
 
 # Settings that may change when a search is resumed, into the record's own.
-CHANGES = (
-    "options",
-    "trials",
-    "max_failures",
-    "cpus_per_trial",
-    "gpus_per_trial",
-    "max_concurrent",
-    "store",
-    "weights_file",
-)
+CHANGES = ("options", "trials", "gpus_per_trial", "store", "weights_file")
+CHANGES += tuple(name for name, option in OPTIONS.items() if option.logged and option.resumable)
 SHORT_CLOSE_SECONDS = 3.0  # for MLflow where a time budget is used up
 LOG = "log.txt"  # what Ray, MLflow and their processes print
 
@@ -64,7 +57,8 @@ class Run:
     def __init__(self, plan: Plan, settings: dict, cluster: Cluster, console: Console):
         self.plan, self.cluster, self.console = plan, cluster, console
         self.record = plan.record or Record(plan.folder)
-        self.tracker = Tracker(plan.tracking_uri, plan.experiment, self.record)  # which wants to hear of all that comes
+        # Which wants to hear of all that comes.
+        self.tracker = Tracker(plan.tracking_uri, plan.options.experiment, self.record)
         if plan.record is None:
             self.record.add("search", settings=settings, ray_up=cluster.up)
         else:
@@ -73,6 +67,7 @@ class Run:
             self.record.add("resume", changes=changes, code_version=settings["code_version"])
         text = json.dumps(self.record.settings, indent=1)
         replace_atomically(plan.folder / "search.json", lambda path: path.write_text(text))
+        replace_atomically(plan.folder / CONFIG_FILE, plan.options.write)
         self.executor = None
 
     def carry_out(self, signals: Signals) -> int:
@@ -103,7 +98,7 @@ class Run:
         from tune_fairlora.run.ray_executor import Executor, TimeIsUp
         from tune_fairlora.run.time_budget import Clock
 
-        clock = Clock(self.plan.time_budget, self.plan.trial_timeout, startup.STARTED)
+        clock = Clock(self.plan.options.time_budget, self.plan.options.trial_timeout, startup.STARTED)
         controller = SearchController(self.plan, self.record, progress, clock, self.cluster.gpus)
         self.executor = Executor(controller, self.cluster.at_once, check)
         controller.take_up()
@@ -112,7 +107,7 @@ class Run:
             self.executor.run()
         except TimeIsUp:
             return False
-        if not controller.complete() and self.plan.time_budget is None:
+        if not controller.complete() and self.plan.options.time_budget is None:
             raise RuntimeError("Ray ended the search before its trials were used up")
         return controller.complete()
 
@@ -140,9 +135,9 @@ class Run:
 
     def _seconds_for_mlflow(self) -> float:
         """What it does not get in time, it gets by ``--resync``."""
-        if self.plan.time_budget is None:
+        if self.plan.options.time_budget is None:
             return CLOSE_SECONDS
-        left = startup.STARTED + self.plan.time_budget - time.monotonic()
+        left = startup.STARTED + self.plan.options.time_budget - time.monotonic()
         return min(CLOSE_SECONDS, max(SHORT_CLOSE_SECONDS, left))
 
     def _report(self, outcome: str) -> None:
