@@ -6,6 +6,7 @@ the commands turn into their options (``cli.run``).
 
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tune_fairlora.record.search_folder import Finished
     from tune_fairlora.record.state import State
     from tune_fairlora.run.confirmation import Confirmation
+    from tune_fairlora.run.search_process import SearchProcess
 
 REPORT = "report.html"
 NAME = re.compile(r"[\w .-]*\w[\w .-]*")  # of a registered model, and of its alias
@@ -39,14 +41,44 @@ def open(search: str | os.PathLike[str], storage: str | os.PathLike[str] = "runs
     return Search(find(os.fspath(search), os.fspath(storage)))
 
 
+def run(space: str | os.PathLike[str], *, wait: bool = True, **options: Any) -> "Search":
+    """Search, and return when it has ended; with ``wait`` False, once it has begun.
+
+    ``options`` are those of the command, by name (``plan.options.SearchOptions``): ``trials=24, methods=["lora",
+    "fairlora"], set={"rank": [4, 8]}, time_budget="1h30m"``. The search runs in a process of its own and prints here.
+    An interrupt (Ctrl-C, a notebook's stop) ends it in order, and so does the end of this process: ``resume`` goes on.
+    Raises ConfigError before anything is written, and RuntimeError if the search broke off or no trial was complete.
+    """
+    from tune_fairlora.plan.options import SearchOptions, checked
+
+    chosen = SearchOptions(**checked({"space": space, **options}))
+    return _started(dict(vars(chosen)), None, wait)
+
+
+def resume(search: str | os.PathLike[str], *, wait: bool = True, **options: Any) -> "Search":
+    """Go on with a search that was broken off, as ``run`` does; ``options`` are those to be changed."""
+    from tune_fairlora.plan.options import checked
+
+    return _started(checked(options), os.fspath(search), wait)
+
+
+def _started(options: dict[str, Any], resumed: str | None, wait: bool) -> "Search":
+    from tune_fairlora.run.search_process import SearchProcess
+
+    process = SearchProcess(options, resumed)
+    search = Search(process.begin(), process)
+    return search.wait() if wait else search
+
+
 class Search:
     """A search, as its folder holds it. Every look reads the folder anew, so that a search that runs shows its latest
     state: ``trials`` and ``front`` are at most some seconds old. All metrics are of the validation split, except those
     of ``confirmed``."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, process: "SearchProcess | None" = None):
         self.folder = folder
         self.name = folder.name
+        self._process = process
 
     def __repr__(self) -> str:
         return f"Search({str(self.folder)!r})"
@@ -108,6 +140,15 @@ class Search:
         for event in read_events(self.folder):
             state.apply(event)
         return state
+
+    def wait(self) -> "Search":
+        """Show what the search prints until it ends, if this process has started it; in a notebook also its front."""
+        if self._process is not None:
+            status = self._process.wait(_Shown(self).refresh)
+            self._process = None
+            if status:
+                raise RuntimeError(f"the search is {self.status} (exit status {status}): {self.folder / 'log.txt'}")
+        return self
 
     def trial(self, number: int) -> "Trial":
         return Trial(self, number)
@@ -176,6 +217,27 @@ class Search:
         from tune_fairlora.record import search_folder
 
         return search_folder.read(self.folder, before)
+
+
+class _Shown:
+    """The front of a search under a notebook's cell, drawn anew whenever its table has changed."""
+
+    def __init__(self, search: Search):
+        self._search, self._drawn, self._handle = search, 0.0, None
+
+    def refresh(self) -> None:
+        if "ipykernel" not in sys.modules:
+            return
+        table = self._search.folder / "trials.parquet"
+        changed = table.stat().st_mtime if table.exists() else 0.0
+        if changed > self._drawn:
+            from IPython.display import display
+
+            self._drawn = changed
+            if self._handle is None:
+                self._handle = display(self._search, display_id=True)
+            else:
+                self._handle.update(self._search)
 
 
 class Trial:

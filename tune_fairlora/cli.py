@@ -1,62 +1,165 @@
-"""What every command shares: a parser that answers in one line, checked numbers, exit statuses."""
+"""What every command shares: a parser that answers in one line, checked numbers, exit statuses; and ``tune-fairlora``.
+
+tune-fairlora search --space digits                      as python -m tune_fairlora.search --space digits
+eval "$(register-python-argcomplete tune-fairlora)"      once in a shell: Tab completes commands, options and names
+"""
 
 import argparse
 import contextlib
 import difflib
+import importlib
+import os
 import re
 import sys
-from collections.abc import Callable, Container, Iterator
-from typing import NoReturn
+from collections.abc import Callable, Container, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
-from trainables.config import ConfigError
+from trainables.config import ConfigError, lookup
 
+COMMANDS = {
+    "search": "search methods and hyperparameters for the Pareto front",
+    "prepare": "read a data set as its authors distribute it",
+    "confirm": "measure the front on the test split",
+    "ui": "open MLflow at the front",
+    "report": "write one HTML file about a search",
+    "export": "take a trial's model home",
+    "predict": "show images to an exported model",
+    "fetch": "get a search's record from MLflow",
+}
+
+Number = TypeVar("Number", int, float)
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-FLAG, FIELD = re.compile(r"--([a-z]+(?:-[a-z]+)*)"), re.compile(r"`([a-z_]+)`")
-UNKNOWN_FLAG = re.compile(r"unrecognized arguments: (--[\w-]+)")
 DURATION = re.compile(rf"(?:{PART.pattern})+")
+UNKNOWN_OPTION = re.compile(r"unrecognized arguments: (--[\w-]+)")
+OPTION = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
+FIELD = re.compile(r"`([a-z_]+)`")  # how an error names an argument of the API, which is an option here
+BROKEN_PIPE = 141  # the exit status that shells give for a reader that has gone away
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``tune-fairlora COMMAND …``: the exit status of the command, or 2 where there is no such command."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(os.environ["COMP_LINE"].split()[1:])
+    if argv and argv[0] in COMMANDS:
+        status: int = importlib.import_module(f"tune_fairlora.{argv[0]}").main(argv[1:])
+        return status
+    return run(_overview(), argv[:1] or ["--help"], lambda args: lookup(COMMANDS, args.command, "command"), "")
+
+
+def _overview() -> "Parser":
+    lines = "\n".join(f"  {name:8} {about}" for name, about in COMMANDS.items())
+    overview = Parser(
+        "",
+        "Search fair fine-tuning of vision models; each command has a --help of its own.",
+        epilog=f"commands:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    overview.add_argument("command", metavar="COMMAND", help="one of those below")
+    return overview
+
+
+def _complete(words: list[str]) -> None:
+    """Answer the shell, which asks for completions of the line ``tune-fairlora WORDS``, and end the process."""
+    import argcomplete
+
+    from search_spaces import SPACES
+    from tune_fairlora.record.event_log import LOG
+
+    parser = _overview()
+    if words and words[0] in COMMANDS:
+        parser = importlib.import_module(f"tune_fairlora.{words[0]}").parser()
+        os.environ["_ARGCOMPLETE"] = "2"  # the program is the line's second word
+    searches = [path.parent.name for path in Path("runs").glob(f"*/{LOG}")]
+    names = {"command": COMMANDS, "space": SPACES, "search": searches, "resume": searches, "resync": searches}
+    for action in parser._actions:
+        if action.dest in names:
+            action.completer = argcomplete.ChoicesCompleter(names[action.dest])  # type: ignore[attr-defined]
+    argcomplete.autocomplete(parser)
+
+
+class Version(argparse.Action):
+    """``--version``; looked up only then, as that reads files."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"tune-fairlora {version('tune-fairlora')}")
+        parser.exit()
 
 
 class Parser(argparse.ArgumentParser):
+    """The parser of a command, called ``tune-fairlora NAME`` or ``python -m tune_fairlora.NAME`` as it was started."""
+
+    def __init__(self, command: str, description: str, **options: Any):
+        name = "tune-fairlora " if sys.argv[0].endswith("tune-fairlora") else "python -m tune_fairlora."
+        super().__init__(prog=(name + command).rstrip(" ."), description=description, allow_abbrev=False, **options)
+        self.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
+
     def error(self, message: str) -> NoReturn:
         """One line and exit status 2, without argparse's page of usage."""
-        if unknown := UNKNOWN_FLAG.match(message):
+        if unknown := UNKNOWN_OPTION.match(message):
             near = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)
             message += f", did you mean {near[0]}?" if near else ""
         raise ConfigError(f"{message} (--help lists the options)")
 
 
-@contextlib.contextmanager
-def errors_name_fields(fields: Container[str]) -> Iterator[None]:
-    """Errors raised inside name the ``fields`` of the Python API, as in `grace_period`, wherever they name flags."""
-
-    def field(flag: re.Match[str]) -> str:
-        name = flag[1].replace("-", "_")
-        return f"`{name}`" if name in fields else flag[0]
-
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(FLAG.sub(field, str(error))) from error
-
-
-def run(command: Callable[[], int], interrupted: str, fields: Container[str] = ()) -> int:
-    """``command``'s exit status: 0 done, 1 failed; 2 with one line for a user's mistake; 130 with ``interrupted``.
-
-    That line names flags, as in --grace-period, where the error names one of the ``fields``.
-    """
+def run(
+    parser: Parser, argv: Sequence[str] | None, command: Callable[[argparse.Namespace], int], interrupted: str
+) -> int:
+    """The exit status of ``command``, called with the parsed ``argv``: 0 done, 1 failed; 2 with one line for a user's
+    mistake; 130 with ``interrupted``; 141 where nobody reads any longer (``| head``)."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # Δ and λ must not break a terminal that has no such letters
             stream.reconfigure(errors="replace")
     try:
-        return command()
+        status = command(parser.parse_args(argv))
+        sys.stdout.flush()
+        return status
     except ConfigError as error:
-        text = FIELD.sub(lambda f: f"--{f[1].replace('_', '-')}" if f[1] in fields else f[0], str(error))
-        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        print(f"error: {_with_options(' '.join(str(error).split()), parser)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        return BROKEN_PIPE
+
+
+def _with_options(message: str, parser: Parser) -> str:
+    """``message`` with the option in place of the API's argument that it names: --out for `out`."""
+
+    def option(name: re.Match[str]) -> str:
+        text = f"--{name[1].replace('_', '-')}"
+        return text if text in parser._option_string_actions else name[0]
+
+    return FIELD.sub(option, message)
+
+
+@contextlib.contextmanager
+def errors_name_fields(fields: Container[str]) -> Iterator[None]:
+    """Errors that are raised inside name ``fields`` of the API, `out`, also where they say --out."""
+
+    def field(option: re.Match[str]) -> str:
+        name = option[1].replace("-", "_")
+        return f"`{name}`" if name in fields else option[0]
+
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(OPTION.sub(field, str(error))) from error
+
+
+def duration(text: str) -> float:
+    """Seconds of "90s", "30m", "1.5h" or "1h30m"."""
+    if not DURATION.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"a time must be like 30m, 2h or 1h30m, but got {text}")
+    seconds = sum(float(number) * UNITS[unit] for number, unit in PART.findall(text))
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"a time > 0 must be given, but got {text}")
+    return seconds
 
 
 def positive(text: str) -> float:
@@ -71,23 +174,6 @@ def count(text: str) -> int:
     return _number(text, int, lambda v: v >= 0, ">= 0, whole")
 
 
-def duration(text: str) -> float:
-    """Seconds of "90s", "30m", "1.5h" or "1h30m"."""
-    if not DURATION.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"a time must be like 30m, 2h or 1h30m, but got {text}")
-    seconds = sum(float(number) * UNITS[unit] for number, unit in PART.findall(text))
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError(f"a time > 0 must be given, but got {text}")
-    return seconds
-
-
-def given(parser: argparse.ArgumentParser, argv: list[str] | None) -> dict:
-    """The options that ``argv`` itself has, by name, without defaults. ``parser`` is spoiled by it."""
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS
-    return vars(parser.parse_args(argv))
-
-
 def positive_int(text: str) -> int:
     return _number(text, int, lambda v: v >= 1, ">= 1, whole")
 
@@ -100,11 +186,9 @@ def port(text: str) -> int:
     return _number(text, int, lambda v: 1 <= v <= 65535, "1 … 65535, whole")
 
 
-def _number(text: str, kind, holds, rule: str):
-    try:
+def _number(text: str, kind: type[Number], holds: Callable[[Number], bool], rule: str) -> Number:
+    with contextlib.suppress(ValueError):
         value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not holds(value):
-        raise argparse.ArgumentTypeError(f"a number {rule} must be given, but got {text}")
-    return value
+        if holds(value):
+            return value
+    raise argparse.ArgumentTypeError(f"a number {rule} must be given, but got {text}")

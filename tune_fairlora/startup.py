@@ -1,7 +1,12 @@
-"""What must happen before our packages are imported. Imports nothing but the standard library."""
+"""How a command prepares its own process and ends it. Imports the standard library alone.
+
+Importing a package of ours changes nothing in the user's process; whatever a command does to its own is done here.
+"""
 
 import atexit
 import contextlib
+import functools
+import importlib.util
 import os
 import sys
 import threading
@@ -10,33 +15,86 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-STARTED = time.monotonic()  # of the process, as good as; a time budget counts from here
+STARTED = time.monotonic()  # close to the process's own start; a time budget counts from here
+HOME = Path(__file__).resolve().parent.parent  # of our packages: the clone, or site-packages
+OTHER_PACKAGES = ("trainables", "search_spaces", "analysis")
 # For the C library's malloc, in the processes that Ray starts: what a step frees stays with the process, for the next
 # step. Else it goes back to the kernel and is asked for again: 20,000 page faults a step in full fine-tuning.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 
 
+def run_command(name: str) -> NoReturn:
+    """Run ``tune_fairlora.<name>`` as a command and end the process with its exit status.
+
+    A command's file calls this before it imports anything: ``python -m`` has put the current folder first on the import
+    path, and only ``prepare_process`` takes it off.
+    """
+    prepare_process()
+    try:
+        require_own_packages()
+    except ImportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        leave(2)
+    try:
+        status = importlib.import_module(f"tune_fairlora.{name}").main()
+    except SystemExit as end:  # --help and --version
+        status = int(end.code or 0)
+    leave(status)
+
+
 def prepare_process() -> None:
-    """What a command does to its own process, before any import of ours but this one."""
+    """Make the process fit for a command: three standard streams, no modules from the current folder, quiet libraries.
+
+    For processes that run a command and nothing else.
+    """
+    open_closed_streams()
     hide_user_folder()
     quiet_libraries()
 
 
-def hide_user_folder() -> None:
-    """Take the current folder off the import path, unless it is where this package itself lies.
+def open_closed_streams() -> None:
+    """Lead standard streams that the caller has closed (``>&-``) to /dev/null.
 
-    ``python -m`` puts it first. A user's own ``analysis.py`` or ``trainables/`` there would hide ours.
+    Otherwise the next file that is opened takes the free number, and what libraries print goes into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+
+
+def hide_user_folder() -> None:
+    """Take the current folder off the import path, where ``python -m`` has put it first.
+
+    A user's own ``analysis.py`` or ``trainables/`` in it would hide ours. It stays where our packages lie in it.
     """
     here = Path.cwd().resolve()
-    if here != Path(__file__).resolve().parent.parent:
-        sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != here]
+    if here != HOME and Path(sys.path[0]).resolve() == here:
+        del sys.path[0]
+
+
+@functools.cache
+def require_own_packages() -> None:
+    """Raise ImportError, in one line, where a file of the user's is imported in place of one of our packages."""
+    for name in OTHER_PACKAGES:
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            continue  # not installed at all, as Python itself says
+        place = Path(next(iter(spec.submodule_search_locations or ()), spec.origin or name)).resolve()
+        if place != HOME / name:
+            raise ImportError(
+                f"{place} hides the package {name} of tune-fairlora: rename it, or take {place.parent} off the import "
+                "path (PYTHONPATH, or the folder of the script)"
+            )
 
 
 def leave(status: int) -> NoReturn:
-    """End the process, without Python's own end, which would free each object of torch, Ray and MLflow: 2 to 3 s.
+    """End the process at once: Python's own end would free each object of torch, Ray and MLflow, which takes 2 to 3 s.
 
-    All that matters is written by now; what libraries have registered for the end is called. Not so where MLflow's
-    thread was not waited for any longer: it may be inside torch or a database's library, and that would abort.
+    Everything that matters is written by now. What libraries have registered for the end is called, unless MLflow's
+    thread is still at work: it may be inside torch or a database's library, which would abort.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # a reader that has gone away
@@ -47,12 +105,12 @@ def leave(status: int) -> NoReturn:
 
 
 def quiet_libraries() -> None:
-    """Settings that Ray, MLflow, their kin and their processes read from the environment when they start."""
+    """Set what Ray, MLflow, their kin and their processes read from the environment when they start."""
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        # Ray would start a process for each CPU beforehand; only where each becomes a trial's is that of use
-        # (cluster.load_ahead).
+        # Ray would start a process for each processor beforehand, which is of use only where each becomes a trial's
+        # (fast_start.load_ahead).
         "RAY_prestart_worker_first_driver": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our record replaces Ray's csv, json and tensorboard files
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ray's ends the search with exit status 0
@@ -68,7 +126,7 @@ def quiet_libraries() -> None:
 
 @contextlib.contextmanager
 def environment(settings: dict[str, str]) -> Iterator[None]:
-    """``settings`` in this process's environment, and in that of processes which are started inside."""
+    """Put ``settings`` into the environment of this process, and of those that are started inside the block."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:

@@ -124,7 +124,7 @@ def _environment() -> dict[str, str]:
 def main() -> int:
     """The search's side: read the request, search, and tell folder or error."""
     from tune_fairlora.plan.options import SearchOptions
-    from tune_fairlora.search import resume_search, run_search
+    from tune_fairlora.run.launch import resume_search, run_search
 
     number = int(sys.argv[1])
     os.set_inheritable(number, False)  # not for Ray's processes
@@ -139,8 +139,8 @@ def main() -> int:
 
     try:
         if request["resumed"] is None:
-            return run_search(SearchOptions(**request["options"]), planned).status
-        return resume_search(request["resumed"], request["options"], planned).status
+            return run_search(SearchOptions(**request["options"]), planned)
+        return resume_search(request["resumed"], request["options"], planned)
     except ConfigError as error:
         tell(error=str(error))
         return 2
