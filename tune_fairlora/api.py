@@ -316,16 +316,14 @@ class Trial:
         default = finished.folder / "exports" / f"{self.number:04d}{'-merged' * merge}"
         folder = default if out is None else Path(out)
         _require_new(folder)
-        registry = self._registry(finished) if register else None
+        uri, experiment = self._registry(finished) if register else ("", "")
         difference = whole(folder, lambda new: write(new, finished, self.number, self.why, merge))
-        if registry is None:
+        if register is None:
             return Export(folder, difference)
         from tune_fairlora.tracking import models
 
-        version = models.register_trial(*registry, finished, self.number, register, alias)
-        return Export(
-            folder, difference, registry[0], f"models:/{register}" + (f"@{alias}" if alias else f"/{version}")
-        )
+        version = models.register_trial(uri, experiment, finished, self.number, register, alias)
+        return Export(folder, difference, uri, f"models:/{register}" + (f"@{alias}" if alias else f"/{version}"))
 
     def _saved(self, before: str) -> "Finished":
         """The search, once it is over, with this trial's weights and those that it started from on disk."""

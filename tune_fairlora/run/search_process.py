@@ -36,15 +36,15 @@ class SearchProcess:
     def __init__(self, options: Mapping[str, Any], resumed: str | None = None):
         """``options`` are plain values by name; ``resumed`` is the search that is resumed with them."""
         terminal = sys.stdout is sys.__stdout__ and sys.stdout is not None and sys.stdout.isatty()
-        streams = {} if terminal else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}  # else the live view
         receive, send = os.pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tune_fairlora.run.search_process", str(send)],
-            stdin=subprocess.PIPE,
             env=_environment(),
+            stdin=subprocess.PIPE,
             pass_fds=(send,),
             start_new_session=True,  # so that Ctrl-C comes from here, once, and not from the terminal as well
-            **streams,
+            stdout=None if terminal else subprocess.PIPE,  # a terminal gets the live view
+            stderr=None if terminal else subprocess.STDOUT,
         )
         os.close(send)
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
