@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.config import ConfigError, TrainConfig
-from trainables.metrics import objective
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,6 +164,7 @@ class Search:
         """Write one HTML file about the search, by default report.html in its folder, and return its path. ``by`` is
         the metric that chooses a configuration where methods are compared."""
         from trainables.files import replace_atomically
+        from trainables.metrics import objective
 
         by = objective(by, "metric of `by`")
         path = self.folder / REPORT if out is None else Path(out)

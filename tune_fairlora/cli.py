@@ -73,16 +73,12 @@ def _complete(words: list[str]) -> None:
         parser = importlib.import_module(f"tune_fairlora.{words[0]}").parser()
         os.environ["_ARGCOMPLETE"] = "2"  # the program is the line's second word
     searches = [path.parent.name for path in Path("runs").glob(f"*/{LOG}")]
-    names: dict[str, Iterable[str]] = {
-        "command": COMMANDS,
-        "space": SPACES,
-        "search": searches,
-        "resume": searches,
-        "resync": searches,
-    }
+    names: dict[str, Iterable[str]] = {"command": COMMANDS, "space": SPACES}
+    names |= dict.fromkeys(("search", "resume", "resync"), searches)
     for action in parser._actions:
         if action.dest in names:
-            action.completer = argcomplete.ChoicesCompleter(list(names[action.dest]))  # type: ignore[attr-defined]
+            known = dict.fromkeys(names[action.dest], "")
+            action.completer = argcomplete.ChoicesCompleter(known)  # type: ignore[attr-defined]
     argcomplete.autocomplete(parser)
 
 
