@@ -17,11 +17,11 @@ and changes nothing in the process: what a name needs is imported when it is use
 
 from typing import TYPE_CHECKING
 
-__all__ = ["ConfigError", "Search", "Trial", "open", "run"]
+__all__ = ["ConfigError", "Search", "Trial", "open", "resume", "run"]
 
 if TYPE_CHECKING:
     from trainables.config import ConfigError
-    from tune_fairlora.api import Search, Trial, open, run
+    from tune_fairlora.api import Search, Trial, open, resume, run
 else:
 
     def __getattr__(name):

@@ -11,7 +11,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -46,12 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv and argv[0] in COMMANDS:
         status: int = importlib.import_module(f"tune_fairlora.{argv[0]}").main(argv[1:])
         return status
-    return run(_overview(), argv[:1] or ["--help"], _unknown_command, "")
-
-
-def _unknown_command(args: argparse.Namespace) -> NoReturn:
-    lookup(COMMANDS, args.command, "command")
-    raise AssertionError(f"{args.command} is known")
+    return run(_overview(), argv[:1] or ["--help"], lambda args: len(lookup(COMMANDS, args.command, "command")), "")
 
 
 def _overview() -> "Parser":
@@ -78,16 +73,12 @@ def _complete(words: list[str]) -> None:
         parser = importlib.import_module(f"tune_fairlora.{words[0]}").parser()
         os.environ["_ARGCOMPLETE"] = "2"  # the program is the line's second word
     searches = [path.parent.name for path in Path("runs").glob(f"*/{LOG}")]
-    names: dict[str, Any] = {
-        "command": COMMANDS,
-        "space": SPACES,
-        "search": searches,
-        "resume": searches,
-        "resync": searches,
-    }
+    names: dict[str, Iterable[str]] = {"command": COMMANDS, "space": SPACES}
+    names |= dict.fromkeys(("search", "resume", "resync"), searches)
     for action in parser._actions:
         if action.dest in names:
-            action.completer = argcomplete.ChoicesCompleter(names[action.dest])  # type: ignore[attr-defined]
+            known = dict.fromkeys(names[action.dest], "")
+            action.completer = argcomplete.ChoicesCompleter(known)  # type: ignore[attr-defined]
     argcomplete.autocomplete(parser)
 
 

@@ -44,41 +44,35 @@ def _command(args: argparse.Namespace) -> int:
     from tune_fairlora.tracking.client import newest_search
 
     uri = tracking_uri.absolute_uri(args.tracking_uri)
-    found = newest_search(uri, args.search)
-    out = args.out or Path("runs") / Path(found.name).name
+    search = newest_search(uri, args.search)
+    out = args.out or Path("runs") / Path(search.name).name
     if out.exists():
         raise ConfigError(f"--out must be a new folder, but {out} is there: choose another")
     try:
-        _fetch(uri, found, out)
+        _fetch(uri, search, out)
     except OSError as error:
         raise ConfigError(f"--out {out} cannot be written ({error.strerror or error}): choose another") from error
     over = (out / LOG).exists()
-    print(f"the record of {found.name} is in {out}" + ("" if over else "; its log, for a report, comes at its end"))
+    print(f"the record of {search.name} is in {out}" + ("" if over else "; its log, for a report, comes at its end"))
     return 0
 
 
-def _fetch(uri: str, found: "Found", out: Path) -> None:
-    """All of it or nothing."""
+def _fetch(uri: str, search: "Found", out: Path) -> None:
+    """Put the whole record into ``out``, or nothing. Tables that ``analysis`` cannot read are not kept."""
+    from analysis import results
     from tune_fairlora.record.event_log import LOG
     from tune_fairlora.record.tables import TABLES
     from tune_fairlora.tracking.client import download_record
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".fetch-") as folder:
-        loaded, whole = Path(folder) / "loaded", Path(folder) / "whole"
-        loaded.mkdir()
-        whole.mkdir()
-        for name, path in download_record(uri, found, TABLES, loaded, (LOG,)).items():
-            os.replace(path, whole / name)
-        _check(whole)
-        os.rename(whole, out)
-
-
-def _check(folder: Path) -> None:
-    """What came over the network is what the analysis reads, or it is not kept."""
-    from analysis import results
-
-    try:
-        results.read(folder)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ConfigError(f"the tables in MLflow must be those of a search, but: {error}") from error
+        downloads, record = Path(folder) / "downloads", Path(folder) / "record"
+        downloads.mkdir()
+        record.mkdir()
+        for name, path in download_record(uri, search, TABLES, downloads, (LOG,)).items():
+            os.replace(path, record / name)
+        try:
+            results.read(record)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise ConfigError(f"the tables in MLflow must be those of a search, but: {error}") from error
+        os.rename(record, out)

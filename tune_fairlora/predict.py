@@ -15,12 +15,14 @@ import os
 import re
 import sys
 from pathlib import Path
-
-from rich.cells import cell_len
+from typing import TYPE_CHECKING, Any
 
 from trainables.config import ConfigError
 from trainables.files import plain
 from tune_fairlora import cli
+
+if TYPE_CHECKING:
+    from trainables.export.predict import Exported, Predictions
 
 NUMBER = re.compile(r"[\d.]+|–")
 UNREADABLE = 1  # exit status where some of the images could not be read
@@ -56,65 +58,64 @@ def _command(args: argparse.Namespace) -> int:
         raise ConfigError(f"every IMAGE must be a file, but {missing[0]} does not exist")
     from trainables.export import predict
 
-    opened = predict.open_model(args.model, args.weights)
-    return _judge(args, opened, folders[0]) if folders else _name(args, opened)
+    model = predict.open_model(args.model, args.weights)
+    return _judge(args, model, folders[0]) if folders else _name(args, model)
 
 
-def _name(args: argparse.Namespace, opened) -> int:
+def _name(args: argparse.Namespace, model: "Exported") -> int:
     """Print the classes of single images."""
-    found = opened.predict(args.images)
-    _require_some(found, args.images)
-    rows = [(str(args.images[i]), _best(opened.classes, p)) for i, p in zip(found.index, found.probability)]
+    predictions = model.predict(args.images)
+    _require_some(predictions, args.images)
+    rows = []
+    for i, probability in zip(predictions.index, predictions.probability.tolist()):
+        best_first = sorted(zip(model.classes, probability), key=lambda pair: -pair[1])
+        rows.append((str(args.images[i]), dict(best_first)))
     if args.json:
         _print_json([{"file": file, "class": next(iter(p)), "probabilities": p} for file, p in rows])
     else:
-        shown = [list(probability.items())[: args.top] for _, probability in rows]
-        cells = [[cell for name, p in best for cell in (name, f"{p:.4f}")] for best in shown]
-        _print_table([[file, *each] for (file, _), each in zip(rows, cells)])
-    return _unreadable(found.failed)
+        shown = [(file, list(probability.items())[: args.top]) for file, probability in rows]
+        _print_table([[file, *(cell for name, p in best for cell in (name, f"{p:.4f}"))] for file, best in shown])
+    return _unreadable(predictions.failed)
 
 
-def _best(classes: list[str], probability) -> dict[str, float]:
-    """Probabilities by class name, the largest first."""
-    order = sorted(range(len(classes)), key=lambda i: -probability[i])
-    return {classes[i]: float(probability[i]) for i in order}
-
-
-def _judge(args: argparse.Namespace, opened, folder: Path) -> int:
+def _judge(args: argparse.Namespace, model: "Exported", folder: Path) -> int:
     """Print how well the model serves the classes and groups of a labelled folder."""
     from trainables.export import labelled_folder, predict
     from tune_fairlora.reporting import trial_results
 
-    seen = labelled_folder.read(folder, args.split, opened.classes, opened.groups)
-    found = opened.predict(seen.files)
-    _require_some(found, seen.files)
-    judged = predict.judge(found, seen.label, seen.group, len(opened.classes), len(seen.groups))
-    tables = {"by_group": (judged.by_group, seen.groups), "by_class": (judged.by_class, opened.classes)}
-    made = {"images": len(found.index), "unreadable": [str(file) for file in found.failed], "metrics": judged.metrics}
+    labelled = labelled_folder.read(folder, args.split, model.classes, model.groups)
+    predictions = model.predict(labelled.files)
+    _require_some(predictions, labelled.files)
+    judged = predict.judge(predictions, labelled.label, labelled.group, len(model.classes), len(labelled.groups))
+    tables = {"by_group": (judged.by_group, labelled.groups), "by_class": (judged.by_class, model.classes)}
+    results: dict[str, Any] = {"images": len(predictions.index), "unreadable": list(map(str, predictions.failed))}
+    results["metrics"] = judged.metrics
     for name, (table, names) in tables.items():
         lists = {column: values.tolist() for column, values in table.items()}
-        made[name] = trial_results.rows(lists, names, trial_results.COLUMNS[name])
-    made = trial_results.null_for_nan(made | {"confusion": judged.confusion.tolist()})
-    _print_json(made) if args.json else _print_evaluation(folder, args.split, made)
-    if seen.training:
-        print(f"note: {seen.training} rows are of the split train; --split leaves them out", file=sys.stderr)
-    return _unreadable(found.failed)
+        results[name] = trial_results.rows(lists, names, trial_results.COLUMNS[name])
+    results = trial_results.null_for_nan(results | {"confusion": judged.confusion.tolist()})
+    _print_json(results) if args.json else _print_evaluation(folder, args.split, results)
+    if labelled.training:
+        print(f"note: {labelled.training} rows are of the split train; --split leaves them out", file=sys.stderr)
+    return _unreadable(predictions.failed)
 
 
-def _print_evaluation(folder: Path, split: str | None, made: dict) -> None:
+def _print_evaluation(folder: Path, split: str | None, results: dict[str, Any]) -> None:
     from analysis.labels import number
     from tune_fairlora.reporting.model_card import SUMMARY
 
-    print(f"{plain(folder)}: {made['images']} images{f' of split {plain(split)}' if split else ''}")
-    _print_table([[name, number(made["metrics"][name])] for name in SUMMARY])
+    print(f"{plain(folder)}: {results['images']} images{f' of split {plain(split)}' if split else ''}")
+    _print_table([[name, number(results["metrics"][name])] for name in SUMMARY])
     for title in ("group", "class"):
-        rows = made[f"by_{title}"]
+        rows = results[f"by_{title}"]
         print()
         _print_table([[title, *list(rows[0])[1:]], *([number(value) for value in row.values()] for row in rows)])
 
 
 def _print_table(rows: list[list[str]]) -> None:
     """Aligned columns: text to the left, numbers to the right; what a terminal would obey is escaped."""
+    from rich.cells import cell_len
+
     rows = [[plain(cell) for cell in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(*rows)]
     numeric = [all(NUMBER.fullmatch(cell) for cell in column) for column in zip(*rows[1:] or rows)]
@@ -124,12 +125,12 @@ def _print_table(rows: list[list[str]]) -> None:
         print("  ".join(cells).rstrip())
 
 
-def _print_json(value) -> None:
+def _print_json(value: object) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=1))
 
 
-def _require_some(found, files: list[Path]) -> None:
-    if not found.index:
+def _require_some(predictions: "Predictions", files: list[Path]) -> None:
+    if not predictions.index:
         raise ConfigError(f"no image could be read: {_listed(files)}")
 
 

@@ -15,12 +15,15 @@ import argparse
 import os
 import sys
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING
 
 from trainables.config import ConfigError
 from tune_fairlora import cli
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from trainables.prepare.make import Request
 
 SIZE = 256
 SMALLEST, LARGEST = 8, 1024
@@ -91,14 +94,22 @@ def _prepare(args: argparse.Namespace) -> int:
         with Bars() as bars:
             manifest = make.prepare_into(request, bars.images, bars.bytes)
     except OSError as error:  # no right, no room, a name too long: the file system's word
-        why = error.strerror or error
-        raise ConfigError(f"--out {args.out} must be a folder that can be written, but: {why}") from error
-    _report(manifest, request)
+        reason = error.strerror or error
+        raise ConfigError(f"--out {args.out} must be a folder that can be written, but: {reason}") from error
+    for split, table in manifest["splits"].items():
+        print(f"{split:6} {table['images']:,} images")
+    print(f"classes {len(manifest['classes'])}, groups {len(manifest['groups'])}: {', '.join(manifest['groups'])}")
+    for key, value in manifest["notes"].items():
+        if value and key != "images":
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            print(f"note    {key}: {text if len(text) <= 400 else text[:397] + '…'}")
+    print(f"licence {manifest['licence']}")
+    print(f"ready   {args.out} (store.arrow, manifest.json): pass it to a search with --data {args.out}")
     return 0
 
 
-def _request(args: argparse.Namespace):
-    """The checked request; whatever is wrong with the options is said before anything is written."""
+def _request(args: argparse.Namespace) -> "Request":
+    """Check the options before anything is written."""
     from trainables.prepare.make import Request
     from trainables.prepare.sources import SOURCES
 
@@ -109,9 +120,9 @@ def _request(args: argparse.Namespace):
         name = f"utkface_{args.task}"
     elif args.task:
         raise ConfigError(f"--task belongs to utkface, but got {name or 'no data set'}")
-    known = [*SOURCES, "digits"]
-    if name not in known:
-        raise ConfigError(f"NAME must be one of {', '.join(known)}, but got {name or 'none'}")
+    names = [*SOURCES, "digits"]
+    if name not in names:
+        raise ConfigError(f"NAME must be one of {', '.join(names)}, but got {name or 'none'}")
     if args.out is None:
         raise ConfigError("--out DIR is needed: where the prepared data go")
     if os.path.exists(args.out) and not os.path.isdir(args.out):
@@ -119,57 +130,48 @@ def _request(args: argparse.Namespace):
     size = args.size or (16 if name == "digits" else SIZE)
     if not SMALLEST <= size <= LARGEST:
         raise ConfigError(f"`{SMALLEST} <= size <= {LARGEST}` must hold, but got --size {size}")
-    _check_source(name, args)
+    _check_source(name, args.source, args.download)
     return Request(name, args.source, args.out, size, args.workers or os.cpu_count() or 1, args.skip_corrupt)
 
 
-def _check_source(name: str, args: argparse.Namespace) -> None:
+def _check_source(name: str, source: Path | None, download: bool) -> None:
     from trainables.prepare.sources import SOURCES
 
     if name == "digits":
-        if args.source or args.download:
+        if source or download:
             raise ConfigError("the digits come with scikit-learn and take neither --source nor --download")
         return
     row = SOURCES[name]
-    if args.source and args.download:
+    if source and download:
         raise ConfigError("either --source or --download must be given, but got both")
-    if args.source and not os.path.exists(args.source):
-        raise ConfigError(f"--source must be a folder or an archive, but {args.source} does not exist")
-    if args.download and not row.address:
+    if source and not os.path.exists(source):
+        raise ConfigError(f"--source must be a folder or an archive, but {source} does not exist")
+    if download and not row.address:
         where = f"get it from {row.home} (terms: {row.licence})" if row.home else "it is your own"
         raise ConfigError(f"{name} has no direct address: {where}, and pass it with --source")
-    if not args.source and not args.download:
-        how = "--download, or --source" if row.address else f"--source (files: {row.home or 'your own'})"
-        raise ConfigError(f"{name} needs {how} with a folder or an archive")
-
-
-def _report(manifest: dict, request) -> None:
-    for split, table in manifest["splits"].items():
-        print(f"{split:6} {table['images']:,} images")
-    print(f"classes {len(manifest['classes'])}, groups {len(manifest['groups'])}: {', '.join(manifest['groups'])}")
-    for key, value in manifest["notes"].items():
-        if value and key != "images":
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            print(f"note    {key}: {text if len(text) <= 400 else text[:397] + '…'}")
-    print(f"licence {manifest['licence']}")
-    print(f"ready   {request.out} (store.arrow, manifest.json): pass it to a search with --data {request.out}")
+    if not source and not download:
+        needed = "--download, or --source" if row.address else f"--source (files: {row.home or 'your own'})"
+        raise ConfigError(f"{name} needs {needed} with a folder or an archive")
 
 
 class Bars:
-    """Progress on stderr where a person looks on: bytes while downloading, images while decoding."""
+    """Progress on stderr, if it is a terminal: bytes while downloading, images while decoding."""
 
-    def __init__(self):
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
         console = Console(stderr=True)
         columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
         hidden = not console.is_terminal
         self._images = Progress(*columns, TextColumn("{task.completed}/{task.total}"), console=console, disable=hidden)
         self._bytes = Progress(*columns, DownloadColumn(), console=console, disable=hidden)
-        self._tasks: dict[Progress, int] = {}
+        self._tasks: dict[Progress, TaskID] = {}
 
     def __enter__(self) -> "Bars":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         for bar in self._tasks:
             bar.stop()  # else an interrupt would leave the terminal without its cursor
 
@@ -179,7 +181,7 @@ class Bars:
     def bytes(self, done: int, total: int) -> None:
         self._show(self._bytes, "downloading", done, total or None)
 
-    def _show(self, bar: Progress, text: str, done: int, total: int | None) -> None:
+    def _show(self, bar: "Progress", text: str, done: int, total: int | None) -> None:
         if bar not in self._tasks:
             for other in self._tasks:
                 other.stop()

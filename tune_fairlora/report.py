@@ -11,11 +11,7 @@ if __name__ == "__main__":
 import argparse
 from pathlib import Path
 
-from trainables.config import ConfigError
-from trainables.metrics import objective
-from tune_fairlora import cli
-
-FILE = "report.html"
+from tune_fairlora import api, cli
 
 
 def parser() -> cli.Parser:
@@ -26,7 +22,7 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--search", required=True, metavar="NAME|DIR", help="a search in runs/, or its folder; may be running"
     )
-    p.add_argument("--out", type=Path, metavar="FILE", help=f"default: {FILE} in the search's folder")
+    p.add_argument("--out", type=Path, metavar="FILE", help=f"default: {api.REPORT} in the search's folder")
     p.add_argument(
         "--by",
         default="val_accuracy",
@@ -43,43 +39,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> int:
-    from tune_fairlora.record.search_folder import find
-
-    by = objective(args.by, "metric of --by")
-    folder = find(args.search, args.storage)
-    out = args.out or folder / FILE
-    if out.is_dir() or not out.parent.is_dir():
-        raise ConfigError(f"--out must be a file in a folder that exists, but got {out}")
-    write(out, html(folder, by))
-    print(out)
+    print(api.open(args.search, args.storage).report(args.out, args.by))
     return 0
-
-
-def html(folder: Path, by: str) -> str:
-    """The report of the search in ``folder``. Raises ConfigError where tables or log are damaged or not there yet."""
-    from analysis import results
-    from tune_fairlora.record.event_log import read_events
-    from tune_fairlora.reporting import sections
-    from tune_fairlora.reporting.page import document
-
-    try:
-        search = results.read(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"the tables of {folder} must be whole, but: {error}") from error
-    try:
-        report = sections.report_data(search, read_events(folder), by)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"the log of {folder} must be whole, but an event of it is not ({error!r})") from error
-    scripts = [report.drawing[1]] if report.front else []
-    return document(f"Search {search.name}", sections.lead(report), sections.sections(report), scripts)
-
-
-def write(path: Path, text: str) -> None:
-    """Replace ``path`` at once. Raises ConfigError where it cannot be written."""
-    from trainables.files import replace_atomically
-
-    content = text.encode(errors="replace")  # paths may hold halves of characters
-    try:
-        replace_atomically(path, lambda temporary: temporary.write_bytes(content))
-    except OSError as error:
-        raise ConfigError(f"the report cannot be written to {path} ({error.strerror})") from error

@@ -13,63 +13,13 @@ if __name__ == "__main__":
     run_command("search")  # imports this file again, under its own name
 
 import argparse
-import sys
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from trainables.config import FIELDS
 from tune_fairlora import cli
 from tune_fairlora.plan.options import CONFIG_FILE, DEFAULTS, OPTIONS, SearchOptions, add_flags, checked, read_config
-
-if TYPE_CHECKING:  # these take long to import, for which --help and a wrong option must not wait
-    from tune_fairlora.plan.plan import Begin, Plan, Progress
-
-INTERRUPTED = "interrupted before the search began; nothing was kept"
-INTERRUPTED_AGAIN = "interrupted before the search went on; it is as it was"
-
-
-class Outcome(NamedTuple):
-    """What became of a search. ``status``: 0 done, 1 failed or nothing complete, 130 or 143 interrupted."""
-
-    status: int
-    folder: Path | None  # of the search; None where it was interrupted before it had one
-
-
-def run_search(options: SearchOptions) -> Outcome:
-    """Carry out a new search. Raises ConfigError, which names the field, before anything is written."""
-    from tune_fairlora.plan import plan
-
-    return _carry_out(partial(plan.make_plan, options), INTERRUPTED)
-
-
-def resume_search(name: str, given: Mapping[str, object]) -> Outcome:
-    """Go on with the search ``name``, a folder or in the ``storage`` that is given, with the options ``given`` anew.
-
-    Raises ConfigError where that is not possible; the search is then as it was.
-    """
-    from tune_fairlora.plan import resume
-
-    return _carry_out(partial(resume.make_plan, name, given), INTERRUPTED_AGAIN)
-
-
-def _carry_out(make_plan: "Callable[[Progress, Begin], Plan]", interrupted: str) -> Outcome:
-    from tune_fairlora.run import ray_cluster, runner, signals, terminal
-
-    with cli.errors_name_fields(OPTIONS), signals.Signals() as caught, ray_cluster.RayCluster() as ray:
-
-        def begin(options: SearchOptions, trials: int, models: bool) -> None:
-            ray.start(options, trials, models)
-            caught.install()  # Ray has put a handler of its own in place
-
-        try:
-            with terminal.DecodingBar() as bar:
-                plan = make_plan(bar, begin)
-            return Outcome(runner.run(plan, ray, caught), plan.folder)
-        except KeyboardInterrupt:  # later ones are answered by `runner.run`
-            print(interrupted, file=sys.stderr)
-            return Outcome(caught.exit_status, None)
+from tune_fairlora.run.launch import INTERRUPTED, resume_search, run_search
 
 
 def parser() -> cli.Parser:
@@ -120,7 +70,7 @@ def _command(args: argparse.Namespace) -> int:
         return describe.describe(SearchOptions(**given))
     if args.dry_run:
         return _dry_run(args.resume, given)
-    return (resume_search(args.resume, given) if args.resume else run_search(SearchOptions(**given))).status
+    return resume_search(args.resume, given) if args.resume else run_search(SearchOptions(**given))
 
 
 def _dry_run(resumed: str | None, given: Mapping[str, Any]) -> int:

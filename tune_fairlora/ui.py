@@ -20,16 +20,14 @@ import tempfile
 import time
 import urllib.request
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import IO
 
 from trainables.config import ConfigError
 from tune_fairlora import cli
-from tune_fairlora.tracking import tracking_uri, ui_views
-
-if TYPE_CHECKING:
-    from tune_fairlora.tracking.client import Found
+from tune_fairlora.tracking import tracking_uri
 
 START_SECONDS = 120  # a first start on a busy machine takes 30
 LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -54,29 +52,27 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> int:
+    from tune_fairlora.tracking import ui_views
     from tune_fairlora.tracking.client import newest_search
 
     uri = tracking_uri.absolute_uri(args.tracking_uri)
+    search = newest_search(uri, args.search)
+
+    def front_at(server: str) -> str:
+        return ui_views.front_address(server, search.experiment_id, search.search_id)
+
     if uri.startswith(tracking_uri.SERVERS):
-        print(_address(uri, newest_search(uri, args.search)))
+        print(front_at(uri))
         return 0
-    found = newest_search(uri, args.search)
     _require_free(args.host, args.port)
     print("starting MLflow …", file=sys.stderr, flush=True)
+    host = f"[{args.host}]" if ":" in args.host else args.host  # IPv6
     with _server(uri, args.host, args.port) as server:
-        return _show(server, _address(f"http://{_host(args)}:{args.port}", found), args)
-
-
-def _address(server: str, found: "Found") -> str:
-    return ui_views.front_address(server, found.experiment_id, found.search_id)
-
-
-def _host(args: argparse.Namespace) -> str:
-    return f"[{args.host}]" if ":" in args.host else args.host  # IPv6
+        return _show(server, f"http://{host}:{args.port}", front_at, not args.no_browser)
 
 
 def _require_free(host: str, port: int) -> None:
-    """MLflow itself would print a traceback."""
+    """Raise ConfigError where MLflow itself would print a traceback."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
         try:
@@ -85,71 +81,75 @@ def _require_free(host: str, port: int) -> None:
             raise ConfigError(f"--port {port} on {host} cannot be used ({error.strerror}): give another") from error
 
 
+@dataclass(frozen=True)
+class Server:
+    """MLflow's server and what it prints."""
+
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+
+    def answers(self, address: str) -> bool:
+        """Wait until the server answers; returns False if it ends before, or takes too long."""
+        end = time.monotonic() + START_SECONDS
+        while self.process.poll() is None and time.monotonic() < end:
+            try:
+                with urllib.request.urlopen(f"{address}/health", timeout=2):
+                    return True
+            except OSError:
+                time.sleep(0.2)
+        return False
+
+    def last_line(self) -> str:
+        self.log.seek(0)
+        lines = self.log.read().decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+    def end(self) -> None:
+        """End all its processes."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, number)
+                self.process.wait(5)
+            except (ProcessLookupError, subprocess.TimeoutExpired):
+                continue
+
+
 @contextmanager
-def _server(uri: str, host: str, port: int) -> Iterator[subprocess.Popen]:
-    """MLflow's server in few processes, all of them ended at the end, whatever ends us."""
+def _server(uri: str, host: str, port: int) -> Iterator[Server]:
+    """Run MLflow's server, in few processes, which end with the block, whatever ends this process."""
     options = ["--workers", "1", "--host", host, "--port", str(port), "--backend-store-uri", uri]
     with tempfile.TemporaryFile() as log:
         # Before the server exists: a signal in between would leave it behind.
         handlers = {n: signal.signal(n, lambda n, _: sys.exit(128 + n)) for n in (signal.SIGTERM, signal.SIGHUP)}
-        server = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", *options],
             env=os.environ | LEAN,
             stdout=log,
             stderr=log,
             start_new_session=True,  # so that Ctrl-C reaches us alone, and all of it can be ended as one
         )
-        server.log = log
+        server = Server(process, log)
         try:
             yield server
         finally:
-            _end(server)
+            server.end()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 
 
-def _end(server: subprocess.Popen) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(server.pid, number)
-            server.wait(5)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
-
-
-def _show(server: subprocess.Popen, address: str, args: argparse.Namespace) -> int:
-    """Print and open the address once the server answers, and stay until it ends or somebody presses Ctrl-C."""
+def _show(server: Server, address: str, front_at: Callable[[str], str], browser: bool) -> int:
+    """Print and open the front's address once the server answers; stay until it ends or somebody presses Ctrl-C."""
+    # Without a screen, a browser for terminals might take over this one.
+    screen = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     try:
-        if not _answers(server, _host(args), args.port):
-            print(f"error: MLflow's server did not start: {_last_line(server)}", file=sys.stderr)
+        if not server.answers(address):
+            print(f"error: MLflow's server did not start: {server.last_line()}", file=sys.stderr)
             return 1
-        print(f"{address}\nCtrl-C ends the server", flush=True)
-        if not args.no_browser and _has_screen():
-            webbrowser.open(address)
-        server.wait()
-        print(f"error: MLflow's server broke off: {_last_line(server)}", file=sys.stderr)
+        print(f"{front_at(address)}\nCtrl-C ends the server", flush=True)
+        if browser and screen:
+            webbrowser.open(front_at(address))
+        server.process.wait()
+        print(f"error: MLflow's server broke off: {server.last_line()}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0
-
-
-def _answers(server: subprocess.Popen, host: str, port: int) -> bool:
-    end = time.monotonic() + START_SECONDS
-    while server.poll() is None and time.monotonic() < end:
-        try:
-            with urllib.request.urlopen(f"http://{host}:{port}/health", timeout=2):
-                return True
-        except OSError:
-            time.sleep(0.2)
-    return False
-
-
-def _last_line(server: subprocess.Popen) -> str:
-    server.log.seek(0)
-    lines = server.log.read().decode(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-
-
-def _has_screen() -> bool:
-    """Without one, a browser for terminals might take over this one."""
-    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

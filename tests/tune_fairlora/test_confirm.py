@@ -106,7 +106,7 @@ def test_a_mistake_is_one_line(search, capsys, argv, message):
 
 def test_a_folder_that_is_no_search_or_has_lost_its_images_is_refused(search, tmp_path, capsys):
     assert confirm.main(["--search", str(tmp_path)]) == 2
-    assert "must be the folder of a search, but: " in capsys.readouterr().err
+    assert "must be the folder of a search, but has no events.jsonl" in capsys.readouterr().err
     shutil.copytree(search[0], tmp_path / "copy")
     settings = json.loads((search[0] / "search.json").read_text())
 
@@ -124,11 +124,11 @@ def test_a_folder_that_is_no_search_or_has_lost_its_images_is_refused(search, tm
     assert "the search's weights are gone" in refused(weights_file=str(tmp_path / "no.pt"), weights="0" * 64)
     saved = tmp_path / "copy/trials/0000/model.safetensors"
     safetensors.torch.save_file({"other": torch.zeros(1)}, saved)
-    assert "but holds others; add --refit train" in refused()
+    assert "but holds others; set --refit to train" in refused()
     saved.write_bytes(b"torn")
     assert "must be whole, but" in refused()
     saved.unlink()
-    assert "trial 0 has no saved weights (the front's trials have): add --refit train" in refused()
+    assert "trial 0 has no saved weights (the front's trials have): set --refit to train" in refused()
     events = (tmp_path / "copy/events.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "copy/events.jsonl").write_text("".join(events[:-1]))
     assert "must be over before it is confirmed, but is still open" in refused()

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("trainables", "search_spaces", "analysis", "tune_fairlora")
 FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
 MODULES = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in FILES]
-# Printed: what of the process is another after each module of argv[2] is imported, with those of argv[1] there before.
+# Prints what of the process the import of each module in argv[2] has changed, once those in argv[1] are imported.
 WATCH = """
 import importlib, json, logging, os, signal, sys, threading, warnings
 

@@ -1,0 +1,107 @@
+"""Trials of a finished search measured on the test split, which no trial and no sampler has seen."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.results import CONFIRMED
+from trainables.config import ConfigError, TrainConfig
+from trainables.files import replace_atomically
+from trainables.metrics import Evaluation
+from tune_fairlora.record import search_folder
+from tune_fairlora.record.search_folder import Finished
+
+REFITS = ("train", "trainval")
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """One trial, its metrics on the validation split of the search and on the test split (without ``val_``), and what
+    the model was trained on. ``error``: why a refit diverged; then ``test`` is empty."""
+
+    number: int
+    config: TrainConfig
+    trained_on: str
+    validation: dict[str, float]
+    test: dict[str, float]
+    error: str = ""
+
+
+def confirmations(
+    finished: Finished, trials: Sequence[int] | None, refit: str | None, device: str
+) -> Iterator[Confirmation]:
+    """Check the arguments, then measure one trial after the other and keep each in ``confirmed.parquet``."""
+    from trainables.training import gpu
+
+    if refit not in (None, *REFITS):
+        raise ConfigError(f"`refit` must be one of {', '.join(REFITS)}, but got {refit!r}")
+    search_folder.require_images(finished.settings)
+    search_folder.require_weights(finished.settings)
+    if gpu.claim(float(device == "cuda")) != device:
+        raise ConfigError("`device` cuda needs a GPU that torch can use, but there is none: leave it out")
+    numbers = _numbers(finished, trials)
+    unsaved = [number for number in numbers if not search_folder.weights_of(finished.folder, number).is_file()]
+    if unsaved and refit is None:
+        raise ConfigError(f"trial {unsaved[0]} has no saved weights (the front's trials have): set `refit` to train")
+    return (_confirm(finished, number, refit, device) for number in numbers)
+
+
+def _numbers(finished: Finished, trials: Sequence[int] | None) -> list[int]:
+    table = finished.search.trials
+    if trials is None:
+        front: list[int] = table.loc[table["on_front"], "number"].tolist()
+        if not front:
+            raise ConfigError("the search has no front, so `trials` must say which trials to measure")
+        return front
+    status = dict(zip(table["number"], table["status"]))
+    for number in trials:
+        if status.get(number) != "complete":
+            state = f"is {status[number]}" if number in status else "does not exist"
+            raise ConfigError(f"`trials` must be complete trials of the search, but trial {number} {state}")
+    return sorted(set(trials))
+
+
+def _confirm(finished: Finished, number: int, refit: str | None, device: str) -> Confirmation:
+    from trainables.training.cuda_graph import Diverged
+
+    config, metrics = finished.config(number), finished.state.trials[number].metrics
+    validation = {name.removeprefix("val_"): value for name, value in metrics.items() if name.startswith("val_")}
+    trained_on = refit or "train"
+    try:
+        evaluation = _measure(finished, number, config, refit, device)
+    except Diverged as error:
+        return Confirmation(number, config, trained_on, validation, {}, str(error))
+    _keep(finished.folder, number, config, trained_on, evaluation, finished.settings["groups"])
+    return Confirmation(number, config, trained_on, validation, evaluation.metrics)
+
+
+def _measure(finished: Finished, number: int, config: TrainConfig, refit: str | None, device: str) -> Evaluation:
+    from trainables.data import batches
+    from trainables.training import fit
+
+    seen = batches.open_confirmation(finished.settings["store"], trainval=refit == "trainval")
+    if not len(seen.val):
+        raise ConfigError("the data set has no test split, so there is nothing to confirm on")
+    if refit:
+        epochs = fit.fit(config, seen, finished.settings["weights_file"] or None, device)
+        return deque(epochs, maxlen=1).pop().evaluation
+    model = search_folder.model_of(finished, number, "set `refit` to train", device)
+    return fit.evaluate_split(model, seen, seen.val, config, device)
+
+
+def _keep(
+    folder: Path, number: int, config: TrainConfig, trained_on: str, evaluation: Evaluation, groups: list[str]
+) -> None:
+    """Put the trial's row into the table, in place of an earlier one of the same trial and training data."""
+    row = {"number": number, "config_id": config.config_id, "seed": config.seed, "trained_on": trained_on}
+    row |= {f"test_{name}": value for name, value in evaluation.metrics.items()}
+    row |= {f"test_group_accuracy[{g}]": v for g, v in zip(groups, evaluation.by_group["accuracy"].tolist())}
+    table = pd.DataFrame([row])
+    if (folder / CONFIRMED).exists():
+        old = pd.read_parquet(folder / CONFIRMED)
+        table = pd.concat([old[(old["number"] != number) | (old["trained_on"] != trained_on)], table])
+    table = table.sort_values(["number", "trained_on"], ignore_index=True)
+    replace_atomically(folder / CONFIRMED, lambda path: table.to_parquet(path))
