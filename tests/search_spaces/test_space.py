@@ -161,7 +161,7 @@ def test_a_wrong_file_is_one_clear_error(tmp_path, text, message):
 
 
 def test_unknown_names_list_the_known_ones(tmp_path):
-    with pytest.raises(ConfigError, match="unknown space 'digit'; known: aircraft_clip, aircraft_dino, "):
+    with pytest.raises(ConfigError, match=r"unknown space 'digit', did you mean digits\? known: aircraft_clip, "):
         resolve("digit")
     with pytest.raises(ConfigError, match=r"none\.py must be a file"):
         resolve(str(tmp_path / "none.py"))

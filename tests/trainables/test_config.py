@@ -156,10 +156,17 @@ def test_unusable_text_is_refused(name, text, expected):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ConfigError, match=r"^unknown hyperparameter 'rang'; known: alpha, .*, weight_decay$"):
+    with pytest.raises(
+        ConfigError, match=r"^unknown hyperparameter 'rang', did you mean rank\? known: alpha, .*, weight_decay$"
+    ):
         parse("rang", "1")
-    with pytest.raises(ConfigError, match=r"^unknown method 'dora'; known: fairfft, fairlora, fft, lora$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^unknown method 'dora', did you mean lora\? known: fairfft, fairlora, fft, lora$",
+    ):
         absent_for("dora")
+    with pytest.raises(ConfigError, match=r"^unknown thing 'FO', did you mean folder or fog\? known: fog, folder, of$"):
+        lookup(dict.fromkeys(["of", "folder", "fog"]), "FO", "thing")
     with pytest.raises(ConfigError, match=r"^unknown thing 'c'; known: a, b$"):
         lookup({"b": 1, "a": 2}, "c", "thing")
 
