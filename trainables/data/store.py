@@ -39,7 +39,13 @@ def write(path: Path, manifest: Manifest, rows: Iterable[Row]) -> None:
 
 
 def _write(path: Path, manifest: Manifest, rows: Iterable[Row]) -> None:
-    schema = _schema(manifest)
+    fields = [
+        ("image", pa.binary(manifest.size * manifest.size * 3)),
+        ("label", pa.int64()),
+        ("group", pa.int64()),
+        ("split", pa.string()),
+    ]
+    schema = pa.schema(fields, metadata={"manifest": json.dumps(asdict(manifest))})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         pending = []
         for row in rows:
@@ -49,16 +55,6 @@ def _write(path: Path, manifest: Manifest, rows: Iterable[Row]) -> None:
                 pending = []
         if pending:
             writer.write_batch(_batch(pending, schema))
-
-
-def _schema(manifest: Manifest) -> pa.Schema:
-    fields = [
-        ("image", pa.binary(manifest.size * manifest.size * 3)),
-        ("label", pa.int64()),
-        ("group", pa.int64()),
-        ("split", pa.string()),
-    ]
-    return pa.schema(fields, metadata={"manifest": json.dumps(asdict(manifest))})
 
 
 def _batch(rows: list[Row], schema: pa.Schema) -> pa.RecordBatch:

@@ -61,7 +61,10 @@ class Exported:
                     images.append(torch.from_numpy(pixels).permute(2, 0, 1))
                     index.append(i)
             if images:
-                logits.append(self._forward(torch.stack(images)))
+                half = self.facts["config"].get("dtype") == "bfloat16"
+                with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    batch = load.normalised(torch.stack(images), self.facts["preprocessing"])
+                    logits.append(self.model(batch).float())
         return Predictions(index, torch.cat(logits), failed)
 
     def _pixels(self, file: Path) -> np.ndarray | None:
@@ -71,11 +74,6 @@ class Exported:
                 return load.pixels(image, self.facts["preprocessing"])
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
             return None
-
-    def _forward(self, images: Tensor) -> Tensor:
-        half = self.facts["config"].get("dtype") == "bfloat16"
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            return self.model(load.normalised(images, self.facts["preprocessing"])).float()
 
 
 def open_model(folder: Path, weights: str | None) -> Exported:

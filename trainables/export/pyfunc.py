@@ -8,7 +8,6 @@ import importlib.util
 import json
 import os
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,10 @@ class Classifier:
     column of a DataFrame); returns a DataFrame with a row an image and a column of probabilities for each class."""
 
     def __init__(self, folder: Path):
-        self.folder, self.loader = folder, _module(folder / "load.py")
+        spec = importlib.util.spec_from_file_location("exported_loader", folder / "load.py")
+        assert spec is not None and spec.loader is not None
+        self.folder, self.loader = folder, importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.loader)
         self.classes = json.loads((folder / "model.json").read_text(encoding="utf-8"))["classes"]
         self.model = self.loader.load(folder, os.environ.get(VARIABLE) or None)
 
@@ -42,14 +44,6 @@ class Classifier:
             with Image.open(image) as opened:
                 return self.loader.preprocess(opened, self.folder)
         return self.loader.preprocess(Image.fromarray(np.asarray(image, np.uint8)), self.folder)
-
-
-def _module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("exported_loader", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _load_pyfunc(path: str) -> Classifier:

@@ -99,14 +99,6 @@ def _encode(name: str, row: Backbone, classes: tuple[str, ...], weights: str | N
     # Tokens up to the last end mark of any sentence, which has the largest number. The text tower is causal and reads
     # its features at the end mark, so that the padding behind it, two thirds of CLIP's 77 tokens and more, only costs.
     length = int(tokenizer([template(name) for name in names for template in templates]).argmax(dim=1).max()) + 1
-    model = _text_tower(name, row, state, length, weights)
-    embeddings = open_clip.build_zero_shot_classifier(
-        model, lambda texts: tokenizer(texts)[:, :length], names, templates, CLASSES_A_BATCH
-    )
-    return {"projection": state["visual.proj"].T, "weight": embeddings.T, "scale": state["logit_scale"].exp()}
-
-
-def _text_tower(name: str, row: Backbone, state: dict[str, Tensor], length: int, weights: str | None) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         model = clip.build(row, force_context_length=length)
     expected = {k: v for k, v in model.state_dict().items() if not k.startswith("visual.")}
@@ -115,4 +107,7 @@ def _text_tower(name: str, row: Backbone, state: dict[str, Tensor], length: int,
         text["positional_embedding"] = text["positional_embedding"][:length]
     refuse(misfits(expected, text), name, weights)
     model.load_state_dict(text, strict=False)  # the image tower is timm's business
-    return model
+    embeddings = open_clip.build_zero_shot_classifier(
+        model, lambda texts: tokenizer(texts)[:, :length], names, templates, CLASSES_A_BATCH
+    )
+    return {"projection": state["visual.proj"].T, "weight": embeddings.T, "scale": state["logit_scale"].exp()}

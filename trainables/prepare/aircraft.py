@@ -43,18 +43,24 @@ def read(source: Path, groups: str = "manufacturer") -> Listing:
         )
     variants = _names(root, "variant")
     tables = {split: _table(root, "variant", split, variants) for split in SPLITS}
-    _check_disjoint(tables)
+    split_of: dict[str, str] = {}
+    for split, table in tables.items():
+        for image in table:
+            if split_of.setdefault(image, split) != split:
+                raise ConfigError(
+                    f"each image must stand in one split, but {image} is in {split_of[image]} and {split}"
+                )
     _check_trainval(root, tables, variants)
     group, makers, why = _groups(root, groups, tables)
     files = [root / IMAGES / f"{image}.jpg" for split in SPLITS for image in tables[split]]
     refuse_escapes(root, files)
     label = np.array([code for split in SPLITS for code in tables[split].values()], np.int64)
-    split = np.repeat(SPLITS, [len(tables[split]) for split in SPLITS])
-    check_splits(label, split, variants)
+    splits = np.repeat(SPLITS, [len(tables[split]) for split in SPLITS])
+    check_splits(label, splits, variants)
     notes: dict[str, Any] = {"layout": "fgvc-aircraft-2013b", "split": "official train, val and test", "groups": why}
     if len(variants) != CLASSES:
         notes["classes_expected"] = CLASSES
-    return Listing(files, label, group, split, variants, makers, banner=BANNER, notes=notes)
+    return Listing(files, label, group, splits, variants, makers, banner=BANNER, notes=notes)
 
 
 def _lines(root: Path, name: str) -> list[tuple[int, str]]:
@@ -93,17 +99,6 @@ def _table(root: Path, kind: str, split: str, names: list[str]) -> dict[str, int
             raise ConfigError(f"{path}, line {number}: image {image} is listed a second time")
         table[image] = code[name.strip()]
     return table
-
-
-def _check_disjoint(tables: dict[str, dict[str, int]]) -> None:
-    split_of: dict[str, str] = {}
-    for split, table in tables.items():
-        for image in table:
-            if image in split_of:
-                raise ConfigError(
-                    f"each image must stand in one split, but {image} is in {split_of[image]} and {split}"
-                )
-            split_of[image] = split
 
 
 def _check_trainval(root: Path, tables: dict[str, dict[str, int]], variants: list[str]) -> None:

@@ -10,7 +10,7 @@ from trainables.data.store import Manifest
 from trainables.files import cache_folder
 from trainables.prepare import decode
 from trainables.prepare.build import Job, Progress, build, parts_folder
-from trainables.prepare.listing import Listing, read_listing
+from trainables.prepare.listing import read_listing
 
 VERSION = 4  # of the listing's rules: a change makes other stores
 
@@ -24,7 +24,14 @@ def prepare(source: str | Path, size: int, *, skip_corrupt: bool = False, progre
     """
     source = Path(source)
     listing = read_listing(source)
-    key = _content_key(listing, source, size, skip_corrupt)
+    digest = hashlib.sha256(f"folder {VERSION} {decode.VERSION} {size} {skip_corrupt}".encode())
+    digest.update((source / "metadata.csv").read_bytes())
+    for file in listing.files:
+        try:
+            digest.update(file.read_bytes())
+        except (OSError, ValueError):  # missing, a folder, forbidden, too long a name, a NUL in it
+            digest.update(b"missing")
+    key = digest.hexdigest()[:16]
     path = cache_folder() / f"folder-{key}.arrow"
     if not path.exists():
         notes = {"source": source.resolve().name}
@@ -35,14 +42,3 @@ def prepare(source: str | Path, size: int, *, skip_corrupt: bool = False, progre
             shutil.rmtree(parts_folder(path), ignore_errors=True)  # the key changes with what the user mends
             raise
     return path
-
-
-def _content_key(listing: Listing, source: Path, size: int, skip_corrupt: bool) -> str:
-    digest = hashlib.sha256(f"folder {VERSION} {decode.VERSION} {size} {skip_corrupt}".encode())
-    digest.update((source / "metadata.csv").read_bytes())
-    for path in listing.files:
-        try:
-            digest.update(path.read_bytes())
-        except (OSError, ValueError):  # missing, a folder, forbidden, too long a name, a NUL in it
-            digest.update(b"missing")
-    return digest.hexdigest()[:16]

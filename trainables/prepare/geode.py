@@ -36,7 +36,18 @@ def read(source: Path) -> Listing:
     files = [base / row["file_path"] for row in rows]
     check_unique(files, base, TABLE)
     refuse_escapes(root, files)
-    objects, regions = _objects(rows), _regions(rows)
+    objects, regions = [row["object"].strip() for row in rows], []
+    code = {name.lower(): i for i, name in enumerate(GROUPS)}
+    for line, (row, name) in enumerate(zip(rows, objects), 2):
+        if not name or not name.isprintable():
+            raise ConfigError(f"{TABLE}, line {line}: `object` must be a name, but is {name!r}")
+        # Spaces, underscores, hyphens and case do not count ("South East Asia").
+        region = "".join(c for c in row["region"].lower() if c not in " _-")
+        if region not in code:
+            raise ConfigError(
+                f"{TABLE}, line {line}: `region` must be one of {', '.join(GROUPS)}, but is {row['region']!r}"
+            )
+        regions.append(code[region])
     order = sorted(range(len(rows)), key=lambda i: files[i].relative_to(base).as_posix())
     classes = sorted(set(objects))
     label = np.array([classes.index(objects[i]) for i in order], np.int64)
@@ -59,25 +70,3 @@ def _base(root: Path, files: Sequence[Path]) -> Path:
             if os.path.isfile(base / file.relative_to(root)):
                 return base
     return root / "images"
-
-
-def _objects(rows: Sequence[dict[str, str]]) -> list[str]:
-    objects = [row["object"].strip() for row in rows]
-    for line, name in enumerate(objects, 2):
-        if not name or not name.isprintable():
-            raise ConfigError(f"{TABLE}, line {line}: `object` must be a name, but is {name!r}")
-    return objects
-
-
-def _regions(rows: Sequence[dict[str, str]]) -> list[int]:
-    """Codes into GROUPS; spaces, underscores, hyphens and case do not count ("South East Asia")."""
-    code = {name.lower(): i for i, name in enumerate(GROUPS)}
-    regions = []
-    for line, row in enumerate(rows, 2):
-        name = "".join(c for c in row["region"].lower() if c not in " _-")
-        if name not in code:
-            raise ConfigError(
-                f"{TABLE}, line {line}: `region` must be one of {', '.join(GROUPS)}, but is {row['region']!r}"
-            )
-        regions.append(code[name])
-    return regions

@@ -56,7 +56,15 @@ def read_listing(source: Path) -> Listing:
     check_unique(files, source)
     label, classes = _codes(rows, "label")
     group, groups = _codes(rows, "group")
-    split = _splits(rows, label, group)
+    if "split" in rows[0]:
+        for line, row in enumerate(rows, 2):
+            if row["split"] not in SPLITS:
+                raise ConfigError(
+                    f"{table.name}, line {line}: `split` must be train, val or test, but is {row['split']!r}"
+                )
+        split = np.array([row["split"] for row in rows])
+    else:
+        split = draw_splits(label, group, SHARES)
     check_splits(label, split, classes)
     return Listing(files, label, group, split, classes, groups, 1 if len(classes) == 2 else None)
 
@@ -122,15 +130,6 @@ def _codes(rows: list[dict[str, str]], column: str) -> tuple[np.ndarray, list[st
         ordered = sorted(name_of)
     code = {value: i for i, value in enumerate(ordered)}
     return np.array([code[v] for v in values], np.int64), [name_of[v] for v in ordered]
-
-
-def _splits(rows: list[dict[str, str]], label: np.ndarray, group: np.ndarray) -> np.ndarray:
-    if "split" not in rows[0]:
-        return draw_splits(label, group, SHARES)
-    for line, row in enumerate(rows, 2):
-        if row["split"] not in SPLITS:
-            raise ConfigError(f"metadata.csv, line {line}: `split` must be train, val or test, but is {row['split']!r}")
-    return np.array([row["split"] for row in rows])
 
 
 def draw_splits(label: np.ndarray, group: np.ndarray, shares: Sequence[float], *names: object) -> np.ndarray:
