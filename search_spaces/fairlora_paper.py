@@ -3,35 +3,24 @@
 The paper publishes neither optimiser, learning rates, epochs, batch size, alpha nor dropout: those are our choice.
 """
 
-from dataclasses import dataclass
-
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from search_spaces.space import Space, by_method
 
 RANKS = (8, 16, 32, 64, 128)  # below 4 the paper saw performance drop; `--set rank=1,2,4,8` asks for them
 LAMBDAS = (0.01, 0.1, 1.0, 10.0, 100.0)
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Learning rates of LoRA and of full fine-tuning: (lowest, first tried, highest)."""
-
-    lora: tuple[float, float, float]
-    full: tuple[float, float, float]
-
-
-# Full fine-tuning at the rates of a supervised ViT destroys CLIP's features; hence lower ones.
+# Name, title, and learning rates (lowest, first tried, highest) of LoRA and of full fine-tuning. CLIP's are lower, as
+# full fine-tuning at those of a supervised ViT destroys its features.
 BACKBONES = {
-    "clip": ("clip_b32", "CLIP ViT-B/32 (LAION-2B)", Rates((1e-4, 1e-3, 5e-3), (2e-6, 1e-5, 1e-4))),
-    "dino": ("dino_b16", "DINO ViT-B/16", Rates((1e-4, 1e-3, 5e-3), (5e-6, 3e-5, 3e-4))),
-    "vit": ("vit_b16", "ViT-B/16 (ImageNet)", Rates((1e-4, 1e-3, 5e-3), (5e-6, 3e-5, 3e-4))),
+    "clip": ("clip_b32", "CLIP ViT-B/32 (LAION-2B)", (1e-4, 1e-3, 5e-3), (2e-6, 1e-5, 1e-4)),
+    "dino": ("dino_b16", "DINO ViT-B/16", (1e-4, 1e-3, 5e-3), (5e-6, 3e-5, 3e-4)),
+    "vit": ("vit_b16", "ViT-B/16 (ImageNet)", (1e-4, 1e-3, 5e-3), (5e-6, 3e-5, 3e-4)),
 }
 
 
 def _space(data: str, about: str, epochs: tuple[int, ...], backbone: str) -> Space:
-    name, title, rates = BACKBONES[backbone]
-    lora, full = (FloatDistribution(low, high, log=True) for low, _, high in (rates.lora, rates.full))
+    name, title, *rates = BACKBONES[backbone]
+    lora, full = (FloatDistribution(low, high, log=True) for low, _, high in rates)
     return Space(
         name=f"{data}_{backbone}",
         about=f"{title} on {about}",
@@ -45,7 +34,7 @@ def _space(data: str, about: str, epochs: tuple[int, ...], backbone: str) -> Spa
             "weight_decay": FloatDistribution(1e-4, 0.1, log=True),
             "epochs": CategoricalDistribution(epochs),
         },
-        first={"lr": by_method(rates.lora[1], rates.full[1]), "lam": 0.1, "epochs": epochs[-1]},
+        first={"lr": by_method(*(first for _, first, _ in rates)), "lam": 0.1, "epochs": epochs[-1]},
         grid={"rank": RANKS, "lam": LAMBDAS},
         trials=48,
     )

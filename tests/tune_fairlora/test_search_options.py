@@ -80,6 +80,8 @@ def test_what_is_written_down_is_read_again(tmp_path, monkeypatch):
         *("storage", "name", "tracking_uri"),
     }
     assert SearchOptions(space="digits", weights="random").kept()["weights"] == "random"
+    SearchOptions(space="digits", data="a\udce9").write(tmp_path / "latin.yaml")  # a name in another encoding
+    assert read_config("latin.yaml")["data"].endswith("a\udce9")
 
 
 @pytest.mark.parametrize(

@@ -47,10 +47,6 @@ class Plan:
     record: Record | None = None  # of the search that is resumed
 
     @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
     def tracking_uri(self) -> str:
         return absolute_uri(self.options.tracking_uri)
 
@@ -60,7 +56,7 @@ class Plan:
         return {
             "id": uuid.uuid4().hex,
             "format": FORMAT,
-            "name": self.name,
+            "name": self.folder.name,
             **space_facts(self.space),
             **{name: options[name] for name, option in OPTIONS.items() if option.logged},
             "constraints": options["constraint"],
