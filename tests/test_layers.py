@@ -1,6 +1,7 @@
 """Imports run one way, and the core works without ray, mlflow and optuna."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,10 @@ ALLOWED = {
     "search_spaces": {"search_spaces", "trainables"},
     "analysis": {"analysis", "trainables.config", "trainables.files", "trainables.metrics"},
     "tune_fairlora": set(PACKAGES),
+}
+# Inside a package too: the modules and folders of the list import what stands before them, and their own.
+ORDER = {
+    "analysis": "labels results pareto bounds table configurations pick figures tables html",
 }
 # A library that only the files named may import, wherever the import stands in the file.
 ONLY_IN = {
@@ -50,6 +55,24 @@ def test_packages_import_leftwards_only(package):
         wrong = {n for n in ours if not any(n == a or n.startswith(a + ".") for a in ALLOWED[package])}
         wrong -= {"trainables"} if package == "analysis" else set()  # `from trainables import metrics`
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_imports_inside_a_package_run_one_way(package):
+    order, modules = ORDER[package].split(), {module_of(path): path for path in sources(package)}
+    graph = {name: (imports(path) & modules.keys()) - {name, package} for name, path in modules.items()}
+    for name, needed in graph.items():
+        for other in needed if name != package else ():
+            above, below = (order.index(each.split(".")[1]) for each in (name, other))
+            assert below <= above, f"{name} imports {other}"
+    empty = {name for name, path in modules.items() if not path.read_text().strip()}
+    list(
+        graphlib.TopologicalSorter({n: graph[n] - empty for n in graph}).static_order()
+    )  # raises where there is a circle
 
 
 @pytest.mark.parametrize("library", ONLY_IN)
@@ -105,5 +128,15 @@ def test_config_needs_the_standard_library_alone_and_metrics_numpy():
 
 
 def test_the_analysis_needs_neither_ray_nor_mlflow_nor_torch():
-    code = "import analysis.pareto, analysis.results, analysis.figures.front; print('ok')"
+    code = f"import {', '.join(map(module_of, sources('analysis')))}; print('ok')"
     assert run_without({"torch", "ray", "mlflow", "optuna"}, code) == "ok"
+
+
+def test_importing_the_analysis_leaves_matplotlib_as_it_was():
+    code = f"""
+import matplotlib, sys
+before = str(dict.items(matplotlib.rcParams))  # read otherwise, they import pyplot
+import {", ".join(map(module_of, sources("analysis")))}
+print(str(dict.items(matplotlib.rcParams)) == before, "matplotlib.pyplot" in sys.modules)
+"""
+    assert run_without(set(), code) == "True False"

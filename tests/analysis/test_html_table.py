@@ -67,7 +67,11 @@ def test_escaping_leaves_one_line_that_markdown_shows_as_it_was():
     for text in (*links, *HOSTILE, "*a* _b_ `c` ~d~ # e", "a|b", "&lt;", "$x^2$"):
         escaped = markdown(text)
         assert html.unescape(escaped.replace("\\", "")) == text
-        assert "<" not in escaped and "](" not in escaped.replace("\\]", "") and " |" not in f" {escaped}".replace("\\|", "")
+        assert (
+            "<" not in escaped
+            and "](" not in escaped.replace("\\]", "")
+            and " |" not in f" {escaped}".replace("\\|", "")
+        )
         assert "://" not in escaped and "$" not in escaped
     assert markdown("a\nb\x00") == "a\\\\nb\\\\x00"
 
