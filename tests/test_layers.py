@@ -24,6 +24,7 @@ ORDER = {
     "search_spaces": "space digits folder fairlora_paper ding_paper",
     "tune_fairlora": "startup record algorithms reporting tracking showing cli plan run api "
     "search prepare confirm export fetch predict report ui __main__",
+    "analysis": "labels results pareto bounds table configurations pick figures tables html",
 }
 # A library that only the files named may import, wherever the import stands in the file.
 ONLY_IN = {
@@ -135,5 +136,15 @@ def test_config_needs_the_standard_library_alone_and_metrics_numpy():
 
 
 def test_the_analysis_needs_neither_ray_nor_mlflow_nor_torch():
-    code = "import analysis.pareto, analysis.results, analysis.figures.front; print('ok')"
+    code = f"import {', '.join(map(module_of, sources('analysis')))}; print('ok')"
     assert run_without({"torch", "ray", "mlflow", "optuna"}, code) == "ok"
+
+
+def test_importing_the_analysis_leaves_matplotlib_as_it_was():
+    code = f"""
+import matplotlib, sys
+before = str(dict.items(matplotlib.rcParams))  # read otherwise, they import pyplot
+import {", ".join(map(module_of, sources("analysis")))}
+print(str(dict.items(matplotlib.rcParams)) == before, "matplotlib.pyplot" in sys.modules)
+"""
+    assert run_without(set(), code) == "True False"

@@ -5,25 +5,13 @@ matplotlib takes 0.1 s for one, which a search of short trials would pay from it
 
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 WRITTEN = 16  # classes up to which each cell carries its count; beyond, the pointer shows it
 DARK = 0.55  # share from which a cell's count is white
-STYLE = """
-body { font: 12px system-ui, sans-serif; margin: 12px; color: #222 }
-h1 { font-size: 14px; font-weight: 600 }
-table { border-collapse: collapse }
-th { font-weight: normal; white-space: nowrap; max-width: 16em; overflow: hidden; text-overflow: ellipsis }
-thead th { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 16em; padding: 4px 0; text-align: left }
-thead td { border: 0 }
-tbody th { text-align: right; padding-right: 6px }
-td { width: 1.9em; min-width: 0.7em; height: 1.9em; text-align: center; border: 1px solid #eee }
-.many td { width: 0.7em; height: 0.7em; padding: 0 }
-.many th { font-size: 9px }
-.none td { background: #d9d9d9 }
-"""
 
 
 def shares(confusion: Any) -> np.ndarray:
@@ -36,13 +24,13 @@ def shares(confusion: Any) -> np.ndarray:
 def page(confusion: Any, classes: Sequence[str], title: str) -> str:
     """A whole HTML document, no script in it: rows are true classes, columns predicted ones, cells are shaded by the
     share of the true class; a class without images is grey. ``confusion``: counts ``[K, K]``, validation split."""
-    names = [escape(name) for name in classes]
+    names, style = [escape(name) for name in classes], Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     heads = "".join(f'<th title="{name}">{name}</th>' for name in names)
     rows = [_row(i, names, counts, share) for i, (counts, share) in enumerate(zip(confusion, shares(confusion)))]
     kind = ' class="many"' if len(names) > WRITTEN else ""
     heading = f"{escape(title)}, validation split: true class (rows) by predicted class"
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style>'
         f"<h1>{heading}</h1><table{kind}><thead><tr><td></td>{heads}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></html>"
     )

@@ -3,6 +3,7 @@
 import pytest
 
 from analysis import labels
+from trainables.config import METHODS
 from trainables.metrics import COUNTS, METRICS
 
 
@@ -25,3 +26,21 @@ def test_names_are_those_of_the_papers():
 def test_what_is_no_metric_has_no_direction():
     with pytest.raises(KeyError):
         labels.direction("val_beauty")
+
+
+def test_every_method_has_a_style_of_its_own_and_a_partner_without_the_penalty():
+    styles = labels.METHOD_STYLES
+    assert list(styles) == list(METHODS)
+    for field in ("name", "color", "marker", "dashes", "hatch"):
+        assert len({getattr(style, field) for style in styles.values()}) == len(styles), field
+    for method, style in styles.items():
+        assert (style.plain is not None) == METHODS[method].fair
+        assert style.plain is None or METHODS[style.plain].lora == METHODS[method].lora
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.123456, "0.1235"), (8, "8"), ("qkv", "qkv"), (None, "–"), (float("nan"), "–"), (True, "True")],
+)
+def test_numbers_have_four_decimals_and_what_is_none_a_dash(value, text):
+    assert labels.number(value) == text and labels.number(8.0, ".3g") == "8"

@@ -74,20 +74,8 @@ def test_what_was_not_confirmed_has_no_test_table():
         confirmed.table(search(trial(0)))
 
 
-def numbers() -> pd.DataFrame:
-    """All that the paper's tables hold, a row a number."""
-    rows = [
-        (table.number, table.dataset, backbone, method, metric, mean, spread)
-        for table in published.PRINTED
-        for (backbone, method), cells in table.values.items()
-        for metric, (mean, spread) in zip(table.columns, cells, strict=True)
-    ]
-    names = ["table", "dataset", "backbone", "method", "metric", "mean_percent", "std_percent"]
-    return pd.DataFrame(rows, columns=names)
-
-
 def test_the_papers_numbers_are_complete_and_cited():
-    found = numbers()
+    found = published.numbers()
     assert len(found) == 3 * 4 * (4 + 4 + 2 + 4) and not found.duplicated(list(found.columns[:5])).any()
     assert "arXiv 2410.17358" in published.CITATION
     row = found.query("table == 3 and backbone == 'vit_b16' and method == 'fairlora' and metric == 'eod_max'")
@@ -107,4 +95,4 @@ def test_the_papers_numbers_are_the_shared_ones():
     with open(source) as file:
         rows = [{**row, "metric": ours.get(row["metric"], row["metric"])} for row in csv.DictReader(file)]
     expected = pd.DataFrame(rows).astype({"table": int, "mean_percent": float, "std_percent": float})
-    pd.testing.assert_frame_equal(numbers(), expected, check_dtype=False)
+    pd.testing.assert_frame_equal(published.numbers(), expected, check_dtype=False)

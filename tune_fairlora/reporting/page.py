@@ -8,42 +8,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from html import escape
-
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 0 auto; max-width: 62rem;
-  padding: 1rem; }
-h1, h2, h3 { line-height: 1.2; overflow-wrap: anywhere; }
-h2 { margin: 2.6rem 0 .6rem; padding-top: .5rem; border-top: 1px solid #ccc; }
-p, li { max-width: 46rem; overflow-wrap: anywhere; }
-.split { background: #fff3d6; border-left: 4px solid #e69f00; padding: .5rem .8rem; max-width: none; }
-nav ul { columns: 14rem; padding-left: 1.2rem; }
-figure { margin: 1.2rem 0; overflow-x: auto; }
-figure > img { display: block; }
-figcaption { max-width: 46rem; font-size: .92rem; }
-figcaption p { margin: .2rem 0 .5rem; color: #444; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .22rem .6rem; text-align: right; border-bottom: 1px solid #ddd; }
-th { vertical-align: bottom; border-bottom: 2px solid #888; }
-td { white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-.texts td, .texts th { text-align: left; vertical-align: top; }
-.texts td:last-child { white-space: normal; overflow-wrap: anywhere; min-width: 12rem; }
-.front .members { display: none; }
-pre { overflow-x: auto; background: #f5f5f5; padding: .6rem; font-size: .8rem; }
-.missing { color: #555; font-style: italic; }
-@media print {
-  body { max-width: none; padding: 0; font-size: 10pt; }
-  nav, details { display: none; }
-  h2 { break-after: avoid; }
-  figure, tr { break-inside: avoid; }
-  figure, .scroll { overflow: visible; }
-  figure.table { break-inside: auto; }
-  table { font-size: 7.5pt; }
-  th, td { padding: .12rem .3rem; }
-}
-"""
+from pathlib import Path
 
 
 def document(title: str, lead: str, sections: list[tuple[str, str]], scripts: Sequence[str] = ()) -> str:
@@ -57,10 +22,11 @@ def document(title: str, lead: str, sections: list[tuple[str, str]], scripts: Se
     digests = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"
+    style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+        f"<title>{escape(title)}</title><style>{style}</style>"
     )
     return (
         f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><header><h1>{escape(title)}</h1>{lead}</header>\n'

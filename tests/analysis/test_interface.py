@@ -1,0 +1,68 @@
+"""Every figure and every table is asked for in one way, and refuses in one way."""
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from analysis import results
+from analysis.results import NothingToShow
+from analysis.table import Table
+from tests.analysis.made import search, trial
+from trainables.metrics import METRICS
+
+FOLDER = Path(results.__file__).parent
+
+
+def made_by(kind: str, unlike: str = "") -> list:
+    names = sorted(path.stem for path in (FOLDER / f"{kind}s").glob("[!_]*.py") if path.stem != unlike)
+    return [
+        pytest.param(getattr(import_module(f"analysis.{kind}s.{name}"), kind), id=f"{kind}s.{name}") for name in names
+    ]
+
+
+FIGURES, TABLES = made_by("figure"), made_by("table", unlike="published")  # which is of no search
+WANTED = {"over": "rank", "confusions": {0: [[9, 1], [2, 8]]}}
+
+
+def made(status: str):
+    confirmed = {"number": 0, "trained_on": "train"} | {f"test_{name}": 0.5 for name in METRICS}
+    return search(
+        trial(0, "lora", status=status, on_front=status == "complete", val_accuracy=0.7),
+        trial(1, "fairlora", status=status, lam=0.1, val_accuracy=0.8),
+        *(trial(2 + i, "fft", status=status, lr=0.001 * (i + 1)) for i in range(10)),
+        confirmed=[confirmed] if status == "complete" else [],
+    )
+
+
+def ask(make, of):
+    wanted = {name: value for name, value in WANTED.items() if name in inspect.signature(make).parameters}
+    return make(of, **wanted)
+
+
+def test_all_of_them_are_looked_at():
+    assert len(FIGURES) == 8 and len(TABLES) == 6
+
+
+@pytest.mark.parametrize("make", [*FIGURES, *TABLES])
+def test_the_search_comes_first_and_what_it_is_chosen_by_last(make):
+    names = list(inspect.signature(make).parameters)
+    assert names[0] == "search" and ("by" not in names or names[-1] == "by")
+
+
+@pytest.mark.parametrize("make", [*FIGURES, *TABLES])
+def test_a_search_with_complete_trials_is_shown(make):
+    assert isinstance(ask(make, made("complete")), Figure if make.__name__ == "figure" else Table)
+
+
+@pytest.mark.parametrize("make", [*FIGURES, *TABLES])
+def test_a_search_without_one_is_refused_in_words(make):
+    of = made("running")
+    if make.__module__ == "analysis.figures.front":  # a running search shows its axes, and fills them
+        assert isinstance(make(of), Figure)
+        return
+    with pytest.raises(NothingToShow) as refusal:
+        ask(make, of)
+    assert str(refusal.value) and "\n" not in str(refusal.value) and not str(refusal.value).endswith(".")
