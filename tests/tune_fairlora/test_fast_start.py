@@ -76,7 +76,7 @@ cache.get = rewrite(cache.get, "DEFAULT_ENV_VARS", "TRIAL_ENV_VARS")
 del class_cache.DEFAULT_ENV_VARS
 """
 )
-NO_PRELOAD = "fast_start.PRELOAD, fast_start.READY_SECONDS = 'RAY_no_such_setting', 3.0"
+NO_PRELOAD = "fast_start.PRELOAD, fast_start.BEGIN_SECONDS = 'RAY_no_such_setting', 3.0"
 OFF = """
 def unused(*args): raise AssertionError("the switch is off")
 fast_start.bare_ray = fast_start.shared_workers = fast_start.worker_settings = unused

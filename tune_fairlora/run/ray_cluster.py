@@ -140,13 +140,15 @@ class RayCluster:
         hands the first worker on to it, calls the second's start off, and asks for another worker, again and again.
         """
         ready: list[Path] = []
-        end = time.monotonic() + fast_start.READY_SECONDS
-        while len(ready) < self._prestarted and time.monotonic() < end:
+        start, seconds = time.monotonic(), fast_start.BEGIN_SECONDS
+        while len(ready) < self._prestarted and time.monotonic() < start + seconds:
             signals.check()
             time.sleep(0.05)
             ready = list(self._folder.glob("*.ready"))
+            if ready or any(self._folder.glob("*.begun")):
+                seconds = fast_start.READY_SECONDS
         if self._prestarted and not ready:
-            self._start_plainly(f"no worker was ready in {fast_start.READY_SECONDS:g} s")
+            self._start_plainly(f"no worker was ready in {seconds:g} s")
             signals.install()  # Ray's start has put a handler of its own in place
         for problem in {path.read_text() for path in ready} - {""}:
             print(f"fast start failed in a worker ({problem}): trials import the rest", file=sys.stderr)
