@@ -31,14 +31,16 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Tests of a file share a process; and as two Ray clusters at a time are too much for two cores, all that start
-    one, or look at what one left, do. (xdist's own groups are without effect under pytest 9.2.)"""
+    """Tests of a file share a process; and as two Ray clusters at a time are too much for two cores, all slow ones that
+    start one, or look at what one left, do. (xdist's own groups are without effect under pytest 9.2.)"""
     from xdist.scheduler import LoadScopeScheduling
+
+    alone = WITH_RAY if config.getoption("markexpr") != "not slow" else set()  # what starts a Ray is slow
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = Path(nodeid.split("::")[0]).name
-            return "ray" if file in WITH_RAY else file
+            return "ray" if file in alone else file
 
     return ByFile(config, log)
 
