@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 
 from analysis import configurations
+from analysis.bounds import parse_bound
 from analysis.pareto import SIGNS, as_minimization, front, knee
 from analysis.results import Search
 from trainables.config import ConfigError, lookup
 from trainables.metrics import OBJECTIVES
 
-BOUND = re.compile(r"\s*([a-z_0-9]+)\s*(>=|<=)\s*(\S+)\s+then\s+([a-z_0-9]+)\s*")
+BOUNDED = re.compile(r"(.*(?:>=|<=).*\S)\s+then\s+([a-z_0-9]+)\s*")
 BETTER = {"maximize": "larger is better", "minimize": "smaller is better"}
 
 
@@ -36,7 +37,7 @@ def pick(search: Search, rule: str) -> Choice:
     best comes.
     """
     named = rule.strip()
-    if named not in RULES and not BOUND.fullmatch(rule):
+    if named not in RULES and not BOUNDED.fullmatch(rule):
         raise ConfigError(
             f'--pick takes {", ".join(RULES)} or a rule like "val_accuracy>=0.9 then val_delta_f1", but got {rule!r}'
         )
@@ -79,17 +80,18 @@ def _best_objective(direction: str) -> Callable:
 
 
 def _bounded(search: Search, table: pd.DataFrame, rule: str) -> tuple[int, str]:
-    metric, sign, text, target = BOUND.fullmatch(rule).groups()
+    text, target = BOUNDED.fullmatch(rule).groups()
+    bound = parse_bound(text, "--pick")
+    metric = bound.metric
+    lookup(OBJECTIVES, target, "metric of --pick")
     for name in (metric, target):
-        lookup(OBJECTIVES, name, "metric of --pick")
         if name not in table:
             raise ConfigError(f"the search {search.name} must have measured {name}, but has not")
-    bound = _number(text, rule)
     values = table[metric].dropna()
-    kept = values[values >= bound] if sign == ">=" else values[values <= bound]
+    kept = values[values >= bound.value] if bound.sign == ">=" else values[values <= bound.value]
     if kept.empty:
-        raise ConfigError(f"no complete trial keeps {metric}{sign}{bound:g}{_closest(values, metric, sign)}")
-    return _best(search, table.loc[kept.index], target, f" with {metric}{sign}{bound:g}", metric)
+        raise ConfigError(f"no complete trial keeps {bound}{_closest(values, metric, bound.sign)}")
+    return _best(search, table.loc[kept.index], target, f" with {bound}", metric)
 
 
 def _closest(values: pd.Series, metric: str, sign: str) -> str:
@@ -97,16 +99,6 @@ def _closest(values: pd.Series, metric: str, sign: str) -> str:
         return f": none has a value of {metric}"
     number = int(values.idxmax() if sign == ">=" else values.idxmin())
     return f": trial {number} comes closest with {values[number]:.4f}"
-
-
-def _number(text: str, rule: str) -> float:
-    try:
-        bound = float(text)
-    except ValueError:
-        bound = np.nan
-    if not np.isfinite(bound):
-        raise ConfigError(f"--pick must compare with a number, but got {rule!r}")
-    return bound
 
 
 def _best(search: Search, table: pd.DataFrame, target: str, among: str, *shown: str) -> tuple[int, str]:

@@ -21,7 +21,7 @@ def cache_folder() -> Path:
     return folder
 
 
-def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` on a temporary name beside ``path``, then rename: a reader sees the old file or the whole new one.
 
     Two processes that write the same path at once both succeed; the later one wins.

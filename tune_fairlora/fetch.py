@@ -20,7 +20,7 @@ from tune_fairlora import cli  # noqa: E402
 from tune_fairlora.tracking import tracking_uri  # noqa: E402
 
 if TYPE_CHECKING:
-    from tune_fairlora.tracking.client import Found
+    from tune_fairlora.tracking.client import StoredSearch
 
 
 def parser() -> cli.Parser:
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> int:
-    from tune_fairlora.record.event_log import LOG
+    from tune_fairlora.record.event_log import EVENT_LOG
     from tune_fairlora.tracking.client import newest_search
 
     uri = tracking_uri.absolute_uri(args.tracking_uri)
@@ -53,15 +53,15 @@ def _command(args: argparse.Namespace) -> int:
         _fetch(uri, found, out)
     except OSError as error:
         raise ConfigError(f"--out {out} cannot be written ({error.strerror or error}): choose another") from error
-    over = (out / LOG).exists()
+    over = (out / EVENT_LOG).exists()
     print(f"the record of {found.name} is in {out}" + ("" if over else "; its log, for a report, comes at its end"))
     return 0
 
 
-def _fetch(uri: str, found: "Found", out: Path) -> None:
+def _fetch(uri: str, found: "StoredSearch", out: Path) -> None:
     """All of it or nothing."""
-    from tune_fairlora.record.event_log import LOG
-    from tune_fairlora.record.tables import TABLES
+    from tune_fairlora.record.event_log import EVENT_LOG
+    from tune_fairlora.record.tables import TABLE_FILES
     from tune_fairlora.tracking.client import download_record
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def _fetch(uri: str, found: "Found", out: Path) -> None:
         loaded, whole = Path(folder) / "loaded", Path(folder) / "whole"
         loaded.mkdir()
         whole.mkdir()
-        for name, path in download_record(uri, found, TABLES, loaded, (LOG,)).items():
+        for name, path in download_record(uri, found, TABLE_FILES, loaded, (EVENT_LOG,)).items():
             os.replace(path, whole / name)
         _check(whole)
         os.rename(whole, out)

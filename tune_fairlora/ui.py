@@ -29,7 +29,7 @@ from tune_fairlora import cli  # noqa: E402
 from tune_fairlora.tracking import tracking_uri, ui_views  # noqa: E402
 
 if TYPE_CHECKING:
-    from tune_fairlora.tracking.client import Found
+    from tune_fairlora.tracking.client import StoredSearch
 
 START_SECONDS = 120  # a first start on a busy machine takes 30
 LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -68,7 +68,7 @@ def _command(args: argparse.Namespace) -> int:
         return _show(server, _address(f"http://{_host(args)}:{args.port}", found), args)
 
 
-def _address(server: str, found: "Found") -> str:
+def _address(server: str, found: "StoredSearch") -> str:
     return ui_views.front_address(server, found.experiment_id, found.search_id)
 
 

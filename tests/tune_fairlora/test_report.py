@@ -18,6 +18,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from tests import told
 from tests.analysis.made import HOSTILE, NAME
 from tune_fairlora import report
+from tune_fairlora.algorithms.study import distribution_data
 from tune_fairlora.reporting import html, settings
 
 
@@ -261,6 +262,6 @@ def test_a_script_that_no_section_may_run_is_not_allowed_by_the_policy():
     ],
 )
 def test_what_was_searched_is_told_in_words(distribution, text):
-    """The record has Optuna's own text of a distribution: an Optuna that words it otherwise is noticed here."""
-    assert settings._searched(str(distribution)) == text
-    assert settings._searched({"lora": str(distribution)}) == f"lora {text}"
+    data = distribution_data(distribution)
+    assert settings._searched(data) == text
+    assert settings._searched({"lora": data}) == f"lora {text}"

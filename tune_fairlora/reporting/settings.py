@@ -1,7 +1,7 @@
 """What a report says of the search itself: its settings, and what its numbers cannot say."""
 
-import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,9 +9,6 @@ import pandas as pd
 from analysis.html.table import Table
 from analysis.results import Search
 from tune_fairlora.reporting import html
-
-CHOICES = re.compile(r"CategoricalDistribution\(choices=\((.*)\)\)")
-SPAN = re.compile(r"\w+Distribution\(high=(?P<high>[^,]+), log=(?P<log>\w+), low=(?P<low>[^,]+), step=\w+\)")
 
 
 def settings(search: Search) -> str:
@@ -40,15 +37,15 @@ def settings(search: Search) -> str:
     return html.table(Table("Settings", ("what", "value"), shown), texts=True)
 
 
-def _searched(entry: str | dict[str, str]) -> str:
-    """A distribution as the record has it, Optuna's own text, in words: "4 | 8 | 16", "0.001 … 0.01 (log)"."""
-    if not isinstance(entry, str):
+def _searched(entry: dict[str, Any]) -> str:
+    """A distribution as the record holds it (``study.distribution_data``), or one a method, in words: "4 | 8 | 16",
+    "0.001 … 0.01 (log)"."""
+    if "attributes" not in entry:
         return ", ".join(f"{method} {_searched(one)}" for method, one in entry.items())
-    if choices := CHOICES.fullmatch(entry):
-        return choices[1].rstrip(",").replace(",", " |").replace("'", "")
-    if span := SPAN.fullmatch(entry):
-        return f"{span['low']} … {span['high']}{' (log)' if span['log'] == 'True' else ''}"
-    return entry
+    attributes = entry["attributes"]
+    if "choices" in attributes:
+        return " | ".join(map(str, attributes["choices"]))
+    return f"{attributes['low']} … {attributes['high']}{' (log)' if attributes['log'] else ''}"
 
 
 def limits(search: Search) -> str:

@@ -174,7 +174,7 @@ class SearchController:
         try:
             self.searcher.tell(trial)
         except OSError:
-            log.exception("the journal could not be written")
+            log.exception("the Optuna study could not be written")
 
     def end_open_trials(self, why: str) -> None:
         """Close every trial that is still open as what it is: interrupted, by a signal or by the search's failure."""
