@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.record_format import upgraded
+
 REQUIRED = ("number", "config_id", "seed", "status", "method", "on_front")
 CONFIRMED = "confirmed.parquet"
 SEARCH_VARIABLE = "TUNE_FAIRLORA_SEARCH"  # of the environment: the folder that the notebooks look at
@@ -48,7 +50,7 @@ def read(folder: str | Path) -> Search:
     for name in ("search.json", "trials.parquet", "epochs.parquet"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} must be the folder of a search, but has no {name}")
-    settings = json.loads((folder / "search.json").read_text())
+    settings = upgraded(json.loads((folder / "search.json").read_text()))
     trials = pd.read_parquet(folder / "trials.parquet")
     missing = [column for column in (*REQUIRED, *settings["objectives"]) if column not in trials]
     if missing:

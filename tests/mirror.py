@@ -11,6 +11,7 @@ import time
 import urllib.request
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +20,9 @@ from trainables.config import TrainConfig
 from tune_fairlora.record.event_log import Record, read_events
 from tune_fairlora.record.state import State
 from tune_fairlora.tracking.tracker import RUN_STATUS, Tracker
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 SETTINGS = {
     "groups": ["day", "night"],
@@ -131,16 +135,16 @@ def finish(record: Record, tracker: Tracker, status: str = "complete") -> int:
     return waiting
 
 
-def runs_of(uri: str, experiment: str = "ours") -> list:
+def runs_of(uri: str, experiment: str = "ours") -> "list[Run]":
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
     return client.search_runs([client.get_experiment_by_name(experiment).experiment_id], max_results=1000)
 
 
-def search_runs(uri: str, folder: Path) -> tuple[object, dict[int, object]]:
+def search_runs(uri: str, folder: Path, experiment: str = "ours") -> "tuple[Run, dict[int, Run]]":
     """The search's own run, and its trials' runs by number: none is there twice, and none belongs elsewhere."""
-    runs = [r for r in runs_of(uri) if r.data.tags["search_id"] == read_events(folder)[0]["settings"]["id"]]
+    runs = [r for r in runs_of(uri, experiment) if r.data.tags["search_id"] == read_events(folder)[0]["settings"]["id"]]
     parents = [r for r in runs if r.data.tags["role"] == "search"]
     children = {int(r.data.tags["trial"]): r for r in runs if r.data.tags["role"] == "trial"}
     assert len(parents) == 1 and len(runs) == 1 + len(children)

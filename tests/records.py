@@ -3,9 +3,10 @@
 import math
 from pathlib import Path
 
+from analysis.record_format import FORMAT
 from trainables.config import TrainConfig
 from trainables.metrics import METRICS
-from tune_fairlora.record.event_log import FORMAT, Record
+from tune_fairlora.record.event_log import Record
 from tune_fairlora.record.state import COMPLETE, FAILED
 
 SETTINGS = {

@@ -22,8 +22,8 @@ from optuna.trial import FixedTrial, TrialState
 
 from search_spaces.space import Space
 from tests.processes import patience
-from tune_fairlora.algorithms.study import Journal
-from tune_fairlora.record.event_log import LOG, read_events
+from tune_fairlora.algorithms.study import SearchStudy
+from tune_fairlora.record.event_log import EVENT_LOG, read_events
 from tune_fairlora.record.state import INTERRUPTED, RUNNING, State
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,7 +128,7 @@ def runs(folder: Path) -> Path:
 
 
 def events(folder: Path) -> list[dict]:
-    return read_events(runs(folder)) if (runs(folder) / LOG).is_file() else []
+    return read_events(runs(folder)) if (runs(folder) / EVENT_LOG).is_file() else []
 
 
 def state_of(folder: Path) -> State:
@@ -167,7 +167,7 @@ def check_all(folder: Path, space: Space, trials: int) -> bool:
 
 def study(folder: Path) -> list[optuna.trial.FrozenTrial]:
     """But for enqueued points that no trial was left for."""
-    trials = Journal(runs(folder), state_of(folder).objectives, ()).study.trials
+    trials = SearchStudy(runs(folder), state_of(folder).objectives, ()).optuna.trials
     return [trial for trial in trials if trial.state != TrialState.WAITING]
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.record_format import FORMAT
 from trainables.config import TrainConfig
 from trainables.metrics import evaluate
-from tune_fairlora.record.event_log import FORMAT, Record
+from tune_fairlora.record.event_log import Record
 from tune_fairlora.record.state import COMPLETE, STOPPED
 from tune_fairlora.record.tables import render
 
@@ -24,7 +25,7 @@ def settings(name: str, **changes) -> dict:
         "space": "digits",
         "methods": list(METHODS),
         "fixed": {"data": "digits", "backbone": "vit_nano"},
-        "searched": {"rank": "CategoricalDistribution(choices=(4, 8))"},
+        "searched": {"rank": {"name": "CategoricalDistribution", "attributes": {"choices": [4, 8]}}},
         "objectives": ["val_accuracy", "val_delta_f1"],
         "directions": ["maximize", "minimize"],
         "classes": CLASSES,

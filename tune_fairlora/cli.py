@@ -66,13 +66,13 @@ def _complete(words: list[str]) -> None:
     import argcomplete
 
     from search_spaces import SPACES
-    from tune_fairlora.record.event_log import LOG
+    from tune_fairlora.record.event_log import EVENT_LOG
 
     parser = _overview()
     if words and words[0] in COMMANDS:
         parser = importlib.import_module(f"tune_fairlora.{words[0]}").parser()
         os.environ["_ARGCOMPLETE"] = "2"  # the program is the line's second word
-    searches = [path.parent.name for path in Path("runs").glob(f"*/{LOG}")]
+    searches = [path.parent.name for path in Path("runs").glob(f"*/{EVENT_LOG}")]
     names: dict[str, Iterable[str]] = {"command": COMMANDS, "space": SPACES}
     names |= dict.fromkeys(("search", "resume", "resync"), searches)
     for action in parser._actions:

@@ -20,7 +20,7 @@ from tune_fairlora import cli
 from tune_fairlora.tracking import tracking_uri
 
 if TYPE_CHECKING:
-    from tune_fairlora.tracking.client import Found
+    from tune_fairlora.tracking.client import StoredSearch
 
 
 def parser() -> cli.Parser:
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> int:
-    from tune_fairlora.record.event_log import LOG
+    from tune_fairlora.record.event_log import EVENT_LOG
     from tune_fairlora.tracking.client import newest_search
 
     uri = tracking_uri.absolute_uri(args.tracking_uri)
@@ -52,16 +52,16 @@ def _command(args: argparse.Namespace) -> int:
         _fetch(uri, search, out)
     except OSError as error:
         raise ConfigError(f"--out {out} cannot be written ({error.strerror or error}): choose another") from error
-    over = (out / LOG).exists()
+    over = (out / EVENT_LOG).exists()
     print(f"the record of {search.name} is in {out}" + ("" if over else "; its log, for a report, comes at its end"))
     return 0
 
 
-def _fetch(uri: str, search: "Found", out: Path) -> None:
+def _fetch(uri: str, search: "StoredSearch", out: Path) -> None:
     """Put the whole record into ``out``, or nothing. Tables that ``analysis`` cannot read are not kept."""
     from analysis import results
-    from tune_fairlora.record.event_log import LOG
-    from tune_fairlora.record.tables import TABLES
+    from tune_fairlora.record.event_log import EVENT_LOG
+    from tune_fairlora.record.tables import TABLE_FILES
     from tune_fairlora.tracking.client import download_record
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def _fetch(uri: str, search: "Found", out: Path) -> None:
         downloads, record = Path(folder) / "downloads", Path(folder) / "record"
         downloads.mkdir()
         record.mkdir()
-        for name, path in download_record(uri, search, TABLES, downloads, (LOG,)).items():
+        for name, path in download_record(uri, search, TABLE_FILES, downloads, (EVENT_LOG,)).items():
             os.replace(path, record / name)
         try:
             results.read(record)

@@ -203,11 +203,11 @@ def timed(words: Sequence[str], inputs: Inputs, out: Path) -> tuple[float, float
 
 def our_trials(out: Path) -> list:
     """The trials of a search of ours, at its end or while it is at work."""
-    from tune_fairlora.record.event_log import LOG, read_events
+    from tune_fairlora.record.event_log import EVENT_LOG, read_events
     from tune_fairlora.record.state import State
 
     state = State()
-    for event in read_events(out / NAME) if (out / NAME / LOG).exists() else ():
+    for event in read_events(out / NAME) if (out / NAME / EVENT_LOG).exists() else ():
         state.apply(event)
     return list(state.trials.values())
 

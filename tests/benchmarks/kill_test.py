@@ -29,7 +29,7 @@ from search_spaces import resolve
 from tests.processes import patience
 from tests.searches import NAME, OUTPUT, Search, check, check_all, events, runs, state_of, study, trained
 from trainables.trial.checkpoints import load_checkpoint, trial_folder
-from tune_fairlora.algorithms.study import JOURNAL
+from tune_fairlora.algorithms.study import STUDY_FILE
 from tune_fairlora.record.state import RUNNING
 
 STARTING = 30.0  # seconds in which a process starts
@@ -107,7 +107,7 @@ def differences(one: Path, other: Path) -> list[str]:
         if not tables[0].equals(tables[1]):
             found.append(name)
     told = [[(t.params, t.values, t.state) for t in study(each)] for each in (one, other)]
-    return found + ([JOURNAL] if told[0] != told[1] else [])
+    return found + ([STUDY_FILE] if told[0] != told[1] else [])
 
 
 def prove(folder: Path, args: argparse.Namespace) -> bool:

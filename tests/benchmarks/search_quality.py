@@ -31,7 +31,6 @@ from analysis.pareto import as_minimization, front, hypervolume
 from search_spaces import SPACES
 from tests.benchmarks.replay import COMPLETE, DIRECTIONS, OBJECTIVES, STOPPED, Table, Trace, replay
 from tests.benchmarks.searchers import CONTENDERS, Ours, study
-from tune_fairlora.algorithms.moasha import SPREADS
 
 TOOL = {"digits": SPACES["digits"], "signdigits": SPACES["folder_vit_tiny"]}  # where the tool's first points come from
 REFERENCE = as_minimization([[0.0, 1.0]], DIRECTIONS)[0]
@@ -39,7 +38,7 @@ GOAL = 0.95
 MEASURES = ("other seeds", "same seed", "same seed, near", "other seeds, near")
 FLOORS = (0.0, 0.25, 0.5, 0.75)
 PACES = {"families": (True, False), "grace_period": (1, 2), "reduction_factor": (2, 3, 4)}
-OPTIONS = PACES | {"spread": tuple(SPREADS), "floor": FLOORS}
+OPTIONS = PACES | {"floor": FLOORS}
 COLORS = ("#999999", "#000000", "#CC79A7", "#56B4E9", "#E69F00", "#E69F00", "#009E73", "#F0E442", *["#0072B2"] * 3)
 DASHES = {
     "OptunaSearch + ASHA": "--",

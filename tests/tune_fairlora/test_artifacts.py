@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from analysis.html import confusion
 from tests import records
 from tune_fairlora.record import artifacts
 from tune_fairlora.record.state import Trial
@@ -48,7 +49,7 @@ def test_a_trial_without_tables_shows_none():
 
 
 def test_the_confusion_matrix_holds_no_users_markup():
-    shown = artifacts.confusion(trial(), SETTINGS)
+    shown = confusion.page(TABLES["confusion"], SETTINGS["classes"], trial().label)
     assert "<script" not in shown and "&lt;script&gt;alert(1)&lt;/script&gt;" in shown and "=cmd()" in shown
 
 

@@ -78,7 +78,7 @@ class Search:
         return Search(self.folder, **self.options | options)
 
     def state_of(self, number: int) -> TrialState:
-        return self.searcher.journal[number].state
+        return self.searcher.study[number].state
 
     def files(self, number: int) -> list[str]:
         folder = trial_folder(self.folder, number)

@@ -41,8 +41,8 @@ def test_optunas_dashboard_shows_the_trials_of_a_journal(tmp_path, port):
     for i in range(4):
         searcher.suggest(str(i))
     for number, accuracy in enumerate((0.5, 0.7)):
-        searcher.host.end(searcher, number, accuracy=accuracy, delta=0.1)
-    searcher.host.end(searcher, 2, "failed", "OutOfMemoryError: 3 GiB")
+        searcher.launcher.end(searcher, number, accuracy=accuracy, delta=0.1)
+    searcher.launcher.end(searcher, 2, "failed", "OutOfMemoryError: 3 GiB")
     command = [Path(sys.executable).parent / "optuna-dashboard", tmp_path / "optuna.journal", "--port", str(port)]
     server = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables.config import ConfigError
-from tune_fairlora.algorithms.moasha import SPREADS, Decision, MultiObjectiveAsha
+from tune_fairlora.algorithms.moasha import Decision, MultiObjectiveAsha, by_hypervolume
 
 SIGN = {"val_accuracy": -1, "val_delta_f1": 1, "val_loss": 1}
 NAMES = tuple(SIGN)
@@ -76,19 +76,7 @@ def naive_hypervolume(points):
     return taken
 
 
-def naive_epsilon_net(points):
-    taken = [min(range(len(points)), key=lambda i: sum(points[i]))]
-    while len(taken) < len(points):
-        left = [i for i in range(len(points)) if i not in taken]
-        near = lambda i: min(sum((a - b) ** 2 for a, b in zip(points[i], points[j])) for j in taken)  # noqa: E731
-        taken.append(max(left, key=near))
-    return taken
-
-
-NAIVE = {"hypervolume": naive_hypervolume, "epsilon_net": naive_epsilon_net}
-
-
-def naive_decision(trials, spread, reduction_factor, floor) -> Decision:
+def naive_decision(trials, reduction_factor, floor) -> Decision:
     """On the last of ``trials``, all at the first epoch."""
     n, best = len(trials), math.ceil(len(trials) / reduction_factor)
     if n < reduction_factor:
@@ -102,7 +90,7 @@ def naive_decision(trials, spread, reduction_factor, floor) -> Decision:
     me, better, grid = len(costs) - 1, 0, naive_grid(costs)
     for members in naive_fronts(costs):
         if me in members:
-            position = better + 1 + NAIVE[spread]([grid[i] for i in members]).index(members.index(me))
+            position = better + 1 + naive_hypervolume([grid[i] for i in members]).index(members.index(me))
             split = better < best < better + len(members)
             place = min(position, best + 1) if split else better + 1  # what nothing tells apart shares a place
             keep = position <= best
@@ -129,7 +117,6 @@ def rungs(draw, objectives=(1, 3), max_size=14):
 
 OPTIONS = st.fixed_dictionaries(
     {
-        "spread": st.sampled_from(sorted(SPREADS)),
         "reduction_factor": st.integers(2, 4),
         "floor": st.sampled_from([0, 0.25, 0.5, 1]),
     }
@@ -142,13 +129,12 @@ def test_every_decision_is_that_of_the_definition(trials, options):
     assert decisions(asha(NAMES[: len(trials[0][0])], **options), trials) == naive_decisions(trials, **options)
 
 
-@pytest.mark.parametrize("spread", SPREADS)
 @pytest.mark.parametrize("m", [2, 3])
-def test_long_fronts_and_unlike_scales_too(spread, m):
+def test_long_fronts_and_unlike_scales_too(m):
     rng = np.random.default_rng(m)
     costs = rng.dirichlet(np.ones(m), size=45) * (1 + 0.3 * rng.random((45, 1))) * [1, 1e4, 1e-3][:m] + 5
     trials = [(tuple(row), recall) for row, recall in zip(costs.tolist(), rng.integers(4, 16, size=45) / 16)]
-    options = {"spread": spread, "reduction_factor": 2, "floor": 0.5}
+    options = {"reduction_factor": 2, "floor": 0.5}
     found = decisions(asha(NAMES[:m], **options), trials)
     assert found == naive_decisions(trials, **options)
     assert {decision.keep for decision in found} == {True, False}
@@ -186,31 +172,27 @@ def test_the_order_of_the_objectives_changes_nothing(trials, options):
     assert all(found == expected for found in others)
 
 
-@pytest.mark.parametrize("spread", SPREADS)
-def test_nor_does_it_on_points_that_tie_up_to_rounding(spread):
+def test_nor_does_it_on_points_that_tie_up_to_rounding():
     rng = np.random.default_rng(0)
     for _ in range(20):
         triples = rng.random((3, 3)).round(3)
         rows = [tuple(rng.permutation(triples[i]).tolist()) for i in rng.integers(3, size=16)]
-        found = [decisions(asha(order, spread=spread), [(row, 0.5) for row in rows]) for order in permutations(NAMES)]
+        found = [decisions(asha(order), [(row, 0.5) for row in rows]) for order in permutations(NAMES)]
         assert all(other == found[0] for other in found)
 
 
 @pytest.mark.parametrize(
-    "spread, points, order",
+    "points, order",
     [
-        ("hypervolume", [(0, 1), (0.4, 0.4), (1, 0)], [1, 0, 2]),
+        ([(0, 1), (0.4, 0.4), (1, 0)], [1, 0, 2]),
         # (0.1, 0.5) covers 0.6 and (0.5, 0.2) 0.54; then 0.18 more and (0, 1) 0.05 more, (1, 0) 0.05.
-        ("hypervolume", [(0, 1), (0.5, 0.2), (1, 0), (0.1, 0.5)], [3, 1, 2, 0]),
-        ("epsilon_net", [(0, 1), (0.5, 0.2), (1, 0), (0.1, 0.5)], [3, 2, 0, 1]),
-        ("epsilon_net", [(0.5, 0.5), (0.5, 0.5), (0, 1), (0.5, 0.5), (1, 0)], [0, 2, 4, 1, 3]),
-        ("hypervolume", [(0.5, 0.5), (0.5, 0.5), (0, 1), (0.5, 0.5), (1, 0)], [0, 2, 4, 1, 3]),
-        ("hypervolume", [(0.0,), (0.0,)], [0, 1]),
-        ("epsilon_net", [(0.0,) * 5] * 3, [0, 1, 2]),
+        ([(0, 1), (0.5, 0.2), (1, 0), (0.1, 0.5)], [3, 1, 2, 0]),
+        ([(0.5, 0.5), (0.5, 0.5), (0, 1), (0.5, 0.5), (1, 0)], [0, 2, 4, 1, 3]),
+        ([(0.0,), (0.0,)], [0, 1]),
     ],
 )
-def test_spreads_by_hand(spread, points, order):
-    assert list(SPREADS[spread](np.array(points, float))) == order
+def test_the_spread_by_hand(points, order):
+    assert list(by_hypervolume(np.array(points, float))) == order
 
 
 def test_what_is_said():
@@ -331,18 +313,13 @@ def test_a_replay_restores_the_state(trials, options, data):
         ({"guess": math.nan}, "`0 < guess < 1` must hold, but got guess=nan"),
         ({"floor": -0.1}, "`0 <= floor <= 1` must hold, but got floor=-0.1"),
         ({"floor": 1.1}, "`0 <= floor <= 1` must hold, but got floor=1.1"),
-        ({"spread": "crowding"}, "spread must be one of hypervolume, epsilon_net, but got crowding"),
-        ({"objectives": ()}, "objectives must be one or more, each named once, but got []"),
+        ({"objectives": ()}, "objectives must be one to 3, each named once, but got []"),
         ({"objectives": ("val_loss",) * 2}, "each named once, but got ['val_loss', 'val_loss']"),
-        ({"objectives": ("val_loss", "speed")}, "val_equalized_odds_max, but got speed"),
-        ({"objectives": (*NAMES, "val_min_f1")}, "spread hypervolume takes at most 3 objectives, but got 4"),
+        ({"objectives": ("val_loss", "speed")}, "unknown objective 'speed'"),
+        ({"objectives": (*NAMES, "val_min_f1")}, "objectives must be one to 3, each named once, but got"),
     ],
 )
 def test_bad_arguments_are_a_users_mistake(changed, message):
     with pytest.raises(ConfigError) as error:
         asha(**changed)
     assert message in str(error.value)
-
-
-def test_the_epsilon_net_takes_four_objectives():
-    assert asha((*NAMES, "val_min_f1"), spread="epsilon_net", floor=1, guess=0.9, grace_period=1, reduction_factor=2)

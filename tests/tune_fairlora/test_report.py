@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tests import told
 from tests.analysis.made import HOSTILE, NAME
 from tests.processes import patience
 from tune_fairlora import report
+from tune_fairlora.algorithms.study import distribution_data
 from tune_fairlora.reporting import settings
 from tune_fairlora.reporting.page import document
 
@@ -263,7 +264,6 @@ def test_a_script_that_no_section_may_run_is_not_allowed_by_the_policy():
     ],
 )
 def test_what_was_searched_is_told_in_words(distribution, text):
-    """The record has Optuna's own text of a distribution, or its JSON: an Optuna that words it otherwise is noticed."""
-    assert settings._searched(str(distribution)) == text
-    assert settings._searched({"lora": str(distribution)}) == f"lora {text}"
-    assert settings._searched(distribution_to_json(distribution)) == text
+    data = distribution_data(distribution)
+    assert settings._searched(data) == text
+    assert settings._searched({"lora": data}) == f"lora {text}"

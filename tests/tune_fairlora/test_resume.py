@@ -149,7 +149,7 @@ def edited(folder: Path, change) -> None:
     [
         (lambda s: s.update(format=99), "was made by a newer version"),
         (lambda s: s.pop("format"), "before searches could be resumed"),
-        (lambda s: s["searched"].update(lam="FloatDistribution(high=1.0)"), "lam was FloatDistribution(high=1.0)"),
+        (lambda s: s["searched"].update(lam={"name": "FloatDistribution"}), "lam was {'name': 'FloatDistribution'}"),
         (lambda s: s["fixed"].update(batch_size=32), "the space must be that of the search, but batch_size was 32"),
         (lambda s: s["methods"].reverse(), "methods was"),
         (lambda s: s.update(data_fingerprint="0" * 64), "the data must be that of the search"),

@@ -52,7 +52,7 @@ def drive(searcher: StudySearcher, n: int) -> list[dict]:
 
 
 def end(searcher: StudySearcher, number: int, status="complete", reason="", **values) -> None:
-    searcher.host.end(searcher, number, status, reason, **values)
+    searcher.launcher.end(searcher, number, status, reason, **values)
 
 
 def test_the_four_methods_come_first_at_their_first_points(tmp_path):
@@ -71,7 +71,7 @@ def test_the_same_seed_proposes_the_same_points_and_another_seed_others(tmp_path
 
 
 def trials_of(searcher: StudySearcher) -> list:
-    return searcher.journal.study.trials
+    return searcher.study.optuna.trials
 
 
 def test_outcomes_are_told_as_what_they_are(tmp_path):
@@ -88,7 +88,7 @@ def test_outcomes_are_told_as_what_they_are(tmp_path):
     assert states == [complete, pruned, fail, fail, pruned, running]
     assert trials_of(searcher)[2].user_attrs["reason"] == "OutOfMemoryError"
     assert trials_of(searcher)[1].user_attrs["epoch 1"] == {"val_accuracy": 0.95, "val_delta_f1": 0.0}
-    assert [t.number for t in searcher.journal.study.best_trials] == [numbers[0]]
+    assert [t.number for t in searcher.study.optuna.best_trials] == [numbers[0]]
 
 
 def test_a_trial_that_is_told_twice_keeps_its_first_outcome(tmp_path):
@@ -98,7 +98,7 @@ def test_a_trial_that_is_told_twice_keeps_its_first_outcome(tmp_path):
     searcher.state.trials[number].status = "failed"
     searcher.tell(searcher.state.trials[number])
     assert trials_of(searcher)[number].values == [0.9, 0.1]
-    directions = searcher.journal.study.directions
+    directions = searcher.study.optuna.directions
     assert directions == [optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE]
 
 
@@ -116,7 +116,7 @@ def test_a_grid_visits_every_point_once_and_then_ends(tmp_path):
     suggestions = []
     while (suggestion := searcher.suggest(str(len(suggestions)))) != Searcher.FINISHED:
         suggestions.append(suggestion["values"])
-        searcher.host.open.clear()
+        searcher.launcher.open.clear()
     points = [(v["method"], v.get("rank"), v.get("lam")) for v in suggestions]
     # lora: 2 ranks; fairlora: 2 ranks x 2 λ; fft: 1; fairfft: 2 λ
     assert len(points) == len(set(points)) == 2 + 4 + 1 + 2
@@ -148,7 +148,7 @@ def test_a_grid_with_seeds_visits_every_point_with_each(tmp_path):
     runs = []
     while (suggestion := searcher.suggest(str(len(runs)))) != Searcher.FINISHED:
         runs.append((TrainConfig(**suggestion["values"]).config_id, suggestion["values"]["seed"]))
-        searcher.host.open.clear()
+        searcher.launcher.open.clear()
     assert len(set(runs)) == len(runs) == 2 * 9 and len({config_id for config_id, _ in runs}) == 9
 
 
@@ -281,7 +281,7 @@ def test_constraints_reach_the_sampler_and_mark_what_breaks_them(tmp_path):
     trials = trials_of(searcher)
     broken = [max(t.constraints.values()) > 0 for t in trials]
     assert broken == [t.values[0] < 0.9 for t in trials] and any(broken) and not all(broken)
-    assert all(t.values[0] >= 0.9 for t in searcher.journal.study.best_trials)
+    assert all(t.values[0] >= 0.9 for t in searcher.study.optuna.best_trials)
     assert record.front() and all(record.trials[n].metrics["val_accuracy"] >= 0.9 for n in record.front())
     assert shares[1] > shares[0]
 

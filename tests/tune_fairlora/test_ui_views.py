@@ -85,7 +85,7 @@ def test_colours_tell_the_front_the_complete_and_the_rest(state):
 
 
 def test_the_searchs_note_shows_the_picture_and_links_the_fronts_runs(state):
-    note = ui_views.search_note(state, "7", {0: "run0", 1: "run1", 2: "run2"}, "parent", picture=True)
+    note = ui_views.search_note(state, "7", {0: "run0", 1: "run1", 2: "run2"}, "parent")
     assert "![Pareto front](get-artifact?path=front.png&run_uuid=parent)" in note
     rows = [line for line in note.splitlines() if line.startswith("| [")]
     assert len(rows) == 2 and "#/experiments/7/runs/run0" in rows[0] and "#/experiments/7/runs/run1" in rows[1]
@@ -96,7 +96,7 @@ def test_the_searchs_note_shows_the_picture_and_links_the_fronts_runs(state):
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", "a|b](http://x)", "=cmd()", "![x](y)", "two\nlines"])
 def test_a_name_stays_a_text_in_the_notes(tmp_path, name):
     record = made(tmp_path, name=name)
-    for note in (ui_views.search_note(record, "7", {}, "p", True), ui_views.experiment_note(record, "7", "p")):
+    for note in (ui_views.search_note(record, "7", {}, "p"), ui_views.experiment_note(record, "7", "p")):
         first = note.splitlines()[0]
         assert "<" not in note and "](http://x)" not in note and "![x" not in note
         assert name.split("\n")[-1][-2:-1] in first
@@ -126,7 +126,7 @@ def test_a_long_front_fits_into_the_note_and_says_what_is_left_out(tmp_path):
         changes = {"rank": number + 1, "lam": 0.1 + number, "lr": 1e-3 * (number + 1), "weight_decay": spread}
         records.run(record, number, [0.5 + spread], epochs=1, delta=0.1 + spread, method="fairlora", **changes)
     runs = {number: f"{number:032d}" for number in range(40)}
-    note = ui_views.search_note(record, "7", runs, "parent", picture=True)
+    note = ui_views.search_note(record, "7", runs, "parent")
     shown = sum(line.startswith("| [") for line in note.splitlines())
     assert len(record.front()) == 40 and 10 < shown <= ui_views.NOTE_ROWS and len(note) < 8000
     assert f"… and {40 - shown} more" in note

@@ -8,10 +8,11 @@ next rung.
 
 Sources: Li et al. 2020, "A system for massively parallel hyperparameter tuning" (ASHA; here the stopping variant, with
 a share that is rounded up); Schmucker et al. 2021, "Multi-objective asynchronous successive halving" (non-dominated
-rank first, then a spread over the front); Deb et al. 2002 (NSGA-II) for the rank. Ours is the floor.
+rank first, then a spread over the front); Deb et al. 2002 (NSGA-II) for the rank. Ours are the floor and the spread by
+hypervolume.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 from itertools import islice
@@ -20,14 +21,14 @@ from math import inf, isfinite, nan
 import numpy as np
 
 from analysis.pareto import MEASURES, as_minimization, hypervolume, ranks
-from trainables.config import METHODS, ConfigError
+from trainables.config import METHODS, ConfigError, lookup
 from trainables.metrics import OBJECTIVES
 
 RECALL = "val_mean_recall"
 # After one epoch the learning rate has hardly warmed up, and full fine-tuning looks worse than it is; 4 is ASHA's own.
 # On recorded curves (tests/benchmarks/search_quality.py) both came closest to the whole grid's front.
 GRACE_PERIOD, REDUCTION_FACTOR = 2, 4
-# Spreads count in whole steps: sums and products of whole numbers below 2**53 are exact in any order, so that neither
+# The spread counts in whole steps: sums and products of integers below 2**53 are exact in any order, so that neither
 # the order of the objectives nor a rounding error can decide. 1.1 times the steps, cubed, is 1.3e15; 2**53 is 9.0e15.
 STEPS, REFERENCE = 100_000, 110_000
 
@@ -43,7 +44,7 @@ class Decision:
 class Rung:
     """The trials that reached one epoch of one budget, in the order of their arrival; it only grows."""
 
-    def __init__(self, objectives: int):
+    def __init__(self, objectives: int) -> None:
         self.arrival: dict[int, int] = {}  # trial number -> its row
         self._rows = np.empty((64, objectives + 1))  # to be minimised, and the recall; twice as many when it is full
 
@@ -65,7 +66,7 @@ class MultiObjectiveAsha:
 
     The floor comes first, because a model that guesses fails every class alike and looks fair: a trial is unsound while
     its mean recall is under ``guess + floor * (the rung's median - guess)``. It is stopped, and it is not ranked. The
-    sound are ordered by non-dominated rank, within a rank by ``spread``, and the best ceil(n / reduction_factor) go
+    sound are ordered by non-dominated rank, within a rank by hypervolume, and the best ceil(n / reduction_factor) go
     on, where n counts the unsound too: what the floor takes out makes room for the sound. Until ``reduction_factor``
     trials have arrived, all are kept.
 
@@ -83,23 +84,31 @@ class MultiObjectiveAsha:
         guess: float,
         grace_period: int = GRACE_PERIOD,
         reduction_factor: int = REDUCTION_FACTOR,
-        spread: str = "hypervolume",
         floor: float = 0.5,
-    ):
+    ) -> None:
         """
         Args:
-            objectives: Names of ``OBJECTIVES``, each once, which knows their directions; their order is of no account.
+            objectives: One to three names of ``OBJECTIVES``, each once; their order is of no account.
             guess: The mean recall of a uniform guess, 1 / classes.
             grace_period: The first rung, in epochs. The next ones are ``reduction_factor`` times as far each.
-            spread: A name of ``SPREADS``. The hypervolume takes three objectives at most.
             floor: From 0, no floor, to 1, the rung's median. Recall under a guess's is always under a floor.
 
         Raises: ConfigError on an argument that breaks one of these rules.
         """
-        _check(objectives, guess, grace_period, reduction_factor, spread, floor)
+        for name in objectives:
+            lookup(OBJECTIVES, name, "objective")
+        if not 1 <= len(objectives) <= max(MEASURES) or len(set(objectives)) < len(objectives):
+            raise ConfigError(f"objectives must be one to {max(MEASURES)}, each named once, but got {list(objectives)}")
+        for rule, holds, value in (
+            ("0 < guess < 1", 0 < guess < 1, f"{guess=}"),
+            ("grace_period >= 1", grace_period >= 1, f"{grace_period=}"),
+            ("reduction_factor >= 2", reduction_factor >= 2, f"{reduction_factor=}"),
+            ("0 <= floor <= 1", 0 <= floor <= 1, f"{floor=}"),
+        ):
+            if not holds:
+                raise ConfigError(f"`{rule}` must hold, but got {value}")
         self.objectives, self.directions = tuple(objectives), [OBJECTIVES[name] for name in objectives]
-        self.guess, self.grace_period, self.reduction_factor = guess, grace_period, reduction_factor
-        self.spread, self.floor = spread, floor
+        self.guess, self.grace_period, self.reduction_factor, self.floor = guess, grace_period, reduction_factor, floor
         self.state: dict[tuple[str, int, int], Rung] = {}  # by (family, budget, epoch)
 
     def rungs(self, budget: int) -> tuple[int, ...]:
@@ -158,7 +167,7 @@ class MultiObjectiveAsha:
             why = f"{RECALL} {recalls[-1]:.4f} is under the floor {lowest:.4f}"
             return Decision(False, f"stopped at epoch {epoch}: {why}")
         best = -(-n // least)
-        reached = place(costs[sound], best, SPREADS[self.spread])
+        reached = place(costs[sound], best)
         verb = "kept" if reached <= best else "stopped"
         return Decision(reached <= best, f"{verb} at epoch {epoch}: place {reached} of {n}, keeps best {best}")
 
@@ -177,7 +186,7 @@ def recall_floor(recalls: np.ndarray, guess: float, floor: float) -> float:
     return max(guess, median - (1 - floor) * (median - guess))
 
 
-def place(costs: np.ndarray, best: int, spread: Callable[[np.ndarray], Iterator[int]]) -> int:
+def place(costs: np.ndarray, best: int) -> int:
     """The place of the last of ``costs`` [n, m] among all, from 1, where the ``best`` first are wanted.
 
     Trials that need no telling apart share their first place, as runners do who cross the line together: a front that
@@ -187,15 +196,10 @@ def place(costs: np.ndarray, best: int, spread: Callable[[np.ndarray], Iterator[
     better, front = int((rank < rank[-1]).sum()), rank == rank[-1]
     if better >= best or better + front.sum() <= best:
         return better + 1
-    members = normalise(costs)[front]
-    wanted, last = list(islice(spread(members), best - better)), len(members) - 1
-    return better + 1 + wanted.index(last) if last in wanted else best + 1
-
-
-def normalise(costs: np.ndarray) -> np.ndarray:
-    """``costs`` [n, m] in [0, 1], each objective by its extremes; 0 where it is constant."""
     low, high = costs.min(axis=0), costs.max(axis=0)
-    return (costs - low) / np.where(high > low, high - low, 1.0)
+    members = ((costs - low) / np.where(high > low, high - low, 1.0))[front]  # 0 where an objective is constant
+    wanted, last = list(islice(by_hypervolume(members), best - better)), len(members) - 1
+    return better + 1 + wanted.index(last) if last in wanted else best + 1
 
 
 def by_hypervolume(points: np.ndarray) -> Iterator[int]:
@@ -206,7 +210,8 @@ def by_hypervolume(points: np.ndarray) -> Iterator[int]:
     needs no look at the rest (Minoux 1978, "Accelerated greedy algorithms").
     """
     points, reference = np.rint(points * STEPS), np.full(points.shape[1], REFERENCE)
-    boxes, taken = (REFERENCE - points).prod(axis=1), []
+    boxes = (REFERENCE - points).prod(axis=1)
+    taken: list[int] = []
     heap = [(-box, row, 0) for row, box in enumerate(boxes)]  # the 0: how many were taken when the gain was that
     heapify(heap)
     while heap:
@@ -218,41 +223,3 @@ def by_hypervolume(points: np.ndarray) -> Iterator[int]:
         else:
             shared = hypervolume(np.maximum(points[taken], points[row]), reference)
             heapreplace(heap, (shared - boxes[row], row, len(taken)))
-
-
-def by_epsilon_net(points: np.ndarray) -> Iterator[int]:
-    """Rows of ``points`` [n, m], a front in [0, 1], best first; of equals the lower row first.
-
-    First is the point with the smallest sum, next always the one farthest from those taken (Salinas et al. 2021, "A
-    multi-objective perspective on jointly tuning hardware and hyperparameters", but for their first point).
-    """
-    points = np.rint(points * STEPS)
-    row, distance = int(points.sum(axis=1).argmin()), np.full(len(points), inf)
-    for _ in points:
-        yield row
-        distance = np.minimum(distance, ((points - points[row]) ** 2).sum(axis=1))
-        distance[row] = -1.0  # below that of a copy, which is 0
-        row = int(distance.argmax())
-
-
-SPREADS = {"hypervolume": by_hypervolume, "epsilon_net": by_epsilon_net}
-
-
-def _check(objectives, guess, grace_period, reduction_factor, spread, floor) -> None:
-    unknown = [name for name in objectives if name not in OBJECTIVES]
-    if unknown:
-        raise ConfigError(f"an objective must be one of {', '.join(OBJECTIVES)}, but got {unknown[0]}")
-    if not objectives or len(set(objectives)) < len(objectives):
-        raise ConfigError(f"objectives must be one or more, each named once, but got {list(objectives)}")
-    if spread not in SPREADS:
-        raise ConfigError(f"spread must be one of {', '.join(SPREADS)}, but got {spread}")
-    if spread == "hypervolume" and len(objectives) > max(MEASURES):
-        raise ConfigError(f"spread hypervolume takes at most {max(MEASURES)} objectives, but got {len(objectives)}")
-    for rule, holds, value in (
-        ("0 < guess < 1", 0 < guess < 1, f"{guess=}"),
-        ("grace_period >= 1", grace_period >= 1, f"{grace_period=}"),
-        ("reduction_factor >= 2", reduction_factor >= 2, f"{reduction_factor=}"),
-        ("0 <= floor <= 1", 0 <= floor <= 1, f"{floor=}"),
-    ):
-        if not holds:
-            raise ConfigError(f"`{rule}` must hold, but got {value}")

@@ -1,4 +1,4 @@
-"""The searcher: a Ray Tune Searcher over an Optuna study whose memory is a journal file in the search's folder.
+"""The searcher: a Ray Tune Searcher over an Optuna study whose memory is a file in the search's folder.
 
 Ray's own OptunaSearch tells early-stopped trials as complete, leaves NaN trials running and drops a restored trial's
 result; hence this one. The trial's Optuna number is its identity everywhere.
@@ -6,9 +6,9 @@ result; hence this one. The trial's Optuna number is its identity everywhere.
 
 import json
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import optuna
 from optuna.trial import TrialState
@@ -18,18 +18,18 @@ from search_spaces.space import Space
 from trainables.config import TrainConfig
 from trainables.seeds import seed_for
 from tune_fairlora.algorithms.samplers import make_sampler
-from tune_fairlora.algorithms.study import JOURNAL, Journal, forget_outcomes, remove
+from tune_fairlora.algorithms.study import STUDY_FILE, SearchStudy, forget_outcomes
 from tune_fairlora.record.state import COLLAPSED, COMPLETE, STOPPED, State, Trial
 
-STATES = {COMPLETE: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, COLLAPSED: TrialState.PRUNED}
-WORST = 1e9  # by how much a constraint counts as broken whose metric has no value
+OPTUNA_STATES = {COMPLETE: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, COLLAPSED: TrialState.PRUNED}
+WORST_VIOLATION = 1e9  # of a constraint whose metric has no value
 
 
 class TrialLauncher(Protocol):
     """Whoever runs the trials."""
 
-    def launch(self, number: int, config: TrainConfig) -> dict:
-        """Note that trial ``number`` starts, or goes on, and give what Ray's trial is to get."""
+    def launch(self, number: int, config: TrainConfig) -> dict[str, Any]:
+        """Note that trial ``number`` starts, or goes on, and return what Ray's trial is to get."""
         ...
 
     def may_start(self) -> bool:
@@ -61,50 +61,53 @@ class StudySearcher(Searcher):
         sampler: str,
         seed: int,
         state: State,
-        host: TrialLauncher,
+        launcher: TrialLauncher,
         trials: int,
         seeds: int = 1,
-        enqueue: Sequence[dict] = (),
+        enqueue: Sequence[Mapping[str, Any]] = (),
         again: Iterable[int] = (),
-    ):
+    ) -> None:
         super().__init__()
         self.space, self.sampler, self.seed, self.seeds, self.state = space, sampler, seed, seeds, state
-        self.host, self.trials = host, trials
+        self.launcher, self.trials = launcher, trials
         self.again = deque(again)
         self.next = len(state.trials)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         points = [*map(space.params, enqueue)]
         points += [space.params(p) for p in space.grid_points()] if sampler == "grid" else space.starts()
-        if self.next == 0:  # a journal without a launched trial holds nothing that is not drawn again alike
-            remove(folder)
+        if self.next == 0:  # a study without a launched trial holds nothing that is not drawn again alike
+            (folder / STUDY_FILE).unlink(missing_ok=True)
         forget_outcomes(folder, set(self.again), self.next)
-        self.journal = Journal(folder, space.objectives, [p for p in points for _ in range(seeds)])
-        self.known = len(self.journal)  # trials drawn or enqueued
-        self.journal.check(space, state.trials.values())
-        for trial in state.trials.values():  # what the log has and the journal may lack
+        self.study = SearchStudy(folder, space.objectives, [p for p in points for _ in range(seeds)])
+        self.known = len(self.study)  # trials drawn or enqueued
+        self.study.check(space, state.trials.values())
+        for trial in state.trials.values():  # what the log has and the study may lack
             if trial.number not in self.again:
                 self.tell(trial)
 
-    def set_search_properties(self, metric, mode, config, **spec) -> bool:
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: object
+    ) -> bool:
         """Ray asks whether its own metric and space are taken: the study has its own, so there must be none."""
         return metric is None and not config
 
-    def suggest(self, trial_id: str) -> dict | str | None:
+    # Ray's annotation leaves out FINISHED, a text, which its docstring names.
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next trial for ``RayTrainable``; None while open ones may fail and come again; FINISHED at the end."""
-        if not (self.again or self.next < self.trials) or not self.host.may_start():
-            return None if self.host.busy() else Searcher.FINISHED
+        if not (self.again or self.next < self.trials) or not self.launcher.may_start():
+            return None if self.launcher.busy() else Searcher.FINISHED
         if self.again:
             number = self.again.popleft()
-            return self.host.launch(number, TrainConfig(**self.state.trials[number].values))
+            return self.launcher.launch(number, TrainConfig(**self.state.trials[number].values))
         number, self.next = self.next, self.next + 1
-        return self.host.launch(number, self._draw(number))
+        return self.launcher.launch(number, self._draw(number))
 
     def _draw(self, number: int) -> TrainConfig:
         """Ask the study for its next trial, or take up one that it was drawing when the search was killed."""
-        study = self.journal.study
+        study = self.study.optuna
         study.sampler = make_sampler(self.sampler, seed_for(self.seed, "sampler", number))
-        orphan = number < self.known and self.journal[number].state == TrialState.RUNNING
-        trial = self.journal.reopen(number) if orphan else study.ask()
+        orphan = number < self.known and self.study[number].state == TrialState.RUNNING
+        trial = self.study.reopen(number) if orphan else study.ask()
         if trial.number != number:
             raise RuntimeError(f"the study drew trial {trial.number}, but {number} comes next")
         config = self.space.suggest(trial, seed=self.seed + number % self.seeds)
@@ -117,31 +120,28 @@ class StudySearcher(Searcher):
 
     def tell(self, trial: Trial) -> None:
         """Full fidelity is COMPLETE, stopped or collapsed PRUNED, all else FAIL; a second call changes nothing."""
-        state = STATES.get(trial.status, TrialState.FAIL)
-        values, broken = None, {}
+        state = OPTUNA_STATES.get(trial.status, TrialState.FAIL)
+        values, violations = None, {}
         if state == TrialState.COMPLETE:
             values = [trial.metrics[name] for name in self.space.objectives]
-            broken = {str(c): min(WORST, c.violation(trial.metrics)) for c in self.state.constraints}
-        self.journal.tell(trial.number, state, values, self._notes(trial), broken)
-
-    def _notes(self, trial: Trial) -> dict:
-        """For Optuna's dashboard: why the trial ended, and its objectives where the scheduler judged it."""
-        notes: dict = {"reason": trial.reason} if trial.reason else {}
+            violations = {str(c): min(WORST_VIOLATION, c.violation(trial.metrics)) for c in self.state.constraints}
+        # For Optuna's dashboard: why the trial ended, and its objectives where the scheduler judged it.
+        notes: dict[str, object] = {"reason": trial.reason} if trial.reason else {}
         for epoch in trial.decisions:
             metrics = trial.epochs[epoch - 1]["metrics"]
             notes[f"epoch {epoch}"] = {name: metrics[name] for name in self.space.objectives}
-        return notes
+        self.study.tell(trial.number, state, values, notes, violations)
 
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Nothing: the outcome is told by ``tell`` once the log holds it, so that the journal never knows more."""
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Do nothing: ``tell`` tells the outcome once the log holds it, so that the study never knows more."""
 
-    def __getstate__(self) -> dict:
-        """Nothing, for the same reason as ``save``."""
+    def __getstate__(self) -> dict[str, Any]:
+        """Return {}, for the same reason as ``save``."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """For Ray's snapshots, which are never read: the journal is the memory."""
-        Path(checkpoint_path).write_text(json.dumps({"journal": JOURNAL}))
+        """Write a placeholder into Ray's snapshots, which are never read: the study is the memory."""
+        Path(checkpoint_path).write_text(json.dumps({"study": STUDY_FILE}))
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a search is restored from its own record, never from Ray's snapshot")

@@ -1,20 +1,23 @@
-"""The Optuna study of a search and its journal file: made, opened, mended.
+"""The Optuna study of a search and its file: created, opened, mended.
 
-The journal follows the event log: what it lacks of the log is told to it again, and it never knows of an outcome that
-the log lacks. Optuna's dashboard opens it as it is.
+The study follows the event log: what it lacks of the log is told to it again, and it never knows of an outcome that
+the log lacks. Optuna's dashboard opens its file, a journal of Optuna's, as it is.
 """
 
 import json
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._storage import JournalOperation
+from optuna.study import StudyDirection
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from search_spaces.space import Space
@@ -24,14 +27,14 @@ from trainables.metrics import OBJECTIVES
 from tune_fairlora.record.event_log import whole_lines
 from tune_fairlora.record.state import Trial
 
-JOURNAL = "optuna.journal"
-STUDY = "search"
+STUDY_FILE = "optuna.journal"
+STUDY_NAME = "search"
 
 
 class Backend(JournalFileBackend):
     """Optuna's file. Half a line, which a full disk took, must not stay: the next line would be lost with it."""
 
-    def append_logs(self, logs: list[dict]) -> None:
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
         try:
             super().append_logs(logs)
         except OSError:
@@ -39,98 +42,112 @@ class Backend(JournalFileBackend):
             raise
 
 
-class Journal:
-    """The study in ``folder``, made with ``points`` to be tried first if there is no journal yet.
+class SearchStudy:
+    """The study in ``folder``, created with ``points`` to be tried first if there is no file of it yet.
 
-    The caller must hold the search's lock: locks and a last line that a crash left behind are taken away. Raises
-    ConfigError where the journal is damaged or its study has other objectives. In a journal of one study a trial's id
-    is its number.
+    The caller must hold the search's lock: locks and a last line that a crash left behind are removed. Raises
+    ConfigError where the file is damaged or its study has other objectives. In a file with one study a trial's id is
+    its number.
     """
 
-    def __init__(self, folder: Path, objectives: Sequence[str], points: Iterable[dict]):
-        self.path = path = folder / JOURNAL
-        for left in folder.glob(f"{JOURNAL}.lock*"):
-            left.unlink()
-        fresh, directions = not path.exists(), [OBJECTIVES[name] for name in objectives]
+    def __init__(self, folder: Path, objectives: Sequence[str], points: Iterable[Mapping[str, Any]]) -> None:
+        self.path = path = folder / STUDY_FILE
+        for lock in folder.glob(f"{STUDY_FILE}.lock*"):
+            lock.unlink()
+        fresh, directions = not path.exists(), [StudyDirection[OBJECTIVES[name].upper()] for name in objectives]
         if not fresh:
             _cut_torn_line(path)
         try:
             self.storage = JournalStorage(Backend(str(path)))
-            self.study = self._create(objectives, directions, points) if fresh else self._load()
-            own = [direction.name.lower() for direction in self.study.directions] == directions
+            if fresh:
+                self._create(objectives, directions, points)
+            self.optuna = self._load()
             # Writes attributes on trials: a Trial wakes its study's sampler when it is made, which must not notice.
-            self._plain = optuna.load_study(study_name=STUDY, storage=self.storage, sampler=RandomSampler(seed=0))
+            self._without_sampler = self._load(RandomSampler(seed=0))
         except OSError:
             raise
         except Exception as error:  # Optuna raises whatever its reading of a foreign line runs into
             raise ConfigError(f"{path} must be this search's Optuna journal, but cannot be read ({error})") from error
-        if not own:
+        if self.optuna.directions != directions:
             raise ConfigError(f"{path} must have this search's objectives, but has others")
 
-    def _create(self, objectives: Sequence[str], directions: list[str], points: Iterable[dict]) -> optuna.Study:
-        study = optuna.create_study(study_name=STUDY, storage=self.storage, directions=directions)
+    def _create(
+        self, objectives: Sequence[str], directions: list[StudyDirection], points: Iterable[Mapping[str, Any]]
+    ) -> None:
+        study = optuna.create_study(study_name=STUDY_NAME, storage=self.storage, directions=directions)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names(list(objectives))
         for point in points:
-            study.enqueue_trial(point)
-        return study
+            study.enqueue_trial(dict(point))
 
-    def _load(self) -> optuna.Study:
-        return optuna.load_study(study_name=STUDY, storage=self.storage)
+    def _load(self, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+        return optuna.load_study(study_name=STUDY_NAME, storage=self.storage, sampler=sampler)
 
     def check(self, space: Space, trials: Iterable[Trial]) -> None:
-        """Raise ConfigError unless the journal has the configuration of each of the log's ``trials``."""
+        """Raise ConfigError unless the study has the configuration of each of the log's ``trials``."""
         for trial in trials:
             if trial.number >= len(self):
                 raise ConfigError(
                     f"{self.path} must know trial {trial.number} of the log, but does not: it is not whole"
                 )
-            if self._configuration(space, trial) != trial.config_id:
+            try:
+                config_id = space.suggest(FixedTrial(self[trial.number].params), seed=trial.seed).config_id
+            except (ValueError, KeyError):  # a parameter that is not drawn, or that the space does not have
+                config_id = None
+            if config_id != trial.config_id:
                 raise ConfigError(f"{self.path} must be this search's, but its trial {trial.number} is another")
 
-    def _configuration(self, space: Space, trial: Trial) -> str | None:
-        try:
-            return space.suggest(FixedTrial(self[trial.number].params), seed=trial.seed).config_id
-        except (ValueError, KeyError):  # a parameter that is not drawn, or that the space does not have
-            return None
-
     def __len__(self) -> int:
-        return len(self.study.get_trials(deepcopy=False))
+        return len(self.optuna.get_trials(deepcopy=False))
 
     def __getitem__(self, number: int) -> FrozenTrial:
         return self.storage.get_trial(number)
 
     def reopen(self, number: int) -> optuna.Trial:
         """A trial that is still running, to draw what it has not drawn yet with the study's sampler."""
-        return optuna.Trial(self.study, number)
+        return optuna.Trial(self.optuna, number)
 
     def tell(
-        self, number: int, state: TrialState, values: list[float] | None, notes: dict, constraints: dict[str, float]
+        self,
+        number: int,
+        state: TrialState,
+        values: list[float] | None,
+        notes: Mapping[str, object],
+        violations: Mapping[str, float],
     ) -> None:
         """Finish a running trial, once: ``notes`` become user attributes, a constraint above 0 is broken."""
         if self[number].state.is_finished():
             return
-        trial = optuna.Trial(self._plain, number)
-        for name, value in notes.items():
-            trial.set_user_attr(name, value)
-        for name, value in constraints.items():
-            trial.set_constraint(name, value)
-        self.study.tell(number, values, state=state)
+        trial = optuna.Trial(self._without_sampler, number)
+        for name, note in notes.items():
+            trial.set_user_attr(name, note)
+        for name, violation in violations.items():
+            trial.set_constraint(name, violation)
+        self.optuna.tell(number, values, state=state)
+
+
+def searched_data(space: Space) -> dict[str, Any]:
+    """The space's distributions as the record holds them, by field, or by field and method."""
+    return {name: distribution_data(entry) for name, entry in space.search.items()}
+
+
+def distribution_data(entry: BaseDistribution | Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """{"name": "IntDistribution", "attributes": {"low": 1, "high": 8, …}}, or such a one for each method."""
+    if isinstance(entry, Mapping):
+        return {method: distribution_data(distribution) for method, distribution in entry.items()}
+    data: dict[str, Any] = json.loads(distribution_to_json(entry))
+    return data
 
 
 def _cut_torn_line(path: Path) -> None:
     os.truncate(path, whole_lines(path))
 
 
-def remove(folder: Path) -> None:
-    (folder / JOURNAL).unlink(missing_ok=True)
-
-
 def forget_outcomes(folder: Path, numbers: set[int], known: int) -> None:
     """Take back how the trials in ``numbers`` ended, so that they can be tried again under their numbers (Optuna itself
     has no way back), and how those from ``known`` on did, of which the log knows nothing."""
-    path = folder / JOURNAL
+    path = folder / STUDY_FILE
     if not path.exists():
         return
     _cut_torn_line(path)

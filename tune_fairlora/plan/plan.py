@@ -9,23 +9,25 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from analysis.record_format import FORMAT
 from search_spaces import resolve
-from search_spaces.space import Distribution, Point, Space
+from search_spaces.space import Point, Space
 from trainables.config import ConfigError
 from trainables.data.store import Manifest, Store
 from trainables.metrics import OBJECTIVES
 from trainables.models.backbones import fingerprint, require_file, require_size
 from trainables.prepare import datasets
+from tune_fairlora.algorithms.study import searched_data
 from tune_fairlora.plan import checks, enqueue, ray_address
 from tune_fairlora.plan.options import OPTIONS, SearchOptions
 from tune_fairlora.record import constraints
-from tune_fairlora.record.event_log import FORMAT, Record, collapse_floor
+from tune_fairlora.record.event_log import Record, collapse_floor
 from tune_fairlora.tracking.tracking_uri import absolute_uri, check_store
 
 Progress = Callable[[int, int], None]  # images decoded, and all
@@ -85,14 +87,10 @@ def space_facts(space: Space) -> dict[str, Any]:
         "space": space.name,
         "methods": list(space.methods),
         "fixed": dict(space.fixed),
-        "searched": {name: _plain(entry) for name, entry in space.search.items()},
+        "searched": searched_data(space),
         "objectives": list(space.objectives),
         "directions": [OBJECTIVES[name] for name in space.objectives],
     }
-
-
-def _plain(entry: Distribution | Mapping[str, Distribution]) -> str | dict[str, str]:
-    return {method: str(one) for method, one in entry.items()} if isinstance(entry, Mapping) else str(entry)
 
 
 def make_plan(options: SearchOptions, progress: Progress, begin: Begin = lambda *_: None) -> Plan:

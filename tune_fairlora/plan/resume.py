@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from analysis.record_format import FORMAT
 from trainables.config import ConfigError
 from trainables.data.store import Store
 from trainables.models.backbones import fingerprint
@@ -11,7 +12,7 @@ from trainables.trial import checkpoints
 from tune_fairlora.algorithms import study
 from tune_fairlora.plan import plan
 from tune_fairlora.plan.options import DEFAULTS, OPTIONS, SearchOptions, checked
-from tune_fairlora.record.event_log import FORMAT, LOG, Record
+from tune_fairlora.record.event_log import EVENT_LOG, Record
 from tune_fairlora.record.search_folder import find
 from tune_fairlora.record.state import FAILED, INTERRUPTED, RUNNING, Trial
 from tune_fairlora.tracking import outbox
@@ -58,9 +59,9 @@ def _plan(record: Record, given: dict[str, Any], progress: plan.Progress, begin:
         )
     outbox.read_position(record.folder)
     if record.trials:
-        if not (record.folder / study.JOURNAL).is_file():
-            raise ConfigError(f"{record.folder / study.JOURNAL} is missing, without which the search cannot go on")
-        study.Journal(record.folder, space.objectives, ()).check(space, record.trials.values())
+        if not (record.folder / study.STUDY_FILE).is_file():
+            raise ConfigError(f"{record.folder / study.STUDY_FILE} is missing, without which the search cannot go on")
+        study.SearchStudy(record.folder, space.objectives, ()).check(space, record.trials.values())
     for trial in to_go_on(record, options.max_failures):
         checkpoints.check_checkpoint(checkpoints.trial_folder(record.folder, trial.number), trial.config_id, trial.seed)
     return resumed
@@ -89,7 +90,9 @@ def _shown(value: object) -> str:
 def _check_format(settings: Mapping[str, Any], folder: Path) -> None:
     made_with = settings.get("format", 1)
     if not settings:
-        raise ConfigError(f"{folder / LOG} is empty: that search never began; delete the folder and start it anew")
+        raise ConfigError(
+            f"{folder / EVENT_LOG} is empty: that search never began; delete the folder and start it anew"
+        )
     if made_with > FORMAT:
         raise ConfigError(f"{folder} was made by a newer version (format {made_with}, this one has {FORMAT}): upgrade")
     if made_with < FORMAT:

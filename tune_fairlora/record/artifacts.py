@@ -1,22 +1,21 @@
-"""What a search shows beside numbers: curves of the front, tables by class and group, pictures and pages.
+"""What a search shows beside the record's tables: curves of the front, tables by class and group, a table of the front.
 
-Nothing here knows MLflow: the same is used by whoever shows a search. matplotlib and pandas take a second to import, so
-they are imported where they are needed, not at the start of every command.
+Nothing here knows MLflow: whoever shows a search uses it.
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tune_fairlora.record.state import State, Trial
+from tune_fairlora.record.state import Settings, State, Trial
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from analysis.results import Search
 
 BY_CLASS = ("count", "f1", "recall", "precision", "loss")
-DIGITS, EMPTY = 5, "–"
 BY_GROUP = ("count", "accuracy", "macro_f1", "eod")
+DIGITS, EMPTY = 5, "–"
+
+Table = dict[str, list[Any]]  # "columns": the names, "data": the rows
 
 
 def curves(state: State) -> dict[str, float]:
@@ -32,51 +31,30 @@ def curves(state: State) -> dict[str, float]:
     return numbers
 
 
-def trial_tables(trial: Trial, settings: dict) -> dict[str, dict]:
+def trial_tables(trial: Trial, settings: Settings) -> dict[str, Table]:
     """File name -> table of the trial's last epoch on the validation split, by class and by group. A class or group
     without images has count 0 and empty cells."""
     parts = (("by_class", "class", settings["classes"], BY_CLASS), ("by_group", "group", settings["groups"], BY_GROUP))
-    found = {}
-    for key, what, names, columns in parts:
-        table = trial.tables.get(key, {})
-        shown = [column for column in columns if column in table]
-        if shown:
-            rows = [[name, *(_cell(table[column][i]) for column in shown)] for i, name in enumerate(names)]
-            found[f"{key}.json"] = {"columns": [what, *shown], "data": rows}
-    return found
+    tables: dict[str, Table] = {}
+    for key, heading, names, columns in parts:
+        values = trial.tables.get(key, {})
+        present = [column for column in columns if column in values]
+        if present:
+            rows = [[name, *(_cell(values[column][i]) for column in present)] for i, name in enumerate(names)]
+            tables[f"{key}.json"] = {"columns": [heading, *present], "data": rows}
+    return tables
 
 
-def _cell(value):
+def front_table(search: "Search") -> Table:
+    """The front's trials as a table."""
+    from analysis.tables import front  # pandas takes a second to import
+
+    rows = front.members(search).astype(object).to_dict("split")
+    return {"columns": rows["columns"], "data": [[_cell(value) for value in row] for row in rows["data"]]}
+
+
+def _cell(value: Any) -> Any:
     """Few digits, as a table is to be read; the parquet files have them all."""
     if not isinstance(value, float):
         return EMPTY if value is None else value
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else EMPTY
-
-
-def confusion(trial: Trial, settings: dict) -> str:
-    """The trial's confusion matrix, an HTML page."""
-    from analysis.html import confusion
-
-    return confusion.page(trial.tables["confusion"], settings["classes"], trial.label)
-
-
-def pages(search: "Search") -> dict[str, str]:
-    """File name -> text of the pages that show the front without anything else."""
-    from analysis.html import front_page
-
-    return {"front.html": front_page.page(search)}
-
-
-def picture(search: "Search") -> "Figure":
-    """The front on paper."""
-    from analysis.figures import front
-
-    return front.figure(search)
-
-
-def front_table(search: "Search") -> dict:
-    """The front's trials as a table."""
-    from analysis.tables import front
-
-    rows = front.members(search).astype(object).to_dict("split")
-    return {"columns": rows["columns"], "data": [[_cell(value) for value in row] for row in rows["data"]]}

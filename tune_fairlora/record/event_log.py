@@ -1,7 +1,7 @@
 """The record of a search: an append-only log of events, and the state that is folded from it.
 
 The log (``events.jsonl``, one JSON object a line) is the truth; ``trials.parquet`` and ``epochs.parquet`` are rendered
-from it (``tables.py``), the Optuna journal and MLflow follow it. JSON is written with Python's NaN and Infinity.
+from it (``tables.py``), the Optuna study and MLflow follow it. JSON is written with Python's NaN and Infinity.
 """
 
 import contextlib
@@ -14,14 +14,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from analysis.record_format import upgraded
 from trainables.config import ConfigError
-from tune_fairlora.record.state import COLLAPSED, COMPLETE, FAILED, STOPPED, State
+from tune_fairlora.record.state import COLLAPSED, COMPLETE, FAILED, STOPPED, Event, State
 
-FORMAT = 2  # of the events; a search of a newer or older one is not resumed
-LOG = "events.jsonl"
+EVENT_LOG = "events.jsonl"
 
 
 class Record(State):
@@ -29,20 +30,20 @@ class Record(State):
 
     Opening it folds in the events that are there, cuts off a last line that a crash tore, and holds a lock: raises
     ConfigError where another process works on the same search, or where the log is damaged. ``listener``, if set, is
-    called with each event once it is in the log, in order, in the thread that brought it.
+    called with each event once it is in the log, in order, in the thread that added it.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder = folder
-        self.listener: Callable[[dict], None] | None = None
+        self.listener: Callable[[Event], None] | None = None
         self.lock = threading.RLock()
         self._closed = False
         self._pending = b""  # lines that a full disk did not take
-        self._log = os.open(folder / LOG, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._log = os.open(folder / EVENT_LOG, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             self._lock_file()
-            os.ftruncate(self._log, whole_lines(folder / LOG))
+            os.ftruncate(self._log, whole_lines(folder / EVENT_LOG))
             self.events = read_events(folder)
             for entry in self.events:
                 self.apply(entry)
@@ -51,7 +52,7 @@ class Record(State):
             raise
 
     def _lock_file(self) -> None:
-        """Ends with the process, however it dies. On file systems without locks there is none."""
+        """The lock ends with the process, however it dies. On file systems without locks there is none."""
         try:
             fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -59,17 +60,17 @@ class Record(State):
         except OSError:
             pass
 
-    def add(self, event: str, **content) -> None:
+    def add(self, event: str, **content: Any) -> None:
         """Write one event and fold it into the state. One ``write`` a line: lines of two threads never mix.
 
         Raises OSError where the disk does not take it: nothing may follow from an event that the log lacks. The line
-        is kept, and goes before the next one.
+        is kept, and is written before the next one.
         """
         with self.lock:
             if self._closed:  # MLflow's thread may come late; the file descriptor may be another file's by then
                 return
             entry = {"event": event, "time": time.time(), **content}
-            line = (json.dumps(entry, default=_plain) + "\n").encode()
+            line = (json.dumps(entry, default=lambda value: value.tolist()) + "\n").encode()  # numpy's values
             self.apply(entry)  # first: an event that cannot be folded in must not stand in the log for good
             try:
                 self._write(line)
@@ -80,13 +81,13 @@ class Record(State):
                 os.fsync(self._log)
 
     def _write(self, line: bytes) -> None:
-        """Append what waits and ``line``, whole or not at all."""
+        """Append the pending lines and ``line``, whole or not at all."""
         self._pending += line
         end = os.fstat(self._log).st_size
         written = os.write(self._log, self._pending)
         if written < len(self._pending):
             os.ftruncate(self._log, end)
-            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for the log", str(self.folder / LOG))
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for the log", str(self.folder / EVENT_LOG))
         self._pending = b""
 
     def outcome(self, number: int) -> tuple[str, str]:
@@ -97,10 +98,11 @@ class Record(State):
         recall is not clearly above a guess's (``collapse_floor``) is "collapsed", and off the front.
         """
         trial = self.trials[number]
-        done, budget = len(trial.epochs), trial.values["epochs"]
-        if done < budget:
-            return STOPPED, trial.decisions.get(done, f"stopped after epoch {done} of {budget}")
-        bad = [f"{name} is {trial.metrics.get(name)}" for name in self.objectives if not _finite(trial.metrics, name)]
+        trained, budget = len(trial.epochs), trial.values["epochs"]
+        if trained < budget:
+            return STOPPED, trial.decisions.get(trained, f"stopped after epoch {trained} of {budget}")
+        values = {name: trial.metrics.get(name) for name in self.objectives}
+        bad = [f"{name} is {value}" for name, value in values.items() if value is None or not math.isfinite(value)]
         if bad:
             return FAILED, ", ".join(bad)
         recall, floor = trial.metrics["val_mean_recall"], self.settings["collapse_floor"]
@@ -118,22 +120,25 @@ class Record(State):
                 os.close(self._log)
 
 
-def read_events(folder: Path) -> list[dict]:
-    """The events of a search's log; a last line that was torn by a crash is left out.
+def read_events(folder: Path) -> list[Event]:
+    """The events of a search's log, with settings of the previous format upgraded to this one. A last line that a crash
+    tore is left out.
 
     Raises ConfigError where any other line is damaged, or the first one is not that of a search.
     """
-    lines = (folder / LOG).read_bytes().split(b"\n")[:-1]
+    path = folder / EVENT_LOG
     events = []
-    for i, line in enumerate(lines, 1):
+    for i, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
             entry = json.loads(line)
             entry["event"], entry["time"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{folder / LOG} must hold an event a line, but line {i} is damaged") from error
+            if i == 1 and "settings" in entry:
+                entry["settings"] = upgraded(entry["settings"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path} must hold an event a line, but line {i} is damaged") from error
         events.append(entry)
     if events and (events[0]["event"] != "search" or "settings" not in events[0]):
-        raise ConfigError(f"{folder / LOG} must begin with a search's settings, but does not")
+        raise ConfigError(f"{path} must begin with a search's settings, but does not")
     return events
 
 
@@ -153,12 +158,3 @@ def collapse_floor(label: np.ndarray, n_classes: int) -> float:
     guess = 1 / n_classes
     error = math.sqrt(guess * (1 - guess) * (1 / counts[counts > 0]).sum()) / (counts > 0).sum()
     return float(min(guess + 2 * error, (1 + guess) / 2))
-
-
-def _finite(metrics: dict[str, float], name: str) -> bool:
-    return math.isfinite(metrics.get(name, math.nan))
-
-
-def _plain(value):
-    """numpy's numbers and arrays as JSON's."""
-    return value.tolist()

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from analysis import results
 from trainables.config import ConfigError, TrainConfig
-from tune_fairlora.record.event_log import LOG, read_events
-from tune_fairlora.record.state import RUNNING, State
+from tune_fairlora.record.event_log import EVENT_LOG, read_events
+from tune_fairlora.record.state import RUNNING, Settings, State
+
+if TYPE_CHECKING:
+    from trainables.models.weights import Transformer
 
 INPUTS = ("store", "data_fingerprint", "weights_file", "weights")  # settings that say what it was trained on
 
@@ -16,7 +20,7 @@ class Finished:
     """Settings and tables of a search that is over, and the state that its log adds up to."""
 
     folder: Path
-    settings: dict
+    settings: Settings
     search: results.Search
     state: State
 
@@ -43,7 +47,7 @@ def read(folder: Path, before: str) -> Finished:
     return Finished(folder, settings, search, state)
 
 
-def require_images(settings: dict) -> None:
+def require_images(settings: Settings) -> None:
     """Other images could hold what was trained on in their test split. Raises ConfigError."""
     from trainables.data.store import Store
 
@@ -54,7 +58,7 @@ def require_images(settings: dict) -> None:
         raise ConfigError(f"the images in {store} must be those of the search, but are others now")
 
 
-def require_weights(settings: dict) -> None:
+def require_weights(settings: Settings) -> None:
     """Other pretrained weights are another model. Raises ConfigError."""
     from trainables.models.backbones import RANDOM, fingerprint
 
@@ -72,23 +76,17 @@ def weights_of(folder: Path, number: int) -> Path:
     return trial_folder(folder, number) / WEIGHTS
 
 
-def model_of(finished: Finished, number: int, way_out: str, device: str = "cpu"):
-    """The model of trial ``number`` as it was saved, adapted. Raises ConfigError where its file is damaged, which ends
-    in ``way_out``, what to do instead."""
+def model_of(finished: Finished, number: int, way_out: str, device: str = "cpu") -> "Transformer":
+    """The model of trial ``number`` as it was saved, adapted. Raises ConfigError where its file is damaged or holds
+    other weights than those that the trial trained; the message ends in ``way_out``, what to do instead."""
+    from safetensors.torch import load_file
+
     from trainables.models import adapters, create
+    from trainables.training.fit import trained_state
 
     config, weights = finished.config(number), finished.settings["weights_file"] or None
     model = adapters.adapt(create.fresh_model(config, finished.settings["classes"], weights), config).to(device)
-    _put_in(model, weights_of(finished.folder, number), way_out)
-    return model
-
-
-def _put_in(model, path: Path, way_out: str) -> None:
-    """Put the trained weights of ``path`` into ``model``: all that it trains, and nothing else."""
-    from safetensors.torch import load_file
-
-    from trainables.training.fit import trained_state
-
+    path = weights_of(finished.folder, number)
     try:
         state = load_file(path)
     except Exception as error:  # safetensors' own kind
@@ -96,14 +94,15 @@ def _put_in(model, path: Path, way_out: str) -> None:
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in trained_state(model).items()}:
         raise ConfigError(f"{path} must hold the weights that its trial trained, but holds others; {way_out}")
     model.load_state_dict(state, strict=False)
+    return model
 
 
 def find(name: str, storage: str) -> Path:
     """The folder of the search ``name``: a path, or a name in ``storage``. Raises ConfigError where there is none."""
     for folder in (Path(storage) / name, Path(name)):
-        if (folder / LOG).is_file():
+        if (folder / EVENT_LOG).is_file():
             return folder.resolve()
     if (Path(storage) / name).is_dir() or Path(name).is_dir():
-        raise ConfigError(f"{name} must be the folder of a search, but has no {LOG}")
-    known = sorted(path.parent.name for path in Path(storage).glob(f"*/{LOG}"))
+        raise ConfigError(f"{name} must be the folder of a search, but has no {EVENT_LOG}")
+    known = sorted(path.parent.name for path in Path(storage).glob(f"*/{EVENT_LOG}"))
     raise ConfigError(f"{name} must be a search in {storage} or its folder; there are: {', '.join(known) or 'none'}")

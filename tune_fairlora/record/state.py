@@ -3,9 +3,11 @@
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from analysis.bounds import Bound
 from analysis.pareto import as_minimization, front, hypervolume, reference_point
 from trainables.metrics import OBJECTIVES
 from tune_fairlora.record import constraints
@@ -13,21 +15,24 @@ from tune_fairlora.record import constraints
 COMPLETE, COLLAPSED, STOPPED = "complete", "collapsed", "stopped"
 FAILED, DIVERGED, INTERRUPTED, RUNNING = "failed", "diverged", "interrupted", "running"
 
+Event = dict[str, Any]  # a line of the log, parsed JSON; ``event`` names its kind, ``time`` is in seconds
+Settings = dict[str, Any]  # what the first event says of the search, parsed JSON
+
 
 @dataclass
 class Trial:
     """One trial as the log tells it. ``metrics`` are those of its last epoch, never the best of its epochs."""
 
     number: int
-    values: dict
+    values: dict[str, Any]
     config_id: str
     seed: int
     status: str = RUNNING
     reason: str = ""
-    epochs: list[dict] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
     decisions: dict[int, str] = field(default_factory=dict)  # epoch -> the scheduler's, in words
     faults: int = 0  # how often its process failed
-    tables: dict = field(default_factory=dict)
+    tables: dict[str, Any] = field(default_factory=dict)
     run_id: str = ""
     device: str = ""
     started: float = 0.0
@@ -52,37 +57,37 @@ class State:
     """Trials by number and the front, up to date after every ``apply``; the cost of an event does not grow with the
     number of trials. ``settings`` come with the first event."""
 
-    def __init__(self):
-        self.settings: dict = {}
+    def __init__(self) -> None:
+        self.settings: Settings = {}
         self.objectives: tuple[str, ...] = ()
         self.directions: list[str] = []
         self.reference: list[float] = []
-        self.constraints: tuple[constraints.Constraint, ...] = ()
+        self.constraints: tuple[Bound, ...] = ()
+        self.began = 0.0  # when the first event came
         self.trials: dict[int, Trial] = {}
         self.status = RUNNING
         self.reason = ""  # why the search ended before its trials were used up
-        self.parent_run = ""  # MLflow's run of the search
         self._counts: Counter[str] = Counter()
         self._front: list[tuple[list[int], np.ndarray]] = []  # trial numbers and objectives of its configurations
 
     @property
     def seeds(self) -> int:
-        return self.settings.get("seeds", 1)
+        return int(self.settings.get("seeds", 1))
 
-    def apply(self, entry: dict) -> None:
+    def apply(self, entry: Event) -> None:
         """Fold one event in. An event of an unknown kind says nothing about the state."""
         fold = getattr(self, f"_on_{entry['event']}", None)
         if fold is not None:
             fold(entry)
 
-    def _on_search(self, entry: dict) -> None:
-        self.settings = dict(entry["settings"])
+    def _on_search(self, entry: Event) -> None:
+        self.settings, self.began = dict(entry["settings"]), entry["time"]
         self.objectives = tuple(self.settings["objectives"])
         self.directions = [OBJECTIVES[name] for name in self.objectives]
         self.reference = reference_point(self.objectives, len(self.settings["classes"]))
         self.constraints = constraints.parse(self.settings.get("constraints", ()))
 
-    def _on_resume(self, entry: dict) -> None:
+    def _on_resume(self, entry: Event) -> None:
         self.settings.update(entry["changes"])
         self.status, self.reason = RUNNING, ""
         for trial in self.trials.values():
@@ -90,17 +95,17 @@ class State:
                 self._leave(trial, entry["time"])
 
     def _leave(self, trial: Trial, time: float) -> None:
-        """Nobody closed the trial's last launch: it lasted until it was last heard of."""
+        """Count the trial's last launch, which nobody closed, until it was last heard of."""
         trial.seconds += trial.seen - trial.launched
         trial.launched = trial.seen = time
 
-    def _on_start(self, entry: dict) -> None:
+    def _on_start(self, entry: Event) -> None:
         keys = ("number", "values", "config_id", "seed")
         trial = Trial(**{k: entry[k] for k in keys}, started=entry["time"], launched=entry["time"], seen=entry["time"])
         self.trials[trial.number] = trial
         self._counts[RUNNING] += 1
 
-    def _on_launch(self, entry: dict) -> None:
+    def _on_launch(self, entry: Event) -> None:
         """Started again, after its process failed or after the search was interrupted, killed or not."""
         trial = self.trials[entry["number"]]
         if trial.status == RUNNING:
@@ -109,20 +114,20 @@ class State:
         trial.launched = trial.seen = entry["time"]
         trial.ended = math.nan
 
-    def _on_epoch(self, entry: dict) -> None:
+    def _on_epoch(self, entry: Event) -> None:
         """An epoch that is told twice counts once: the first time."""
         trial = self.trials[entry["number"]]
         trial.seen, trial.device = entry["time"], entry.get("device", "")
         if entry["epoch"] == len(trial.epochs) + 1:
             trial.epochs.append({k: entry[k] for k in ("epoch", "metrics", "seconds")})
 
-    def _on_decision(self, entry: dict) -> None:
+    def _on_decision(self, entry: Event) -> None:
         self.trials[entry["number"]].decisions[entry["epoch"]] = entry["text"]
 
-    def _on_fault(self, entry: dict) -> None:
+    def _on_fault(self, entry: Event) -> None:
         self.trials[entry["number"]].faults += 1
 
-    def _on_end(self, entry: dict) -> None:
+    def _on_end(self, entry: Event) -> None:
         trial = self.trials[entry["number"]]
         trial.seconds += entry["time"] - trial.launched
         trial.ended = trial.seen = entry["time"]
@@ -131,13 +136,10 @@ class State:
         if trial.status == COMPLETE:
             self._join_front(self.siblings(trial.number))
 
-    def _on_tracked(self, entry: dict) -> None:
+    def _on_tracked(self, entry: Event) -> None:
         self.trials[entry["number"]].run_id = entry["run_id"]
 
-    def _on_tracked_search(self, entry: dict) -> None:
-        self.parent_run = entry["run_id"]
-
-    def _on_close(self, entry: dict) -> None:
+    def _on_close(self, entry: Event) -> None:
         self.status, self.reason = entry["status"], entry.get("reason", "")
 
     def _set_status(self, trial: Trial, status: str, reason: str) -> None:
@@ -178,6 +180,7 @@ class State:
         self._front = [candidate for candidate, member in zip(candidates, members) if member]
 
     def _costs(self, points: list[tuple[list[int], np.ndarray]]) -> np.ndarray:
+        """Objectives ``[n, m]`` of ``points``, to be minimised."""
         values = np.array([values for _, values in points], float).reshape(len(points), len(self.objectives))
         return as_minimization(values, self.directions)
 
@@ -196,13 +199,10 @@ class State:
         but for an interrupt."""
         if self.seeds == 1:
             return []
-        return [n for n, t in self.trials.items() if t.status == COMPLETE and self._open(self.siblings(n))]
-
-    def _open(self, numbers: list[int]) -> bool:
         alive = (COMPLETE, RUNNING, INTERRUPTED)
-        return not self.decided(numbers) and all(
-            n not in self.trials or self.trials[n].status in alive for n in numbers
-        )
+        dead = {n for n, trial in self.trials.items() if trial.status not in alive}
+        complete = [n for n, trial in self.trials.items() if trial.status == COMPLETE]
+        return [n for n in complete if not self.decided(self.siblings(n)) and dead.isdisjoint(self.siblings(n))]
 
     def hypervolume(self) -> float:
         """The share of objective space that the front dominates, from ``self.reference``; larger is better."""

@@ -3,8 +3,8 @@
 import logging
 import threading
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from trainables.config import FIELDS
 from trainables.files import replace_atomically
 from trainables.metrics import METRICS
-from tune_fairlora.record import artifacts
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.record.state import Trial
 
@@ -21,17 +20,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ARROW_TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
-TABLES = ("search.json", "trials.parquet", "epochs.parquet")  # what ``analysis`` reads of a search's folder
+ARROW_TYPES: dict[Any, pa.DataType] = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
+TABLE_FILES = ("search.json", "trials.parquet", "epochs.parquet")  # what ``analysis`` reads of a search's folder
 EPOCH_METRICS = ("train_loss", "train_cross_entropy", "train_penalty", *(f"val_{name}" for name in METRICS))
+EPOCH_SCHEMA = pa.schema(
+    [("number", pa.int64()), ("epoch", pa.int64())] + [(name, pa.float64()) for name in (*EPOCH_METRICS, "seconds")]
+)
 
 
 def render(record: Record) -> None:
     """Write both tables into the search's folder; a reader sees the old file or the new one, never half of it."""
     trials = _trials(record)
-    _write(record.folder / "trials.parquet", trials)
-    epochs = [_epoch_row(record.trials[n], entry) for n in trials["number"].to_pylist() for entry in _epochs(record, n)]
-    _write(record.folder / "epochs.parquet", pa.Table.from_pylist(epochs, schema=_epoch_schema()))
+    epochs = [
+        {"number": number, "epoch": entry["epoch"], "seconds": entry["seconds"], **entry["metrics"]}
+        for number in trials["number"].to_pylist()
+        for entry in list(record.trials[number].epochs)
+    ]
+    tables = {"trials.parquet": trials, "epochs.parquet": pa.Table.from_pylist(epochs, schema=EPOCH_SCHEMA)}
+    for name, table in tables.items():
+        replace_atomically(record.folder / name, partial(pq.write_table, table))
 
 
 def snapshot(record: Record) -> "Search":
@@ -39,19 +46,8 @@ def snapshot(record: Record) -> "Search":
     from analysis.results import Search  # pandas takes a moment: not at every start
 
     settings, seeds = record.settings, record.seeds
-    trials, epochs = _trials(record).to_pandas(), _epoch_schema().empty_table().to_pandas()
+    trials, epochs = _trials(record).to_pandas(), EPOCH_SCHEMA.empty_table().to_pandas()
     return Search(settings["name"], list(record.objectives), record.directions, trials, epochs, seeds, dict(settings))
-
-
-def _trials(record: Record) -> pa.Table:
-    with record.lock:  # for a moment only: trials that go on while their rows are made show a later state
-        members, trials = set(record.front()), sorted(record.trials.items())
-    rows = [_trial_row(trial, number in members, record) for number, trial in trials]
-    return pa.Table.from_pylist(rows, schema=_trial_schema(record))
-
-
-def _epochs(record: Record, number: int) -> list[dict]:
-    return list(record.trials[number].epochs)
 
 
 class Renderer:
@@ -59,7 +55,7 @@ class Renderer:
 
     SECONDS, SHARE = 5.0, 0.03  # between two renderings at least, and of the time at most
 
-    def __init__(self, record: Record):
+    def __init__(self, record: Record) -> None:
         self.record, self.due, self._over = record, threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="render", daemon=True)
         self._thread.start()
@@ -86,16 +82,15 @@ class Renderer:
 
 def render_front(record: Record) -> None:
     """Show the front in ``front.png``, ``front.svg`` and the interactive page ``front.html``."""
+    from analysis.figures import front
+    from analysis.html import front_page
+
     search, folder = snapshot(record), record.folder
-    for name, text in artifacts.pages(search).items():
-        replace_atomically(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
-    figure = artifacts.picture(search)
+    page = front_page.page(search)
+    replace_atomically(folder / "front.html", lambda path: path.write_text(page, encoding="utf-8"))
+    figure = front.figure(search)
     for kind in ("png", "svg"):
-        replace_atomically(folder / f"front.{kind}", lambda path, k=kind: figure.savefig(path, format=k, dpi=150))
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    replace_atomically(path, lambda temporary: pq.write_table(table, temporary))
+        replace_atomically(folder / f"front.{kind}", partial(figure.savefig, format=kind, dpi=150))
 
 
 def group_columns(record: Record) -> dict[str, int]:
@@ -103,7 +98,7 @@ def group_columns(record: Record) -> dict[str, int]:
     return {f"val_group_accuracy[{name}]": i for i, name in enumerate(record.settings["groups"])}
 
 
-def _trial_schema(record: Record) -> pa.Schema:
+def _trials(record: Record) -> pa.Table:
     head = [(n, pa.int64()) for n in ("number", "seed")] + [(n, pa.string()) for n in ("config_id", "status", "reason")]
     fields = [(name, ARROW_TYPES[spec.type]) for name, spec in FIELDS.items() if name != "seed"]
     metrics = [(name, pa.float64()) for name in (*EPOCH_METRICS, *group_columns(record))]
@@ -117,10 +112,13 @@ def _trial_schema(record: Record) -> pa.Schema:
         ("device", pa.string()),
         ("seconds", pa.float64()),
     ]
-    return pa.schema([*head, *fields, *metrics, *tail])
+    with record.lock:  # for a moment only: trials that go on while their rows are made show a later state
+        members, trials = set(record.front()), sorted(record.trials.items())
+    rows = [_trial_row(trial, number in members, record) for number, trial in trials]
+    return pa.Table.from_pylist(rows, schema=pa.schema([*head, *fields, *metrics, *tail]))
 
 
-def _trial_row(trial: Trial, on_front: bool, record: Record) -> dict:
+def _trial_row(trial: Trial, on_front: bool, record: Record) -> dict[str, Any]:
     """A hyperparameter that the method lacks is null; a metric that has no support is NaN. ``feasible`` is null until
     the configuration is complete."""
     siblings = record.siblings(trial.number)
@@ -144,12 +142,3 @@ def _trial_row(trial: Trial, on_front: bool, record: Record) -> dict:
         "device": trial.device,
         "seconds": trial.seconds,
     }
-
-
-def _epoch_schema() -> pa.Schema:
-    metrics = [(name, pa.float64()) for name in EPOCH_METRICS]
-    return pa.schema([("number", pa.int64()), ("epoch", pa.int64()), *metrics, ("seconds", pa.float64())])
-
-
-def _epoch_row(trial: Trial, entry: dict) -> dict:
-    return {"number": trial.number, "epoch": entry["epoch"], "seconds": entry["seconds"], **entry["metrics"]}

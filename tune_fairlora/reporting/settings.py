@@ -1,7 +1,5 @@
 """What a report says of the search itself: its settings, and what its numbers cannot say."""
 
-import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +8,6 @@ import pandas as pd
 from analysis.results import Search
 from analysis.table import Table, to_html
 from tune_fairlora.reporting import page
-
-# How records of earlier formats have a distribution: as Optuna prints it.
-CHOICES = re.compile(r"CategoricalDistribution\(choices=\((.*)\)\)")
-SPAN = re.compile(r"\w+Distribution\(high=(?P<high>[^,]+), log=(?P<log>\w+), low=(?P<low>[^,]+), step=\w+\)")
 
 
 def settings(search: Search) -> str:
@@ -41,20 +35,15 @@ def settings(search: Search) -> str:
     return page.of_texts(to_html(Table("Settings", ("what", "value"), shown)))
 
 
-def _searched(entry: str | dict[str, Any]) -> str:
-    """A distribution of the record, or one a method, in words: "4 | 8 | 16", "0.001 … 0.01 (log)"."""
-    if isinstance(entry, str) and entry.startswith("{"):  # Optuna's distribution_to_json
-        values = json.loads(entry)["attributes"]
-        if "choices" in values:
-            return " | ".join(map(str, values["choices"]))
-        return f"{values['low']} … {values['high']}{' (log)' if values['log'] else ''}"
-    if not isinstance(entry, str):
+def _searched(entry: dict[str, Any]) -> str:
+    """A distribution as the record holds it (``study.distribution_data``), or one a method, in words: "4 | 8 | 16",
+    "0.001 … 0.01 (log)"."""
+    if "attributes" not in entry:
         return ", ".join(f"{method} {_searched(one)}" for method, one in entry.items())
-    if choices := CHOICES.fullmatch(entry):
-        return choices[1].rstrip(",").replace(",", " |").replace("'", "")
-    if span := SPAN.fullmatch(entry):
-        return f"{span['low']} … {span['high']}{' (log)' if span['log'] == 'True' else ''}"
-    return entry
+    attributes = entry["attributes"]
+    if "choices" in attributes:
+        return " | ".join(map(str, attributes["choices"]))
+    return f"{attributes['low']} … {attributes['high']}{' (log)' if attributes['log'] else ''}"
 
 
 def limits(search: Search) -> str:

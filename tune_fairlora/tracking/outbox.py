@@ -5,6 +5,7 @@ import json
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -13,15 +14,17 @@ from pathlib import Path
 from trainables.config import ConfigError
 from trainables.files import replace_atomically
 from tune_fairlora.record.event_log import Record, read_events
-from tune_fairlora.record.state import State
+from tune_fairlora.record.state import Event, State
 from tune_fairlora.tracking.tracking_uri import without_password
 
-FORMAT = 1
-FILE = "mlflow.json"
+POSITION_FORMAT = 1
+POSITION_FILE = "mlflow.json"
 SAVE_SECONDS = 1.0  # between two writings of it; what lies between them is sent once more after a crash, without harm
 LONGEST_PAUSE = 60.0  # between two attempts at a server that does not answer
 LAST_ATTEMPTS = 2  # at such a server once the search is at its end
 CLOSE_SECONDS = 60
+
+Message = Callable[[], object]  # a call that sends something to MLflow
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +40,12 @@ class Position:
     experiment: str
     since: int
     sent: int
-    format: int = FORMAT
+    format: int = POSITION_FORMAT
 
 
 def read_position(folder: Path) -> Position | None:
-    """None where nothing was ever sent. Raises ConfigError where ``mlflow.json`` is not as it was written here."""
-    path = folder / FILE
+    """Returns None if nothing was ever sent. Raises ConfigError if ``mlflow.json`` is damaged or foreign."""
+    path = folder / POSITION_FILE
     if not path.exists():
         return None
     try:
@@ -51,12 +54,12 @@ def read_position(folder: Path) -> Position | None:
         counts = type(position.since) is type(position.sent) is int and min(position.since, position.sent) >= 0
     except (ValueError, TypeError, OSError):
         texts = counts = False
-    if not (texts and counts and position.format == FORMAT):
+    if not (texts and counts and position.format == POSITION_FORMAT):
         raise ConfigError(f"{path} must be what the search wrote: delete it to send everything to MLflow again")
     return position
 
 
-class Outbox:
+class Outbox(ABC):
     """Hands each event of ``record`` in order to a thread, which folds it into ``state`` and sends what it becomes.
 
     Build it before the record's first event is added, or after a record was opened again. A subclass says how to
@@ -64,23 +67,24 @@ class Outbox:
     until it is taken, so it must do no harm when it is repeated. Any other error costs that one message.
     """
 
-    def __init__(self, uri: str, experiment: str, record: Record, retry_seconds: float = 5.0):
+    def __init__(self, uri: str, experiment: str, record: Record, retry_seconds: float = 5.0) -> None:
         self.uri, self.experiment, self.record, self.retry_seconds = uri, experiment, record, retry_seconds
         self.errors = 0
-        self.state, self.began = State(), 0.0  # as it was when the event that is being sent came
+        self.silent = False  # whether nobody answers
+        self.state = State()  # as it was when the event that is being sent came
         self._wake = threading.Condition()
         self._saving = threading.Lock()
-        self._closing = self._stopped = self._silent = False
+        self._closing = self._stopped = False
         self._hurried = False  # what costs most is left out at a close that has little time
         self._last_failures = 0  # since the search is at its end
         with record.lock:  # no event may come between what is read here and what is fed
             events = read_events(record.folder)
             self._position = self._open_position(len(events))
-            self._queue: deque[dict] = deque(events[self._position.sent :])
+            self._queue: deque[Event] = deque(events[self._position.sent :])
             record.listener = self._feed
         self._old = len(self._queue)  # of the events that wait: those of an earlier process
         for entry in events[: self._position.sent]:
-            self._fold(entry)
+            self.state.apply(entry)
         self._recall(events[self._position.since :])
         self._saved, self._dirty = 0.0, True
         self._save()
@@ -89,49 +93,44 @@ class Outbox:
 
     def _open_position(self, events: int) -> Position:
         """Another store than before has none of the events. A crash of the machine may have cost the log its end."""
-        known = read_position(self.record.folder)
-        public = without_password(self.uri)
-        if known is None or (known.uri, known.experiment) != (public, self.experiment):
+        position, public = read_position(self.record.folder), without_password(self.uri)
+        if position is None or (position.uri, position.experiment) != (public, self.experiment):
             return Position(public, self.experiment, since=events, sent=0)
-        known.since, known.sent = min(known.since, events), min(known.sent, events)
-        return known
+        position.since, position.sent = min(position.since, events), min(position.sent, events)
+        return position
 
+    @abstractmethod
+    def _recall(self, events: list[Event]) -> None:
+        """Take up what an earlier process wrote into the log about this store. Called once, before all else."""
+
+    @abstractmethod
     def _connect(self) -> None:
-        raise NotImplementedError
+        """Connect to the store, in the thread that sends."""
 
-    def _recall(self, events: list[dict]) -> None:
-        """Take up what an earlier process wrote into the log about this store."""
-
-    def _begin(self, entry: dict, new: bool) -> None:
+    @abstractmethod
+    def _begin(self, entry: Event, new: bool) -> None:
         """An event is about to be sent; ``new`` if no process can have tried that before."""
 
-    def _messages(self, entry: dict) -> Iterator[Callable[[], object]]:
+    @abstractmethod
+    def _messages(self, entry: Event) -> Iterator[Message]:
         """What ``entry`` becomes; folds it into the state first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _doubt(self) -> None:
         """An attempt failed, and may have done its work all the same."""
 
+    @abstractmethod
     def _is_down(self, error: Exception) -> bool:
-        raise NotImplementedError
-
-    def _fold(self, entry: dict) -> None:
-        self.began = self.began or entry["time"]
-        self.state.apply(entry)
+        """Whether ``error`` means that nobody answers."""
 
     @property
     def waiting(self) -> int:
         return len(self._queue)
 
-    def _feed(self, entry: dict) -> None:
+    def _feed(self, entry: Event) -> None:
         with self._wake:
             self._queue.append(entry)
             self._wake.notify_all()
-
-    @property
-    def silent(self) -> bool:
-        """Whether nobody answers."""
-        return self._silent
 
     def close(self, seconds: float | None = CLOSE_SECONDS) -> int:
         """Wait until everything is sent, nobody answers or the time is over (None: never); how many events wait."""
@@ -148,24 +147,23 @@ class Outbox:
     def _work(self) -> None:
         try:
             if self._deliver(self._connect) and not self.errors:  # who cannot even connect must not skip the events
-                while (entry := self._next()) is not None and self._mirror(entry):
+                while (entry := self._next()) is not None:
+                    self._begin(entry, new=self._old == 0)
+                    if not all(self._deliver(message) for message in self._messages(entry)):
+                        break
                     self._advance()
         except Exception:  # a mistake of ours: the search goes on, and the events wait
             self.errors += 1
             log.exception("MLflow's thread broke off")
 
-    def _next(self) -> dict | None:
-        """The event whose turn it is. None at the end."""
+    def _next(self) -> Event | None:
+        """The event whose turn it is, or None at the end."""
         while not self._queue and not self._closing:
             self._save_at_times()  # without the lock, on which the search would wait
             with self._wake:
                 if not self._queue and not self._closing:
                     self._wake.wait(SAVE_SECONDS if self._dirty else None)
         return self._queue[0] if self._queue else None
-
-    def _mirror(self, entry: dict) -> bool:
-        self._begin(entry, new=self._old == 0)
-        return all(self._deliver(message) for message in self._messages(entry))
 
     def _advance(self) -> None:
         with self._saving:
@@ -175,39 +173,34 @@ class Outbox:
         self._old = max(0, self._old - 1)
         self._save_at_times()
 
-    def _deliver(self, message: Callable[[], object]) -> bool:
+    def _deliver(self, message: Message) -> bool:
         """Send ``message`` until it is taken or refused; False where that has to be left to a later process."""
         pause = self.retry_seconds
         while not self._stopped:
             try:
                 message()
-                self._answered()
-                return True
             except Exception as error:  # whatever the server or the network does, the search goes on
                 if not self._is_down(error):
-                    self._refused()
+                    self.errors += 1
+                    log.exception("MLflow refused a message; it is left out")
                     return True
                 self._unanswered(error)
+            else:
+                if self.silent:
+                    log.warning("MLflow at %s answers again", self.uri)
+                self.silent, self._last_failures = False, 0
+                return True
             self._doubt()
             if not self._pause(pause):
                 break
             pause = min(2 * pause, LONGEST_PAUSE)
         return False
 
-    def _refused(self) -> None:
-        self.errors += 1
-        log.exception("MLflow refused a message; it is left out")
-
     def _unanswered(self, error: Exception) -> None:
-        if not self._silent:
+        if not self.silent:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             log.warning("MLflow at %s does not answer, so events wait in %s: %s", self.uri, self.record.folder, reason)
-        self._silent = True
-
-    def _answered(self) -> None:
-        if self._silent:
-            log.warning("MLflow at %s answers again", self.uri)
-        self._silent, self._last_failures = False, 0
+        self.silent = True
 
     def _pause(self, seconds: float) -> bool:
         """Wait before the next attempt; False if there is to be none."""
@@ -229,5 +222,5 @@ class Outbox:
         with self._saving, contextlib.suppress(OSError):
             if self._dirty:
                 text = json.dumps(asdict(self._position))
-                replace_atomically(self.record.folder / FILE, lambda path: path.write_text(text))
+                replace_atomically(self.record.folder / POSITION_FILE, lambda path: path.write_text(text))
                 self._saved, self._dirty = time.monotonic(), False

@@ -5,6 +5,7 @@ documented (read from the page's code, 3.17): that is why MLflow is pinned, and 
 """
 
 import json
+from typing import Any
 
 from analysis.table import markdown
 from trainables.config import FAIR_HYPERPARAMETERS, FIELDS, LORA_HYPERPARAMETERS
@@ -60,16 +61,17 @@ def prepared(state: State) -> dict[str, str]:
     }
 
 
-def _view(title: str, state: State, **facets) -> str:
+def _view(title: str, state: State, **facets: object) -> str:
     """The page's state is a text inside the view's text. Its times must not differ from call to call, so that a view
     that did not change is not written again."""
     began = int(1000 * min((trial.started for trial in state.trials.values()), default=0))
+    metrics = [f"metrics.`{name}`" for name in dict.fromkeys((*state.objectives, *SHOWN_METRICS))]
     page = {
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": _columns(state),
+        "selectedColumns": [*metrics, "tags.`method`", "tags.`status`", *(f"params.`{p}`" for p in _params(state))],
         "columnOrder": [],
         "columnWidths": {},
         "runsExpanded": {},
@@ -90,15 +92,9 @@ def _view(title: str, state: State, **facets) -> str:
     return json.dumps({"name": title, "createdAt": began, "updatedAt": began, "state": json.dumps(page | facets)})
 
 
-def _columns(state: State) -> list[str]:
-    metrics = dict.fromkeys((*state.objectives, *SHOWN_METRICS))
-    tags, params = ("method", "status"), _params(state)
-    return [f"metrics.`{m}`" for m in metrics] + [f"tags.`{t}`" for t in tags] + [f"params.`{p}`" for p in params]
-
-
 def _params(state: State) -> list[str]:
     """The hyperparameters that differ between the trials so far; the usual ones before there are any."""
-    seen: dict[str, set] = {}
+    seen: dict[str, set[object]] = {}
     for trial in state.trials.values():
         for name, value in trial.values.items():
             seen.setdefault(name, set()).add(value)
@@ -106,25 +102,24 @@ def _params(state: State) -> list[str]:
     return differ or list(SHOWN_PARAMS)
 
 
-def _section(uuid: str, title: str, shown: bool) -> dict:
+def _section(uuid: str, title: str, shown: bool) -> dict[str, Any]:
     row = {"uuid": uuid, "name": title, "display": shown, "isReordered": False, "deleted": False}
     size = {"columns": 1, "cardHeight": 400}  # one below the other: MLflow's assistant takes a third of a new window
     return row | (size | {"isGenerated": False} if shown else {"isGenerated": True})
 
 
-def _charts(state: State) -> list[dict]:
+def _charts(state: State) -> list[dict[str, Any]]:
     """Scatter plots of the objectives, then parallel coordinates. These leave out runs that lack one of their
     hyperparameters, so that there is one for all methods, one for those with adapters, one for those with a penalty."""
     pairs = [(0, 1)] if len(state.objectives) == 2 else [(0, 1), (0, 2), (1, 2)]
-    scatters = [
-        _chart(f"scatter-{i}-{j}", "SCATTER", xaxis=_axis(state.objectives[i]), yaxis=_axis(state.objectives[j]))
-        for i, j in pairs
-    ]
-    common = [name for name in _params(state) if name not in (*LORA_HYPERPARAMETERS, *FAIR_HYPERPARAMETERS)]
+    axes = [{"key": name, "type": "METRIC"} for name in state.objectives]
+    scatters = [_chart(f"scatter-{i}-{j}", "SCATTER", xaxis=axes[i], yaxis=axes[j]) for i, j in pairs]
+    params = _params(state)
+    common = [name for name in params if name not in (*LORA_HYPERPARAMETERS, *FAIR_HYPERPARAMETERS)]
     chosen = {
         "all": ["method", *common],
-        "adapters": [name for name in _params(state) if name in LORA_HYPERPARAMETERS] + common,
-        "penalty": [name for name in _params(state) if name in FAIR_HYPERPARAMETERS] + common,
+        "adapters": [name for name in params if name in LORA_HYPERPARAMETERS] + common,
+        "penalty": [name for name in params if name in FAIR_HYPERPARAMETERS] + common,
     }
     parallels = [
         _chart(f"parallel-{which}", "PARALLEL", selectedParams=names, selectedMetrics=list(state.objectives))
@@ -134,17 +129,9 @@ def _charts(state: State) -> list[dict]:
     return scatters + parallels
 
 
-def _chart(uuid: str, kind: str, **what) -> dict:
+def _chart(uuid: str, kind: str, **content: object) -> dict[str, Any]:
     common = {"metricSectionId": "front", "deleted": False, "isGenerated": False, "runsCountToCompare": LOADED}
-    return common | {"uuid": uuid, "type": kind} | what
-
-
-def _axis(metric: str) -> dict:
-    return {"key": metric, "type": "METRIC"}
-
-
-def _short(objective: str) -> str:
-    return objective.removeprefix("val_")
+    return common | {"uuid": uuid, "type": kind} | content
 
 
 def address(experiment_id: str, key: str, charts: bool = True) -> str:
@@ -187,21 +174,21 @@ def experiment_note(state: State, experiment_id: str, parent: str, earlier: str 
     return earlier
 
 
-def search_note(state: State, experiment_id: str, runs: dict[int, str], parent: str, picture: bool) -> str:
+def search_note(state: State, experiment_id: str, runs: dict[int, str], parent: str) -> str:
     """The note of the search's run: what it is, the front's picture, and its members with links to their runs."""
     charts, table = keys(state.settings["id"])
-    members = sorted(state.front(), key=lambda n: _order(state, n))
+    first, sign = state.objectives[0], -1 if state.directions[0] == "maximize" else 1
+    members = sorted(state.front(), key=lambda n: sign * state.trials[n].metrics[first])
     lines = [
         f"**Pareto front of {markdown(state.settings['name'])}** (validation split): {len(members)} of "
         f"{state.count(COMPLETE)} complete trials. "
         f"[Charts]({address(experiment_id, charts)}) · [table]({address(experiment_id, table, charts=False)}) · "
-        f"[interactive page]({run_address(experiment_id, parent, PAGE)})"
+        f"[interactive page]({run_address(experiment_id, parent, PAGE)})",
+        f"![Pareto front](get-artifact?path=front.png&run_uuid={parent})",
     ]
-    if picture:
-        lines.append(f"![Pareto front](get-artifact?path=front.png&run_uuid={parent})")
     if members:
         params = _params(state)
-        heads = ["trial", *map(_short, state.objectives), *params]
+        heads = ["trial", *(name.removeprefix("val_") for name in state.objectives), *params]
         rows = [_row(state, n, experiment_id, runs, params) for n in members[:NOTE_ROWS]]
         while sum(len(" | ".join(row)) for row in rows) > NOTE_LENGTH:
             rows.pop()
@@ -218,18 +205,10 @@ def _cells(texts: list[str]) -> str:
     return "| " + " &nbsp; | ".join(texts) + " |"  # MLflow sets columns without any space between
 
 
-def _order(state: State, number: int) -> float:
-    value = state.trials[number].metrics[state.objectives[0]]
-    return -value if state.directions[0] == "maximize" else value
-
-
 def _row(state: State, number: int, experiment_id: str, runs: dict[int, str], params: list[str]) -> list[str]:
     trial = state.trials[number]
     name = markdown(trial.label)
     link = f"[{name}]({run_address(experiment_id, runs[number])})" if number in runs else name
     values = [f"{trial.metrics[objective]:.4f}" for objective in state.objectives]
-    return [link, *values, *(markdown(_number(trial.values.get(name, "–"))) for name in params)]
-
-
-def _number(value) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    shown = [trial.values.get(name, "–") for name in params]
+    return [link, *values, *(markdown(f"{v:.4g}" if isinstance(v, float) else str(v)) for v in shown)]

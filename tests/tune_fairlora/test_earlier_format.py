@@ -1,0 +1,93 @@
+"""A search of the previous format of the record is read by everything, sent to MLflow, and resumed.
+
+``search_format_2.tar.gz`` is such a search as it was left by an interrupt (`--space digits --methods lora,fairlora
+--trials 6 --epochs 3 --constraint "val_accuracy>=0.2" --max-concurrent 1`): trials 0 to 2 complete, with 2 alone on the
+front, 3 stopped, 4 interrupted after its first epoch, 5 not begun. In its texts /searched stands for the folder it was
+made in. Its weights, half precision to keep them small, lie beside it.
+"""
+
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from analysis import results
+from tests.mirror import search_runs
+from trainables.prepare import datasets
+from tune_fairlora import export, report, search
+from tune_fairlora.record.event_log import read_events
+from tune_fairlora.record.state import COMPLETE, INTERRUPTED, STOPPED, State
+from tune_fairlora.tracking.client import newest_search
+from tune_fairlora.tracking.resync import resync
+
+ARCHIVE = Path(__file__).parents[1] / "data/search_format_2.tar.gz"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    store = datasets.prepare("digits", None, 16)
+    for name in ("events.jsonl", "search.json", "mlflow.json"):
+        path = tmp_path / "before" / name
+        text = path.read_text().replace("/searched/digits.arrow", str(store)).replace("/searched", str(tmp_path))
+        path.write_text(text)
+    return tmp_path / "before"
+
+
+def state_of(folder: Path) -> State:
+    state = State()
+    for entry in read_events(folder):
+        state.apply(entry)
+    return state
+
+
+def test_analysis_reads_it(folder: Path) -> None:
+    found = results.read(folder)
+    assert found.trials["status"].tolist() == [COMPLETE, COMPLETE, COMPLETE, STOPPED, INTERRUPTED]
+    assert found.trials["on_front"].tolist() == [False, False, True, False, False]
+    assert len(found.epochs) == 3 + 3 + 3 + 2 + 1 and state_of(folder).front() == [2]
+
+
+def test_it_is_reported(folder: Path) -> None:
+    assert report.main(["--search", str(folder)]) == 0
+    page = (folder / "report.html").read_text()
+    assert "rank: 0 | 1 | 2 | 4 | 8 | 16 | 32" in page and "lora 0.001 … 0.015 (log)" in page
+
+
+def test_a_trial_of_it_is_exported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export.main(["--search", str(folder), "--pick", "knee", "--merge"]) == 0
+    assert "trial 2 is in" in capsys.readouterr().out
+    assert (folder / "exports/0002-merged/model.safetensors").stat().st_size > 400_000
+
+
+def test_it_is_sent_to_another_mlflow_where_the_page_is_opened(folder: Path, store: str) -> None:
+    assert resync(folder, store) == 0
+    _, trials = search_runs(store, folder, "tune-fairlora")
+    assert [trials[n].data.tags["status"] for n in range(5)] == [COMPLETE, COMPLETE, COMPLETE, STOPPED, INTERRUPTED]
+    assert [n for n, run in trials.items() if run.data.tags["pareto"] == "true"] == [2]
+    assert newest_search(store).name == "before"
+
+
+def test_its_resume_is_planned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert search.main(["--resume", str(folder), "--dry-run"]) == 0
+    assert "5 trials begun, 1 of them not at their end, 6 in all" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_it_is_resumed_to_its_end(folder: Path) -> None:
+    before, curves = state_of(folder), results.read(folder).epochs
+    command = [sys.executable, "-m", "tune_fairlora.search", "--resume", str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    state, table = state_of(folder), results.read(folder)
+    assert sorted(state.trials) == list(range(6)) and state.status == COMPLETE
+    assert not state.count("running", INTERRUPTED, "failed")
+    assert {n: state.trials[n].values for n in before.trials} == {n: t.values for n, t in before.trials.items()}
+    old = table.epochs.merge(curves[["number", "epoch"]])
+    assert old.equals(curves)  # what was measured stays, the interrupted trial's first epoch among it
+    assert state.trials[4].decisions and len(table.trials) == 6
