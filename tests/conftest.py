@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
 
 
-def pytest_configure(config):
+def pytest_configure(config: pytest.Config) -> None:
     os.environ["TUNE_FAIRLORA_CACHE"] = str(config.cache.mkdir("tune-fairlora"))
     if not hasattr(config, "workerinput") and getattr(config.option, "timeout", None):
         config.option.timeout = patience(config.option.timeout)  # before pytest-timeout reads it, and for all workers
@@ -43,6 +44,17 @@ def pytest_xdist_make_scheduler(config, log):
             return "ray" if file in alone else file
 
     return ByFile(config, log)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Sums over several threads may round differently."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

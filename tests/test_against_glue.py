@@ -75,7 +75,7 @@ def test_glue_trains_what_we_train(digits, values):
         features = base.eval().forward_head(base.forward_features(noise), pre_logits=True)
         assert torch.allclose(features, load("vit_nano", 16, None)(noise), atol=1e-6)
     steps = [trainer._schedule(step) for step in range(trainer.steps_per_epoch * config.epochs)]
-    assert steps == [glue.rate(step, len(steps)) for step in range(len(steps))]
+    assert steps == pytest.approx([glue.rate(step, len(steps)) for step in range(len(steps))], rel=1e-12)
 
 
 def _by_decay(groups: list[dict]) -> dict[float, int]:

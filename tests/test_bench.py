@@ -12,6 +12,7 @@ import torch
 
 from tests.benchmarks import bare_loop, bench, book, efficiency, growth, penalty_cost, prefix, rows
 from tests.benchmarks.rows import Row
+from tests.few_digits import logits_of, near_ties
 from tests.processes import patience
 from trainables.config import TrainConfig
 from trainables.data import batches
@@ -28,6 +29,11 @@ def few() -> Data:
     """A quarter of the digits."""
     seen = batches.open_data(datasets.prepare("digits", None, 16))
     return dataclasses.replace(seen, train=_quarter(seen.train), val=_quarter(seen.val))
+
+
+def weights_of(model: torch.nn.Module) -> torch.Tensor:
+    """All of them, in one vector."""
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def _quarter(split: Split) -> Split:
@@ -48,11 +54,18 @@ def test_the_bare_loop_trains_what_we_train(few, values):
     config = TrainConfig(**{**BASE, **values})
     last = list(fit(config, few))[-1]
     model = bare_loop.build(config, few.manifest.classes, None, bare_loop.last_row_in_use())
+    start = weights_of(model)
     trained = bare_loop.train(model, config, bare_loop.in_memory(few.train), bare_loop.in_memory(few.val))
-    fair = "fair" in config.method  # the penalty is written in other words
-    assert trained.accuracy == pytest.approx(last.metrics["val_accuracy"], abs=0.02 if fair else 1e-12)
-    for (name, ours), (_, theirs) in zip(last.trainer.model.named_parameters(), model.named_parameters()):
-        assert torch.allclose(ours, theirs, atol=1e-3) if fair else torch.equal(ours, theirs), name
+    logits = logits_of(model, few.val, config)
+    tied = near_ties(logits) / len(few.val)
+    assert trained.accuracy == pytest.approx(last.metrics["val_accuracy"], abs=max(1e-12, tied))
+    # The images lie otherwise in memory (by channel, not by pixel) and the penalty is written in other words: sums are
+    # rounded otherwise, by 6e-8 of their terms. Where a gradient is rounding alone, as that of a key's bias is, Adam
+    # makes steps of up to lr of it; the outputs do not depend on it.
+    apart = (weights_of(last.trainer.model) - weights_of(model)).norm()
+    assert apart <= 0.01 * (weights_of(model) - start).norm()
+    ours = logits_of(last.trainer.model, few.val, config)
+    torch.testing.assert_close(ours, logits, rtol=0, atol=1e-3 * logits.abs().max().item())
     assert min(trained.read, trained.train, trained.validate) > 0
 
 
@@ -70,11 +83,15 @@ def test_the_bare_loop_takes_the_trials_of_a_record():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_two_bare_processes_share_the_trials(few):
     configs = [TrainConfig(**BASE, method="fft", lr=1e-3, seed=seed) for seed in range(3)]
     task = bare_loop.Task(str(few.train.store.path), None, configs, False)
-    bare = bare_loop.run(task, 2)
-    assert len(bare.trials) == 3 and len({trial.accuracy for trial in bare.trials}) > 1
+    bare, images = bare_loop.run(task, 2), batches.open_data(few.train.store.path)
+    for config, trial in zip(configs, bare.trials, strict=True):
+        model = bare_loop.build(config, images.manifest.classes, None, False)
+        alone = bare_loop.train(model, config, bare_loop.in_memory(images.train), bare_loop.in_memory(images.val))
+        assert trial.accuracy == alone.accuracy
     busy = sum(trial.read + trial.train + trial.validate for trial in bare.trials) / 2
     assert bare.seconds - bare.idle == pytest.approx(busy, rel=0.3)
 
@@ -154,7 +171,9 @@ def test_kept_blocks_are_measured_against_the_same_trials_without(few):
     base = TrainConfig(**BASE, last_blocks=1)
     done = prefix.measure(few, None, base, epochs=1, trials=2)
     assert done.steps == 2 * -(-len(few.train) // 64) and done.megabytes > 0.1
-    assert done.accuracy <= 0.02 and 0 < done.loss < 0.01  # two ways to the same numbers, and not one way twice
+    # Two ways to the same numbers, and not one way twice: tokens in float16, 5e-4 of each, move logits by 1e-3, and of
+    # 254 images' two largest logits a few at most are as near. The same in test_prefix.py, against the loss.
+    assert done.accuracy <= 5 / len(few.val) and 0 < done.loss < 0.01
     row = prefix.row(dataclasses.replace(done, kept=[(1.0, 1.0), (1.0, 1.0)], anew=[(2.0, 2.0), (4.0, 4.0)]))
     assert (row.ratio, row.spread, row.ok) == ("3.00x", "trials 2.00–4.00", True)
     assert not prefix.row(dataclasses.replace(done, kept=done.anew)).ok

@@ -107,7 +107,7 @@ def test_the_address_opens_on_the_front_in_red(address, page, trials, screens):
     colors = fills(page, len(trials))
     page.screenshot(path=screens / "front.png")
     front = trials[trials["on_front"]]
-    assert colors.count(rgb(ui_views.FRONT_COLOR)) == len(front) > 1
+    assert colors.count(rgb(ui_views.FRONT_COLOR)) == len(front) >= 1
     others = trials[~trials["on_front"]]
     assert colors.count(rgb(ui_views.COMPLETE_COLOR)) == (others["status"] == "complete").sum()
     assert page.get_by_text("Parallel Coordinates").count() >= 1

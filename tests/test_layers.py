@@ -108,7 +108,9 @@ def run_without(blocked: set[str], code: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def test_the_core_trains_and_evaluates_without_ray_mlflow_and_optuna():
+@pytest.mark.usefixtures("one_thread")
+def test_the_core_trains_and_evaluates_without_ray_mlflow_and_optuna(capsys):
+    """To the very numbers that it reaches with them: the same code, on the same machine."""
     code = """
 import torch
 torch.set_num_threads(1)
@@ -123,8 +125,10 @@ config = TrainConfig(method="fairlora", epochs=2, lr=5e-3, batch_size=64, flip=F
 epochs = list(fit(config, open_data(store), weights))
 print(*(e.metrics["train_loss"] for e in epochs), epochs[-1].metrics["val_accuracy"])
 """
-    first, second, accuracy = map(float, run_without({"ray", "mlflow", "optuna"}, code).split())
-    assert second < first and accuracy > 0.6
+    found = run_without({"ray", "mlflow", "optuna"}, code).split()
+    exec(code, {})
+    assert found == capsys.readouterr().out.split()
+    assert float(found[1]) < float(found[0])  # by far more than rounding
 
 
 def test_config_needs_the_standard_library_alone_and_metrics_numpy():

@@ -6,15 +6,6 @@ from trainables.models.create import load
 from trainables.models.vit_nano import vit_nano
 
 
-@pytest.fixture(scope="module")
-def one_thread():
-    """Sums over several threads may round differently."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def no_loaded_model():
     """No pretrained model of another test is in memory."""

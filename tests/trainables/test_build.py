@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,14 +79,14 @@ test_build.made(out, test_build.job(Path({source!r}), {n}))
 """
 
 
-def start(tmp_path, n: int, parts: float = math.inf) -> subprocess.Popen:
+def start(tmp_path: Path, n: int, parts: float = math.inf) -> subprocess.Popen[bytes]:
     """A process of its own that decodes slowly, and behind so many ``parts`` waits to be killed."""
     names = {"out": str(tmp_path / "store.arrow"), "source": str(tmp_path / "in")}
     code = BUILD.format(n=n, parts=f"float('{parts}')", **names)
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE)
 
 
-def parts(store) -> int:
+def parts(store: Path) -> int:
     """How many parts of the store are there, whole."""
     return len(list(parts_folder(store).glob("0*.arrow")))
 

@@ -199,8 +199,9 @@ def test_training_takes_the_same_course(values):
     config = TrainConfig(**{"rank": 4} | values)
     model = adapt(copy.deepcopy(pristine("vit_nano")), config)
     plain, changed = (course(one, config) for one in pair(model))
-    assert plain[-1] < 0.7 * plain[0]
+    # 20 steps of gradients that are up to 5e-6 off, see TOLERANCES; a thousand times as much is a course to compare.
     torch.testing.assert_close(changed, plain, rtol=1e-4, atol=0)
+    assert abs(plain[-1] - plain[0]) > 0.1 * plain[0]
 
 
 def course(model: nn.Module, config: TrainConfig, steps: int = 20) -> torch.Tensor:

@@ -61,7 +61,7 @@ def test_at_its_own_size_a_swin_is_timms(tmp_path):
     ours = load(SWIN, 256, saved(theirs.state_dict(), tmp_path / "w.pt"))
     images = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        assert torch.equal(ours(images), theirs(images))
+        torch.testing.assert_close(ours(images), theirs(images), rtol=0, atol=1e-5)  # features of about 1
 
 
 @pytest.mark.parametrize(("name", "size"), [(TINY, 100), (TINY, 8), (CLIP, 48)])

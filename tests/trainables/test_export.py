@@ -32,6 +32,7 @@ HOW = {"banner": 0, "sizes": [16]}
 NANO, TINY = {}, {"backbone": "vit_tiny", "image_size": 32}
 SWIN, CLIP = {"backbone": "swinv2_t", "image_size": 64}, {"backbone": "clip_b32", "image_size": 32}
 ZEROSHOT = {**CLIP, "head": "zeroshot"}
+ROUNDING = 1e-5  # of logits of about 1: load.py, peft and timm have code of their own, whose sums may round otherwise
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -89,10 +90,10 @@ def names(folder: Path) -> set[str]:
 def test_an_adapter_gives_the_trials_logits_through_load_and_through_peft(tmp_path, values, weights):
     config = TrainConfig(**values)
     model, difference = exported(tmp_path, config, weights)
-    assert difference <= (1e-5 if config.targets == "qv" else 0)  # one sum instead of two; else the very same
+    assert difference <= ROUNDING
     adapter = PeftModel.from_pretrained(load.base(tmp_path), tmp_path).eval()
-    assert write.difference(model, adapter, config) <= 1e-5
-    assert write.difference(model, load.base(tmp_path), config) > 1e-3  # the adapter matters
+    assert write.difference(model, adapter, config) <= ROUNDING
+    assert write.difference(model, load.base(tmp_path), config) > 100 * ROUNDING  # the adapter matters
     assert names(tmp_path) == {"adapter_config.json", "adapter_model.safetensors", "base.safetensors"}
     made = json.loads((tmp_path / "adapter_config.json").read_text())
     assert made["lora_alpha"] / made["r"] == config.alpha / max(1, config.rank) or not config.adapts
@@ -113,24 +114,24 @@ def test_an_adapter_gives_the_trials_logits_through_load_and_through_peft(tmp_pa
 def test_whole_weights_load_into_plain_timm_strictly(tmp_path, values, weights, merge):
     config = TrainConfig(**values)
     model, difference = exported(tmp_path, config, weights, merge)
-    assert difference <= 1e-5 and names(tmp_path) == {"model.safetensors"}
+    assert difference <= ROUNDING and names(tmp_path) == {"model.safetensors"}
     architecture = load.read_facts(tmp_path)["architecture"]
     plain = timm.create_model(architecture["name"], num_classes=3, **architecture["options"]).eval()
     plain.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"), strict=True)
-    assert write.difference(model, plain, config) <= 1e-5
+    assert write.difference(model, plain, config) <= ROUNDING
 
 
 @pytest.mark.parametrize(("method", "merge"), [("lora", True), pytest.param("fft", False, marks=pytest.mark.slow)])
 def test_a_zeroshot_head_needs_no_text_tower_any_more(tmp_path, method, merge):
     model, difference = exported(tmp_path, TrainConfig(**ZEROSHOT, method=method), RANDOM, merge)
-    assert difference <= 1e-5 and names(tmp_path) == {"model.safetensors"}
+    assert difference <= ROUNDING and names(tmp_path) == {"model.safetensors"}
     loaded = load.load(tmp_path)
     assert loaded.head.scale == model.head.scale == pytest.approx(1 / 0.07)
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         features = model.forward_head(model.forward_features(images), pre_logits=True)
-        assert torch.equal(loaded.head(features), model.head(features))
-        assert (loaded.head(2 * features) - loaded.head(features)).abs().max() < 1e-5  # normalised
+        torch.testing.assert_close(loaded.head(features), model.head(features), rtol=0, atol=ROUNDING)
+        assert (loaded.head(2 * features) - loaded.head(features)).abs().max() < ROUNDING  # normalised
 
 
 def test_query_and_value_become_one_adapter_of_twice_the_rank():
@@ -162,7 +163,7 @@ def user_file(tmp_path_factory) -> str:
 def test_a_users_file_is_named_and_only_it_is_taken(tmp_path, user_file):
     config = TrainConfig(backbone="vit_tiny", image_size=48)  # its position embeddings are resampled
     model, difference = exported(tmp_path, config, user_file)
-    assert difference == 0 and names(tmp_path) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert difference <= ROUNDING and names(tmp_path) == {"adapter_config.json", "adapter_model.safetensors"}
     digest = write.file_hash(user_file)
     with pytest.raises(ValueError, match=f"pass base_weights, the file their.safetensors with sha256 {digest}$"):
         load.load(tmp_path)
@@ -175,7 +176,7 @@ def test_a_users_file_is_named_and_only_it_is_taken(tmp_path, user_file):
     state = {k: v for k, v in safetensors.torch.load_file(user_file).items() if not k.startswith("head.")}
     theirs.load_state_dict(timm.models.vision_transformer.checkpoint_filter_fn(state, theirs), strict=False)
     alone = PeftModel.from_pretrained(theirs, tmp_path).eval()  # without load.py
-    assert write.difference(model, alone, config) == 0
+    assert write.difference(model, alone, config) <= ROUNDING
 
 
 def changed(folder: Path, **values) -> None:
@@ -261,7 +262,8 @@ def test_a_tensor_out_of_preprocess_is_what_the_model_takes(tmp_path):
     torch.testing.assert_close(made, expected, rtol=0, atol=1e-6)
     opened = open_model(tmp_path / "model", None)
     with torch.inference_mode():
-        assert torch.equal(opened.predict([file]).logits, load.load(tmp_path / "model")(made[None]))
+        again = load.load(tmp_path / "model")(made[None])
+        torch.testing.assert_close(opened.predict([file]).logits, again, rtol=0, atol=ROUNDING)
 
 
 def test_addresses_on_the_hub_are_open_clips_and_timms():
@@ -328,7 +330,7 @@ def test_in_a_fresh_environment_the_logits_are_the_same(tmp_path, values, weight
     with torch.inference_mode():
         expected = model(images)
     for logits in alone(tmp_path / "model", images, peft=not merge and config.method != "fft").values():
-        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(logits, expected, rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.slow
@@ -356,11 +358,11 @@ print(difference)
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=patience(200)
     )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) == 0
+    assert float(done.stdout) <= ROUNDING
     base = load.read_facts(tmp_path / "model")["base"]
     assert base["repository"] == "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
     assert base["sha256"] == write.file_hash(user_file)
     logits = alone(tmp_path / "model", torch.ones(1, 3, 32, 32), HF_HOME=str(tmp_path))["loaded"]
-    torch.testing.assert_close(logits, torch.load(tmp_path / "expected.pt", weights_only=True), rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits, torch.load(tmp_path / "expected.pt", weights_only=True), rtol=0, atol=ROUNDING)
     with pytest.raises(AssertionError, match=r"model.safetensors of timm/vit_tiny\S+ could not be downloaded"):
         alone(tmp_path / "model", torch.ones(1, 3, 32, 32))

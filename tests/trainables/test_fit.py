@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import gc
 import io
+import itertools
 import math
 import weakref
 
@@ -13,7 +14,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from torch import nn
 
-from tests.few_digits import few_digits
+from tests.few_digits import few_digits, near_ties
 from trainables.config import METHODS, ConfigError, TrainConfig
 from trainables.data.batches import Data, Split
 from trainables.models.create import fresh_model, load
@@ -191,11 +192,12 @@ def test_each_epochs_metrics_are_those_of_the_validation_split(data):
         with torch.no_grad():
             logits = model((torch.from_numpy(pixels).float() / 255 - 0.5) / 0.5)
         label, predicted, got = val.label.numpy(), logits.argmax(1).numpy(), epoch.metrics
-        assert got["val_accuracy"] == pytest.approx(accuracy_score(label, predicted))
-        assert got["val_macro_f1"] == pytest.approx(f1_score(label, predicted, average="macro"))
+        near = {"rel": 1e-6, "abs": near_ties(logits)}  # another code path than evaluate's
+        assert got["val_accuracy"] == pytest.approx(accuracy_score(label, predicted), **near)
+        assert got["val_macro_f1"] == pytest.approx(f1_score(label, predicted, average="macro"), **near)
         assert got["val_loss"] == pytest.approx(log_loss(label, logits.double().softmax(1), labels=range(10)), rel=1e-4)
         by_group = [accuracy_score(label[val.group == g], predicted[val.group == g]) for g in (0, 1)]
-        assert got["val_delta_group_accuracy"] == pytest.approx(abs(by_group[0] - by_group[1]))
+        assert got["val_delta_group_accuracy"] == pytest.approx(abs(by_group[0] - by_group[1]), **near)
         assert epoch.evaluation.confusion.sum() == len(val) and epoch.seconds > 0
 
 
@@ -208,12 +210,13 @@ def test_train_numbers_are_means_of_the_terms_and_the_plain_methods_have_no_pena
     assert plain["train_penalty"] == 0 and plain["train_loss"] == plain["train_cross_entropy"]
 
 
-def test_the_penalty_falls_on_average_when_it_has_weight(data):
-    def penalty(lam: float) -> float:
-        config = dataclasses.replace(CONFIG, method="fairfft", lam=lam, groups="sensitive", lr=1e-3, epochs=4)
-        return np.mean([run(dataclasses.replace(config, seed=s), data)[0][-1]["train_penalty"] for s in range(3)])
-
-    assert penalty(10.0) < 0.7 * penalty(0.0)
+def test_a_penalty_with_all_the_weight_falls_at_every_step(data):
+    """All images in one batch, so that an epoch is a step: Adam's first ones go against each gradient's sign, and are
+    too small here to go too far."""
+    full = {"batch_size": 100, "flip": False, "crop": 1.0, "warmup": 0.0, "epochs": 4, "lr": 1e-5}
+    config = dataclasses.replace(CONFIG, method="fairfft", groups="sensitive", lam=1e4, **full)
+    penalties = [metrics["train_penalty"] for metrics in run(config, data)[0]]
+    assert all(after < before for before, after in itertools.pairwise(penalties))
 
 
 def test_the_running_form_trains_something_else_and_without_memory_the_same(data):
@@ -223,7 +226,8 @@ def test_the_running_form_trains_something_else_and_without_memory_the_same(data
         for changes in ({}, {"penalty_center": "running", "penalty_decay": 0.0}, {"penalty_center": "running"})
     )
     loss = [metrics["train_loss"] for (metrics,), _ in (paper, forgetful, lasting)]
-    assert loss[1] == pytest.approx(loss[0], rel=1e-5) and abs(loss[2] - loss[0]) > 1e-3 * loss[0]
+    # Four steps, whose gradients are 1e-6 apart (test_objective.py); a hundred times as much is no rounding.
+    assert loss[1] == pytest.approx(loss[0], rel=1e-5) and loss[2] != pytest.approx(loss[0], rel=1e-3)
 
 
 @pytest.mark.parametrize(("epochs", "batch"), [(2, 32), (1, 100)])

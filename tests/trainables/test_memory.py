@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.few_digits import few_digits
+from tests.few_digits import few_digits, logits_of, near_ties
 from trainables.config import DoesNotFit, TrainConfig
 from trainables.data.batches import Data
 from trainables.training.fit import Trainer, evaluate_split
@@ -38,7 +38,9 @@ def trainer(config: TrainConfig, data: Data, largest: int | None = None) -> Trai
 
 
 def assert_alike(one: Trainer, other: Trainer, data: Data) -> None:
-    """By their losses: a key's bias has no gradient but rounding's, of which Adam makes whole steps."""
+    """By their losses: a key's bias has no gradient but rounding's, of which Adam makes whole steps. Parts give a
+    gradient that is up to 1e-6 off (test_objective.py), and Adam a step as much: four of them, and the loss follows
+    the weights; 1e-4 leaves room for gradients near Adam's epsilon."""
     losses = [evaluate_split(t.model, data, data.val, t.config).metrics["loss"] for t in (one, other)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -98,8 +100,9 @@ def test_an_image_too_large_is_said_in_one_line(data):
 
 def test_an_evaluation_in_parts_measures_the_same(data):
     whole, parts = (evaluate_split(trainer(PLAIN, data, n).model, data, data.val, PLAIN) for n in (None, 10))
-    np.testing.assert_allclose(list(whole.metrics.values()), list(parts.metrics.values()), rtol=1e-5)
-    np.testing.assert_array_equal(whole.confusion, parts.confusion)
+    tied = near_ties(logits_of(trainer(PLAIN, data).model, data.val, PLAIN))  # batches of another size round otherwise
+    np.testing.assert_allclose(list(whole.metrics.values()), list(parts.metrics.values()), rtol=1e-5, atol=tied)
+    np.testing.assert_allclose(whole.confusion, parts.confusion, atol=tied)
 
 
 def test_the_record_says_so(data):

@@ -121,7 +121,7 @@ def test_an_exported_trial_names_files_as_it_named_the_stores_images(search, pho
     made = open_model(out, None).predict(files)
     assert made.index == list(range(60)) and not made.failed
     torch.testing.assert_close(made.logits, expected, rtol=0, atol=1e-5)
-    assert made.logits.std() > 0.1
+    assert made.logits.std() > 1e-3  # a hundred tolerances: it names images, and not each alike
 
 
 def test_model_json_says_what_it_is_and_where_it_comes_from(search, tmp_path):
@@ -225,9 +225,11 @@ def test_what_confirm_measured_stands_beside_under_its_own_name(search, tmp_path
     assert made["test"]["metrics"]["accuracy"] == 0.2222 and made["test"]["metrics"]["delta_f1"] is None
     assert made["test"]["by_group"] == [{"name": GROUPS[1], "accuracy": None}, {"name": GROUPS[0], "accuracy": 0.25}]
     text = (tmp_path / "m/README.md").read_text()
-    another = "## Test split, another model: trained anew on train and val"
-    first, second = text.index("## Test split\n"), text.index(another)
-    assert first < text.index("0.2222") < second < text.index("0.3333") and "0.1111" not in text
+    sections = dict(section.split("\n", 1) for section in text.split("\n## ")[1:])  # others hold what training reached
+    first, second = "Test split", "Test split, another model: trained anew on train and val"
+    assert [title for title in sections if title.startswith("Test")] == [first, second]
+    for title, accuracy in ((first, "0.2222"), (second, "0.3333")):
+        assert [n for n in ("0.1111", "0.2222", "0.3333") if n in sections[title]] == [accuracy]
 
 
 @pytest.mark.parametrize(

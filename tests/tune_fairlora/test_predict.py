@@ -200,6 +200,8 @@ def test_images_of_a_half_precision_trial_are_seen_in_half_precision(tmp_path, p
     opened, file = open_model(tmp_path / "m", None), photos / "0.png"
     pixels = torch.from_numpy(np.array(decode(file, 16))).permute(2, 0, 1)[None].float().div(255)
     with torch.inference_mode():
-        assert torch.equal(opened.predict([file]).logits, forward(made.eval(), pixels, config).float())
+        logits, half = opened.predict([file]).logits, forward(made.eval(), pixels, config).float()
         exact = forward(made, pixels, TrainConfig(rank=2))
-    assert not torch.equal(opened.predict([file]).logits, exact)
+    # Two code paths may each be a rounding of bfloat16's, 2^-9, off in every block; and what comes out is of its type.
+    torch.testing.assert_close(logits, half, rtol=0, atol=4 * 2**-9 * exact.abs().max().item())
+    assert torch.equal(logits, logits.bfloat16().float()) and not torch.equal(exact, exact.bfloat16().float())
