@@ -187,8 +187,9 @@ def absent_for(method: str) -> set[str]:
 def lookup(table: Mapping[str, T], key: str, what: str) -> T:
     """``table[key]``, or a ConfigError with the keys that may be meant, the nearest first, and all that are known."""
     if key not in table:
-        near = " or ".join(difflib.get_close_matches(key.lower(), table, n=2, cutoff=0.6))
-        hint = f", did you mean {near}?" if near else ";"
+        longer = [name for name in table if key and name.startswith(key.lower())]
+        near = list(dict.fromkeys([*longer, *difflib.get_close_matches(key.lower(), table)]))[:2]
+        hint = f", did you mean {' or '.join(near)}?" if near else ";"
         raise ConfigError(f"unknown {what} {key!r}{hint} known: {', '.join(sorted(table))}")
     return table[key]
 
