@@ -266,7 +266,7 @@ class Trial:
 
     def predict(self, images: "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]") -> "pd.DataFrame":
         """What the saved model says of image files: a row a file with ``file``, ``class``, ``probability``, and
-        ``probability[NAME]`` for each class. Where a file cannot be read they are None and NaN."""
+        ``probability[NAME]`` for each class; all of them are missing where a file cannot be read."""
         import pandas as pd
 
         files = [Path(images)] if isinstance(images, str | os.PathLike) else [Path(image) for image in images]
