@@ -4,7 +4,7 @@ import ray._private.node
 import ray._private.services
 from ray._private.node import Node
 
-from tune_fairlora.run import fast_start
+from tune_fairlora.execution import fast_start
 
 
 def functions() -> tuple:

@@ -11,7 +11,7 @@ import pytest
 
 from trainables.config import ConfigError
 from tune_fairlora import startup
-from tune_fairlora.run import fast_start, ray_cluster
+from tune_fairlora.execution import fast_start, ray_cluster
 
 # A Ray as a search starts it; printed: which of its workers were there before any trial, and what a worker is given.
 START = """
@@ -74,7 +74,7 @@ LOADED = (
 import argparse, contextlib, json, os, sys, time
 from tune_fairlora import startup
 startup.quiet_libraries()
-from tune_fairlora.run.ray_cluster import MODELS, TUNE, Cluster
+from tune_fairlora.execution.ray_cluster import MODELS, TUNE, Cluster
 options = {"address": "local", "cpus_per_trial": 1.0, "gpus_per_trial": None, "max_concurrent": None}
 with Cluster() as cluster:
     cluster.start(argparse.Namespace(**options), 99, sys.argv[2] == "models")

@@ -15,14 +15,14 @@ from rich.console import Console
 from trainables.config import ConfigError
 from trainables.files import replace_atomically
 from tune_fairlora import startup
+from tune_fairlora.execution.ray_cluster import Cluster
+from tune_fairlora.execution.signals import Signals, redirect_output
+from tune_fairlora.execution.terminal import Progress, front_table
 from tune_fairlora.plan.options import CONFIG_FILE, OPTIONS
 from tune_fairlora.plan.plan import Plan
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.record.state import COMPLETE, FAILED, INTERRUPTED, STOPPED
 from tune_fairlora.record.tables import render, render_front
-from tune_fairlora.run.ray_cluster import Cluster
-from tune_fairlora.run.signals import Signals, redirect_output
-from tune_fairlora.run.terminal import Progress, front_table
 from tune_fairlora.tracking.outbox import CLOSE_SECONDS
 from tune_fairlora.tracking.tracker import Tracker
 from tune_fairlora.tracking.tracking_uri import DEFAULT, absolute_uri
@@ -76,7 +76,7 @@ class Run:
         try:
             # Ray Tune and Optuna take seconds to import, while MLflow is imported in its thread. A signal in the midst
             # of it could leave an import lock behind, on which that thread would wait for ever.
-            importlib.import_module("tune_fairlora.run.ray_executor")
+            importlib.import_module("tune_fairlora.execution.ray_executor")
             signals.check()
             with Progress(self.record, self.plan.trials, self.cluster.at_once, self.console) as progress:
                 over = self._work(progress, signals.check)
@@ -94,9 +94,9 @@ class Run:
 
     def _work(self, progress: Progress, check: Callable[[], None]) -> bool:
         """Whether all trials are at their end."""
-        from tune_fairlora.run.controller import SearchController
-        from tune_fairlora.run.ray_executor import Executor, TimeIsUp
-        from tune_fairlora.run.time_budget import Clock
+        from tune_fairlora.execution.controller import SearchController
+        from tune_fairlora.execution.ray_executor import Executor, TimeIsUp
+        from tune_fairlora.execution.time_budget import Clock
 
         clock = Clock(self.plan.options.time_budget, self.plan.options.trial_timeout, startup.STARTED)
         controller = SearchController(self.plan, self.record, progress, clock, self.cluster.gpus)

@@ -14,8 +14,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
+from tune_fairlora.execution.gpu_sharing import AUTO
 from tune_fairlora.plan.options import SearchOptions
-from tune_fairlora.run.gpu_sharing import AUTO
 
 # Module, class ("" for a function of the module), function, and what it returns where Ray does without as well.
 LEFT_OUT: list[tuple[str, str, str, object]] = [
@@ -32,7 +32,7 @@ TRIAL = (
     "trainables.trial.ray_trainable",
     "trainables.trial.lean_peft",
     "trainables.trial.trial",
-    "tune_fairlora.run.worker_ready",
+    "tune_fairlora.execution.worker_ready",
 )
 
 

@@ -8,10 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainables.config import ConfigError
-from tune_fairlora.plan.options import SearchOptions
-from tune_fairlora.plan.ray_address import address_of
-from tune_fairlora.run import gpu_sharing
-from tune_fairlora.run.fast_start import (
+from tune_fairlora.execution import gpu_sharing
+from tune_fairlora.execution.fast_start import (
     LOAD_SECONDS,
     TRIAL_AHEAD,
     bare_ray,
@@ -19,9 +17,11 @@ from tune_fairlora.run.fast_start import (
     load_ahead,
     plain_environment,
 )
-from tune_fairlora.run.gpu_sharing import AUTO
-from tune_fairlora.run.signals import redirect_output
-from tune_fairlora.run.worker_ready import FOLDER
+from tune_fairlora.execution.gpu_sharing import AUTO
+from tune_fairlora.execution.signals import redirect_output
+from tune_fairlora.execution.worker_ready import FOLDER
+from tune_fairlora.plan.options import SearchOptions
+from tune_fairlora.plan.ray_address import address_of
 from tune_fairlora.startup import environment
 
 TUNE, MODELS = (
@@ -29,7 +29,7 @@ TUNE, MODELS = (
     ("trainables.models.create", "trainables.models.adapters"),
 )
 # What a search needs at once, and what MLflow's thread will need (tracker.py).
-SEARCHING = ("tune_fairlora.run.ray_executor", "mlflow", "mlflow.store.tracking.sqlalchemy_store")
+SEARCHING = ("tune_fairlora.execution.ray_executor", "mlflow", "mlflow.store.tracking.sqlalchemy_store")
 
 
 class Cluster:
