@@ -22,14 +22,17 @@ ALLOWED = {
 ORDER = {
     "trainables": "config metrics seeds groups files data prepare models training trial export",
     "search_spaces": "space digits folder fairlora_paper ding_paper",
-    "tune_fairlora": "startup record algorithms reporting tracking cli plan run api "
+    "tune_fairlora": "startup record algorithms reporting tracking cli plan execution api "
     "search prepare confirm export fetch predict report ui __main__",
     "analysis": "labels results pareto bounds table configurations pick figures tables html",
 }
 # A library that only the files named may import, wherever the import stands in the file.
 ONLY_IN = {
     "ray": {"trainables/trial/ray_trainable.py", "tune_fairlora/algorithms/searcher.py"}
-    | {f"tune_fairlora/run/{n}.py" for n in ("ray_cluster", "ray_executor", "fast_start", "gpu_sharing", "runner")},
+    | {
+        f"tune_fairlora/execution/{n}.py"
+        for n in ("ray_cluster", "ray_executor", "fast_start", "gpu_sharing", "runner")
+    },
     "mlflow": {"tune_fairlora/tracking/client.py", "tune_fairlora/tracking/models.py"},
     "optuna": {f"search_spaces/{n}.py" for n in ("space", "digits", "folder", "fairlora_paper", "ding_paper")}
     | {f"tune_fairlora/algorithms/{n}.py" for n in ("searcher", "study", "samplers")}

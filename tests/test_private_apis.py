@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("trainables", "search_spaces", "analysis", "tune_fairlora")
 # Where a private name stands in the source: (file, name). The test beside it says what is relied on.
 PRIVATE = {
-    ("tune_fairlora/run/fast_start.py", "ray._private.node"): "test_ray_node",
+    ("tune_fairlora/execution/fast_start.py", "ray._private.node"): "test_ray_node",
     ("tune_fairlora/algorithms/study.py", "optuna.storages.journal._storage"): "test_optuna_journal",
     ("trainables/models/forward.py", "_pos_embed"): "test_timm_vision_transformer",
     ("trainables/training/prefix_cache.py", "_DropoutNd"): "test_torch_dropout",
@@ -34,7 +34,7 @@ def test_ray_node():
     """fast_start.bare_ray replaces three methods, of whose results nobody makes use."""
     from ray._private.node import Node
 
-    from tune_fairlora.run.fast_start import NEEDLESS_PROGRAMS
+    from tune_fairlora.execution.fast_start import NEEDLESS_PROGRAMS
 
     assert NEEDLESS_PROGRAMS == ("start_monitor", "start_log_monitor", "start_api_server")
     assert [list(inspect.signature(getattr(Node, name)).parameters) for name in NEEDLESS_PROGRAMS] == [
@@ -51,7 +51,7 @@ def test_ray_class_cache():
     """fast_start.shared_workers empties both, and trials then want no environment of their own."""
     from ray.tune.execution import class_cache
 
-    from tune_fairlora.run.fast_start import shared_workers
+    from tune_fairlora.execution.fast_start import shared_workers
 
     assert class_cache.DEFAULT_ENV_VARS == {"PL_DISABLE_FORK": "1"} and "AWS_SESSION_TOKEN" in (
         class_cache.ENV_VARS_TO_PROPAGATE
@@ -65,7 +65,7 @@ def test_ray_settings():
     """fast_start.worker_settings and startup.quiet_libraries set them; Ray would not say that it knows one no more."""
     import ray
 
-    from tune_fairlora.run import fast_start
+    from tune_fairlora.execution import fast_start
     from tune_fairlora.startup import quiet_libraries
 
     package = Path(ray.__file__).parent

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from analysis import results
     from trainables.export.predict import Exported
+    from tune_fairlora.execution.confirmation import Confirmation
+    from tune_fairlora.execution.search_process import SearchProcess
     from tune_fairlora.record.search_folder import Finished
     from tune_fairlora.record.state import State
-    from tune_fairlora.run.confirmation import Confirmation
-    from tune_fairlora.run.search_process import SearchProcess
 
 REPORT = "report.html"
 NAME = re.compile(r"[\w .-]*\w[\w .-]*")  # of a registered model, and of its alias
@@ -62,7 +62,7 @@ def resume(search: str | os.PathLike[str], *, wait: bool = True, **options: Any)
 
 
 def _started(options: dict[str, Any], resumed: str | None, wait: bool) -> "Search":
-    from tune_fairlora.run.search_process import SearchProcess
+    from tune_fairlora.execution.search_process import SearchProcess
 
     process = SearchProcess(options, resumed)
     search = Search(process.begin(), process)
@@ -209,7 +209,7 @@ class Search:
         self, trials: Sequence[int] | None = None, refit: str | None = None, device: str = "cpu"
     ) -> "Iterator[Confirmation]":
         """``confirm`` trial by trial: each is measured when it is asked for, and kept."""
-        from tune_fairlora.run import confirmation
+        from tune_fairlora.execution import confirmation
 
         return confirmation.confirmations(self._finished("it is confirmed"), trials, refit, device)
 
@@ -266,7 +266,7 @@ class Trial:
 
     def predict(self, images: "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]") -> "pd.DataFrame":
         """What the saved model says of image files: a row a file with ``file``, ``class``, ``probability``, and
-        ``probability[NAME]`` for each class. Where a file cannot be read they are None and NaN."""
+        ``probability[NAME]`` for each class; all of them are missing where a file cannot be read."""
         import pandas as pd
 
         files = [Path(images)] if isinstance(images, str | os.PathLike) else [Path(image) for image in images]

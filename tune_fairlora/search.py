@@ -18,8 +18,8 @@ from typing import Any
 
 from trainables.config import FIELDS
 from tune_fairlora import cli
+from tune_fairlora.execution.launch import INTERRUPTED, resume_search, run_search
 from tune_fairlora.plan.options import CONFIG_FILE, DEFAULTS, OPTIONS, SearchOptions, add_flags, checked, read_config
-from tune_fairlora.run.launch import INTERRUPTED, resume_search, run_search
 
 
 def parser() -> cli.Parser:
@@ -74,8 +74,8 @@ def _command(args: argparse.Namespace) -> int:
 
 
 def _dry_run(resumed: str | None, given: Mapping[str, Any]) -> int:
+    from tune_fairlora.execution.terminal import DecodingBar
     from tune_fairlora.plan import describe, plan, resume
-    from tune_fairlora.run.terminal import DecodingBar
 
     with DecodingBar() as bar:
         made = resume.make_plan(resumed, given, bar) if resumed else plan.make_plan(SearchOptions(**given), bar)

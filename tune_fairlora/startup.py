@@ -91,7 +91,7 @@ def require_own_packages() -> None:
 
 
 def fast_start_enabled() -> bool:
-    """Whether private parts of other libraries may make start and end faster (``run/fast_start.py``)."""
+    """Whether private parts of other libraries may make start and end faster (``execution/fast_start.py``)."""
     return os.environ.get("TUNE_FAIRLORA_FAST_START") != "0"
 
 

@@ -59,7 +59,12 @@ PARTS = {
     ),
 }
 # What both sides of a comparison import: compiled by Python, and read from the disk, before the first takes time.
-LIBRARIES = ("mlflow", "tests.benchmarks.glue", "tune_fairlora.run.ray_executor", "trainables.trial.ray_trainable")
+LIBRARIES = (
+    "mlflow",
+    "tests.benchmarks.glue",
+    "tune_fairlora.execution.ray_executor",
+    "trainables.trial.ray_trainable",
+)
 COMMAND = (sys.executable, "-m", "tests.benchmarks.bench")
 STOP_SECONDS = 20  # for a search that is told to end
 

@@ -27,12 +27,12 @@ from rich.console import Console
 from search_spaces import SPACES
 from trainables.data.store import Store
 from trainables.prepare import datasets
+from tune_fairlora.execution.controller import SearchController
+from tune_fairlora.execution.terminal import Progress
+from tune_fairlora.execution.time_budget import HangDetector, TimeBudget
 from tune_fairlora.plan.options import SearchOptions
 from tune_fairlora.plan.plan import Plan
 from tune_fairlora.record.event_log import Record
-from tune_fairlora.run.controller import SearchController
-from tune_fairlora.run.terminal import Progress
-from tune_fairlora.run.time_budget import HangDetector, TimeBudget
 
 TABLE = Path(__file__).parent / "data" / "digits.parquet"
 

@@ -22,7 +22,7 @@ import contextlib, json, sys, time
 from tune_fairlora import startup
 startup.quiet_libraries()
 import ray
-from tune_fairlora.run.fast_start import bare_ray
+from tune_fairlora.execution.fast_start import bare_ray
 start = time.perf_counter()
 with bare_ray() if sys.argv[1] == "ours" else contextlib.nullcontext():
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="error")
@@ -33,7 +33,7 @@ print(json.dumps([up - start, time.perf_counter() - up]))
 LOADING = """
 import importlib, json, sys, time
 from trainables.trial.lean_peft import import_peft
-from tune_fairlora.run.fast_start import TRIAL_MODULES
+from tune_fairlora.execution.fast_start import TRIAL_MODULES
 start = time.perf_counter()
 if sys.argv[1] == "ours":
     import_peft()

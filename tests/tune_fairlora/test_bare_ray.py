@@ -3,7 +3,7 @@
 import pytest
 from ray._private.node import Node
 
-from tune_fairlora.run import fast_start
+from tune_fairlora.execution import fast_start
 
 
 def functions() -> list[object]:

@@ -107,10 +107,10 @@ from tune_fairlora.plan.options import SearchOptions
 from tune_fairlora.plan.plan import make_plan
 options = SearchOptions(space="digits", weights="random", storage=sys.argv[1])
 asked = []
-from tune_fairlora.run.terminal import DecodingBar
+from tune_fairlora.execution.terminal import DecodingBar
 plan = make_plan(options, DecodingBar(), lambda options, trials, models: asked.append(models))
 plan.settings()
-import tune_fairlora.run.ray_executor, tune_fairlora.tracking.tracker
+import tune_fairlora.execution.ray_executor, tune_fairlora.tracking.tracker
 print(json.dumps({"models": asked, "torch": "torch" in sys.modules}))
 """
 

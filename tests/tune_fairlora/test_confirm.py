@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import tune_fairlora as tf
 from tests.few_digits import logits_of, near_ties
 from trainables.config import TrainConfig
 from trainables.data import batches
@@ -78,6 +79,13 @@ def test_a_refit_trains_on_train_and_val_and_stands_beside_the_first(search):
     assert sorted(table.index) == ["train", "trainval"]
     assert table.loc["trainval", "test_accuracy"] == pytest.approx(last.evaluation.metrics["accuracy"])
     assert table.loc["trainval", "test_loss"] != table.loc["train", "test_loss"]  # another model, of more images
+
+
+def test_the_api_confirms_as_the_command_does(search):
+    folder, _, _ = search
+    table = tf.open(folder).confirm([0])
+    pd.testing.assert_frame_equal(table.set_index("trained_on"), confirmed(folder))
+    assert table["number"].tolist() == [0] * len(table) and table["test_accuracy"].notna().all()
 
 
 def test_train_val_and_test_are_apart_and_trainval_is_the_first_two(search):

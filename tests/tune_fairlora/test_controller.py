@@ -18,12 +18,12 @@ from tests.records import metrics
 from trainables.data import batches
 from trainables.prepare import datasets
 from trainables.trial.checkpoints import save_checkpoint, save_weights, trial_folder
+from tune_fairlora.execution.controller import SearchController
+from tune_fairlora.execution.terminal import Progress
+from tune_fairlora.execution.time_budget import HangDetector, TimeBudget
 from tune_fairlora.plan.options import SearchOptions
 from tune_fairlora.plan.plan import Plan
 from tune_fairlora.record.event_log import Record
-from tune_fairlora.run.controller import SearchController
-from tune_fairlora.run.terminal import Progress
-from tune_fairlora.run.time_budget import HangDetector, TimeBudget
 
 EPOCHS = 4
 

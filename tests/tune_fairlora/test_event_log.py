@@ -148,7 +148,7 @@ def test_with_several_seeds_the_front_is_of_the_means_of_complete_configurations
 
 def test_weights_stay_until_every_seed_of_a_configuration_has_spoken(tmp_path):
     """The controller's own pruning, on a real record and real files."""
-    from tune_fairlora.run.controller import SearchController
+    from tune_fairlora.execution.controller import SearchController
 
     record = begun(tmp_path, seeds=2)
     controller = SimpleNamespace(record=record, plan=SimpleNamespace(folder=tmp_path), _kept=set())

@@ -13,6 +13,8 @@ import torch
 import yaml
 from PIL import Image
 
+import tune_fairlora as tf
+from tests.processes import refusal
 from trainables.config import TrainConfig
 from trainables.data import batches
 from trainables.data.batches import open_data
@@ -122,6 +124,26 @@ def test_an_exported_trial_names_files_as_it_named_the_stores_images(search, pho
     assert made.index == list(range(60)) and not made.failed
     torch.testing.assert_close(made.logits, expected, rtol=0, atol=1e-5)
     assert made.logits.std() > 1e-3  # a hundred tolerances: it names images, and not each alike
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_trial_predicts_as_its_export_does(search, photos, tmp_path, number):
+    trial = tf.open(search[0]).trial(number)
+    (tmp_path / "none.png").write_text("no image")
+    files = [photos / "00.png", tmp_path / "none.png", photos / "01.png"]
+    table, export = trial.predict(files), trial.export(tmp_path / "m")
+    from trainables.export.predict import open_model
+
+    model = open_model(export, None)
+    expected = model.predict(files).probability
+    assert table["file"].tolist() == list(map(str, files)) and export.folder == tmp_path / "m"
+    names = [f"probability[{name}]" for name in model.classes]
+    assert np.allclose(table.loc[[0, 2], names], expected, atol=1e-5) and table.loc[1, names].isna().all()
+    assert table.loc[[0, 2], "class"].tolist() == [model.classes[i] for i in expected.argmax(axis=1)]
+    assert pd.isna(table.loc[1, "class"])
+    assert table.loc[[0, 2], "probability"].tolist() == table.loc[[0, 2], names].max(axis=1).tolist()
+    assert trial.predict(files[0])["class"].tolist() == table["class"].tolist()[:1]
+    assert refusal(trial.predict, "x.png") == "every image must be a file, but x.png does not exist"
 
 
 def test_model_json_says_what_it_is_and_where_it_comes_from(search, tmp_path):

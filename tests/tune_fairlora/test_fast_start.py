@@ -20,8 +20,8 @@ import json, sys
 from tune_fairlora import startup
 startup.quiet_libraries()
 from tune_fairlora import search
-from tune_fairlora.run import fast_start
-from tune_fairlora.run.controller import SearchController
+from tune_fairlora.execution import fast_start
+from tune_fairlora.execution.controller import SearchController
 
 results, result = [], SearchController.result
 def counted(self, number, report):
@@ -158,9 +158,9 @@ def test_a_worker_that_fails_beforehand_trains_all_the_same(tmp_path):
 
 def test_a_worker_stays_whatever_it_cannot_import(tmp_path):
     """Ray would start one that ended again and again."""
-    code = "from tune_fairlora.run import fast_start; fast_start.TRIAL_MODULES = ('no_such',)\n"
+    code = "from tune_fairlora.execution import fast_start; fast_start.TRIAL_MODULES = ('no_such',)\n"
     code += "from trainables.trial import lean_peft; lean_peft.import_peft = lambda: True\n"
-    code += "import tune_fairlora.run.worker_ready; print('here')"
+    code += "import tune_fairlora.execution.worker_ready; print('here')"
     environment = os.environ | {"TUNE_FAIRLORA_WORKERS_READY": str(tmp_path)}
     child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert child.stdout == "here\n", child.stderr

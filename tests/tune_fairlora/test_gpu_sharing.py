@@ -8,11 +8,11 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from search_spaces import resolve
 from trainables.config import ConfigError
 from tune_fairlora import cli
+from tune_fairlora.execution import gpu_sharing
+from tune_fairlora.execution.ray_cluster import RayCluster
+from tune_fairlora.execution.terminal import DecodingBar
 from tune_fairlora.plan.options import SearchOptions
 from tune_fairlora.plan.plan import make_plan
-from tune_fairlora.run import gpu_sharing
-from tune_fairlora.run.ray_cluster import RayCluster
-from tune_fairlora.run.terminal import DecodingBar
 
 GIB = 1 << 30
 

@@ -14,10 +14,10 @@ from trainables.config import TrainConfig
 from trainables.trial.checkpoints import save_checkpoint, trial_folder
 from tune_fairlora import search
 from tune_fairlora.algorithms.searcher import StudySearcher
+from tune_fairlora.execution.terminal import DecodingBar
 from tune_fairlora.plan import plan
 from tune_fairlora.plan.options import SearchOptions
 from tune_fairlora.record.event_log import Record
-from tune_fairlora.run.terminal import DecodingBar
 from tune_fairlora.tracking.tracking_uri import without_password
 
 OPTIONS = {"space": "digits", "trials": 4, "epochs": 2, "set": {"rank": 4}, "name": "cut"}

@@ -12,13 +12,13 @@ import pytest
 from tests.processes import patience
 from trainables.config import ConfigError
 from tune_fairlora import startup
-from tune_fairlora.run import fast_start, ray_cluster
+from tune_fairlora.execution import fast_start, ray_cluster
 
 # A Ray as a search starts it; printed: which of its workers were there before any trial, and what a worker is given.
 START = """
 import json, os, sys, time
 from tune_fairlora import startup
-from tune_fairlora.run import fast_start
+from tune_fairlora.execution import fast_start
 startup.quiet_libraries()
 os.environ |= fast_start.worker_settings(2.0, None, 9)
 import psutil, ray
@@ -85,8 +85,8 @@ LOADED = (
 import argparse, contextlib, json, os, sys, time
 from tune_fairlora import startup
 startup.quiet_libraries()
-from tune_fairlora.run.ray_cluster import MODEL_MODULES, TUNE_MODULES, RayCluster
-from tune_fairlora.run.signals import Signals
+from tune_fairlora.execution.ray_cluster import MODEL_MODULES, TUNE_MODULES, RayCluster
+from tune_fairlora.execution.signals import Signals
 options = {"address": "local", "cpus_per_trial": 1.0, "gpus_per_trial": None, "max_concurrent": None}
 with RayCluster() as cluster:
     cluster.start(argparse.Namespace(**options), 99, sys.argv[2] == "models")
@@ -163,7 +163,7 @@ def test_no_worker_is_started_that_would_not_become_a_trials(monkeypatch, cpus, 
     monkeypatch.setattr(fast_start, "GPU_FILES", ())
     for none in (None, 0.0, "auto"):
         ahead = fast_start.worker_settings(1.0, none, 9)
-        assert ahead[fast_start.PRELOAD] == "tune_fairlora.run.worker_ready" and ahead["OMP_NUM_THREADS"] == "1"
+        assert ahead[fast_start.PRELOAD] == "tune_fairlora.execution.worker_ready" and ahead["OMP_NUM_THREADS"] == "1"
         assert ahead[fast_start.PRESTART] == "1"
     monkeypatch.setattr(fast_start, "GPU_FILES", files)
     assert fast_start.worker_settings(cpus, gpus, concurrent) == {fast_start.PRESTART: "0"}

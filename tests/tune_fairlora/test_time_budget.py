@@ -6,7 +6,7 @@ import pytest
 
 from tests.processes import refusal
 from tune_fairlora.cli import Parser, duration
-from tune_fairlora.run.time_budget import HangDetector, TimeBudget
+from tune_fairlora.execution.time_budget import HangDetector, TimeBudget
 
 
 def test_a_budget_leaves_time_for_the_end():

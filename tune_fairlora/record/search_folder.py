@@ -39,11 +39,11 @@ def read(folder: Path, before: str) -> Finished:
             state.apply(event)
         missing = [key for key in INPUTS if key not in settings]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--search {folder} must be the folder of a search, but: {error}") from error
+        raise ConfigError(f"{folder} must be the folder of a search, but: {error}") from error
     if missing:
-        raise ConfigError(f"--search {folder} must be the folder of a search, but its settings lack {missing[0]}")
+        raise ConfigError(f"{folder} must be the folder of a search, but its settings lack {missing[0]}")
     if state.status == RUNNING:
-        raise ConfigError(f"--search {folder} must be over before {before}, but is still open: search --resume ends it")
+        raise ConfigError(f"{folder} must be over before {before}, but is still open: search --resume ends it")
     return Finished(folder, settings, search, state)
 
 

@@ -30,7 +30,7 @@ def all_or_nothing(out: Path, fill: Callable[[Path], float]) -> float:
     except ConfigError:
         raise
     except (OSError, ValueError, SafetensorError) as error:  # a full disk, or an export that could not be loaded again
-        raise ConfigError(f"--out {out} could not be written: {error}") from error
+        raise ConfigError(f"`out` {out} could not be written: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return result

@@ -16,20 +16,20 @@ from rich.console import Console
 from trainables.config import ConfigError
 from trainables.files import replace_atomically
 from tune_fairlora import startup
+from tune_fairlora.execution.ray_cluster import RayCluster, shut_down
+from tune_fairlora.execution.signals import Signals, redirect_output
+from tune_fairlora.execution.terminal import Progress, front_table
 from tune_fairlora.plan.options import CONFIG_FILE, OPTIONS
 from tune_fairlora.plan.plan import Plan
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.record.state import COMPLETE, FAILED, INTERRUPTED, STOPPED
 from tune_fairlora.record.tables import render, render_front
-from tune_fairlora.run.ray_cluster import RayCluster, shut_down
-from tune_fairlora.run.signals import Signals, redirect_output
-from tune_fairlora.run.terminal import Progress, front_table
 from tune_fairlora.tracking.outbox import CLOSE_SECONDS
 from tune_fairlora.tracking.tracker import Tracker
 from tune_fairlora.tracking.tracking_uri import DEFAULT, absolute_uri
 
 if TYPE_CHECKING:
-    from tune_fairlora.run.ray_executor import RayExecutor
+    from tune_fairlora.execution.ray_executor import RayExecutor
 
 # Settings that may change when a search is resumed, into the record's own.
 CHANGES = ["options", "trials", "gpus_per_trial", "store", "weights_file"]
@@ -83,7 +83,7 @@ class Run:
         try:
             # Ray Tune and Optuna take seconds to import, while MLflow is imported in its thread. A signal in the midst
             # of it could leave an import lock behind, on which that thread would wait for ever.
-            importlib.import_module("tune_fairlora.run.ray_executor")
+            importlib.import_module("tune_fairlora.execution.ray_executor")
             signals.check()
             with Progress(self.record, self.plan.trials, self.cluster.at_once, self.console) as progress:
                 all_ended = self._work(progress, signals)
@@ -104,9 +104,9 @@ class Run:
 
     def _work(self, progress: Progress, signals: Signals) -> bool:
         """Run the trials; returns whether all have ended."""
-        from tune_fairlora.run.controller import SearchController
-        from tune_fairlora.run.ray_executor import RayExecutor, TimeIsUp
-        from tune_fairlora.run.time_budget import HangDetector, TimeBudget
+        from tune_fairlora.execution.controller import SearchController
+        from tune_fairlora.execution.ray_executor import RayExecutor, TimeIsUp
+        from tune_fairlora.execution.time_budget import HangDetector, TimeBudget
 
         options = self.plan.options
         budget, hangs = TimeBudget(options.time_budget, startup.STARTED), HangDetector(options.trial_timeout)

@@ -44,7 +44,7 @@ def resume_search(name: str, given: Mapping[str, object], planned: Callable[[Pat
 def _carry_out(
     make_plan: "Callable[[Progress, Begin], Plan]", planned: Callable[[Path], None], interrupted: str
 ) -> int:
-    from tune_fairlora.run import ray_cluster, runner, signals, terminal
+    from tune_fairlora.execution import ray_cluster, runner, signals, terminal
 
     with cli.errors_name_fields(OPTIONS), signals.Signals() as caught, ray_cluster.RayCluster() as ray:
 

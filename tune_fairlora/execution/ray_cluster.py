@@ -10,17 +10,17 @@ import time
 from pathlib import Path
 
 from trainables.config import ConfigError
+from tune_fairlora.execution import fast_start, gpu_sharing
+from tune_fairlora.execution.signals import Signals, redirect_output
 from tune_fairlora.plan.options import SearchOptions
 from tune_fairlora.plan.plan import Plan
 from tune_fairlora.plan.ray_address import address_of
-from tune_fairlora.run import fast_start, gpu_sharing
-from tune_fairlora.run.signals import Signals, redirect_output
 from tune_fairlora.startup import environment, fast_start_enabled
 
 TUNE_MODULES = ("ray.tune", "trainables.trial.ray_trainable")
 MODEL_MODULES = ("trainables.models.create", "trainables.models.adapters")
 # What a search needs as soon as it is planned, and what MLflow's thread will need (tracker.py).
-SEARCH_MODULES = ("tune_fairlora.run.ray_executor", "mlflow", "mlflow.store.tracking.sqlalchemy_store")
+SEARCH_MODULES = ("tune_fairlora.execution.ray_executor", "mlflow", "mlflow.store.tracking.sqlalchemy_store")
 
 
 class RayCluster:

@@ -10,7 +10,7 @@ import importlib
 import os
 from pathlib import Path
 
-from tune_fairlora.run.fast_start import READY_FOLDER, TRIAL_MODULES
+from tune_fairlora.execution.fast_start import READY_FOLDER, TRIAL_MODULES
 
 if os.environ.get(READY_FOLDER):
     problem, path = "", Path(os.environ[READY_FOLDER], f"{os.getpid()}.begun")

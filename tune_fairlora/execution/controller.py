@@ -10,13 +10,13 @@ from trainables.config import TrainConfig
 from trainables.trial.checkpoints import discard, drop_checkpoint, drop_torn, load_checkpoint, trial_folder
 from tune_fairlora.algorithms.moasha import MultiObjectiveAsha, family_of
 from tune_fairlora.algorithms.searcher import StudySearcher
+from tune_fairlora.execution.terminal import Progress
+from tune_fairlora.execution.time_budget import HangDetector, TimeBudget
 from tune_fairlora.plan.plan import Plan
 from tune_fairlora.plan.resume import to_go_on
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.record.state import COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, Trial
 from tune_fairlora.record.tables import Renderer
-from tune_fairlora.run.terminal import Progress
-from tune_fairlora.run.time_budget import HangDetector, TimeBudget
 from tune_fairlora.startup import fast_start_enabled
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ from tune_fairlora.startup import fast_start_enabled
 NEEDLESS_PROGRAMS = ("start_monitor", "start_log_monitor", "start_api_server")
 
 PRELOAD, PRESTART = "RAY_preload_python_modules", "RAY_prestart_worker_first_driver"
-WORKER_READY = "tune_fairlora.run.worker_ready"
+WORKER_READY = "tune_fairlora.execution.worker_ready"
 READY_FOLDER = "TUNE_FAIRLORA_WORKERS_READY"  # environment variable: where pre-started workers say how far they are
 BEGIN_SECONDS, READY_SECONDS = 60.0, 300.0  # until the first has begun, and until all are ready; a busy machine is slow
 TRIAL_MODULES = ("trainables.trial.ray_trainable", "trainables.trial.trial")  # what a trial's process imports

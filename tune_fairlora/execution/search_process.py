@@ -7,7 +7,7 @@ stays as it is, in a script without a main guard, in a notebook, in any thread, 
 if __name__ == "__main__":
     from tune_fairlora.startup import run_command
 
-    run_command("run.search_process")  # imports this file again, under its own name
+    run_command("execution.search_process")  # imports this file again, under its own name
 
 import json
 import os
@@ -38,7 +38,7 @@ class SearchProcess:
         terminal = sys.stdout is sys.__stdout__ and sys.stdout is not None and sys.stdout.isatty()
         receive, send = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tune_fairlora.run.search_process", str(send)],
+            [sys.executable, "-m", "tune_fairlora.execution.search_process", str(send)],
             env=_environment(),
             stdin=subprocess.PIPE,
             pass_fds=(send,),
@@ -123,8 +123,8 @@ def _environment() -> dict[str, str]:
 
 def main() -> int:
     """The search's side: read the request, search, and tell folder or error."""
+    from tune_fairlora.execution.launch import resume_search, run_search
     from tune_fairlora.plan.options import SearchOptions
-    from tune_fairlora.run.launch import resume_search, run_search
 
     number = int(sys.argv[1])
     os.set_inheritable(number, False)  # not for Ray's processes

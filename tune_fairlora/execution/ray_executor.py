@@ -17,9 +17,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from trainables.config import ConfigError
 from trainables.trial.ray_trainable import RayTrainable
+from tune_fairlora.execution.controller import SearchController
+from tune_fairlora.execution.fast_start import import_meanwhile
 from tune_fairlora.record.state import FAILED
-from tune_fairlora.run.controller import SearchController
-from tune_fairlora.run.fast_start import import_meanwhile
 
 RAY_FOLDER = "ray"
 # What logging the front's models will need, torch among it: imported while a trial's processor has nothing left to do.
