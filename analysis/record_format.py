@@ -4,17 +4,18 @@ Standard library only: the search itself reads its record without pandas.
 """
 
 import ast
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-FORMAT = 3
-PREVIOUS_FORMAT = 2
+FORMAT, PREVIOUS_FORMAT = 3, 2
 
 
 def upgraded(settings: dict[str, Any]) -> dict[str, Any]:
     """``settings`` of the previous format in this one; those of any other format as they are.
 
-    Format 2 holds a search's distributions as Optuna printed them, format 3 holds their names and attributes.
+    Format 2 holds a search's distributions as Optuna printed them, format 3 holds their names and attributes. Raises
+    ValueError where a text is no distribution.
     """
     if settings.get("format") != PREVIOUS_FORMAT:
         return settings
@@ -23,12 +24,13 @@ def upgraded(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_text(entry: str | Mapping[str, str]) -> dict[str, Any]:
-    """ "FloatDistribution(high=1.0, log=False, low=0.0, step=None)" as ``study.distribution_data`` has it."""
+    """ "IntDistribution(high=8, log=False, low=1, step=1)", or such a text for each method, as data."""
     if not isinstance(entry, str):
         return {method: _from_text(text) for method, text in entry.items()}
-    call = ast.parse(entry, mode="eval").body
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-        raise ValueError(f"a distribution must be like IntDistribution(low=1, high=8), but is {entry}")
-    values = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-    attributes = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    return {"name": call.func.id, "attributes": attributes}
+    with contextlib.suppress(SyntaxError):
+        call = ast.parse(entry, mode="eval").body
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
+            values = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+            attributes = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+            return {"name": call.func.id, "attributes": attributes}
+    raise ValueError(f"a distribution must be like IntDistribution(high=8, low=1), but is {entry}")

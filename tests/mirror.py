@@ -19,7 +19,8 @@ from tests.processes import patience
 from trainables.config import TrainConfig
 from tune_fairlora.record.event_log import Record, read_events
 from tune_fairlora.record.state import State
-from tune_fairlora.tracking.tracker import RUN_STATUS, Tracker
+from tune_fairlora.tracking.client import RUN_STATUS
+from tune_fairlora.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

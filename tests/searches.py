@@ -1,4 +1,4 @@
-"""Real searches as commands of their own, killed and resumed, and what their table, journal and MLflow say then."""
+"""Real searches as commands of their own, killed and resumed, and what their table, study and MLflow say then."""
 
 import json
 import math
@@ -150,16 +150,16 @@ def check(holds: object, text: str) -> bool:
 
 
 def check_all(folder: Path, space: Space, trials: int) -> bool:
-    """The table, Optuna's journal and MLflow tell of the same trials, once each."""
+    """The table, Optuna's study and MLflow tell of the same trials, once each."""
     table, state, frozen = pd.read_parquet(runs(folder) / "trials.parquet"), state_of(folder), study(folder)
     whole = table["number"].tolist() == list(range(trials)) and not table["status"].isin([RUNNING, INTERRUPTED]).any()
     good = check(whole, f"trials.parquet: {len(table)} trials: {dict(Counter(table['status']))}")
     finished = sum(each.state.is_finished() for each in frozen)
-    good &= check(len(frozen) == finished == trials, f"Optuna's journal: {len(frozen)} trials, {finished} finished")
-    in_journal = [space.suggest(FixedTrial(t.params), seed=state.trials[t.number].seed).config_id for t in frozen]
+    good &= check(len(frozen) == finished == trials, f"Optuna's study: {len(frozen)} trials, {finished} finished")
+    in_study = [space.suggest(FixedTrial(t.params), seed=state.trials[t.number].seed).config_id for t in frozen]
     mirrored, ids = mirror(folder / DATABASE, state), table["config_id"].tolist()
     good &= check_mirror(mirrored, state)
-    same = ids == in_journal == [mirrored[n]["tags"]["config_id"] for n in sorted(mirrored) if n >= 0]
+    same = ids == in_study == [mirrored[n]["tags"]["config_id"] for n in sorted(mirrored) if n >= 0]
     good &= check(same and len(set(ids)) == trials, "the same configuration under each number in all three")
     left = [path.name for path in runs(folder).rglob(".*.tmp")]
     return good & check(not left, f"{len(left)} torn files left behind {left[:3]}")

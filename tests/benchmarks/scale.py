@@ -3,7 +3,7 @@
     python tests/benchmarks/scale.py                          # sampler random: the driver's own work alone
     python tests/benchmarks/scale.py --sampler tpe --trials 1000
 
-Everything but Ray, MLflow and training is the real thing: controller, record (with its fsyncs), searcher and journal,
+Everything but Ray, MLflow and training is the real thing: controller, record (with its fsyncs), searcher and study,
 scheduler, pruning of files, tables rendered by their thread. Trials are played from the recorded curves of digits (each
 draws a run at random), round-robin over the 64 that are open. Printed: milliseconds that the driver spends on a result
 (`result`, and `ended` where it is a trial's last), and on a suggestion, of that the sampler's own time (`ask`), median

@@ -1,4 +1,4 @@
-"""Optuna's own dashboard opens a search's journal as it is, while the search may still be at work."""
+"""Optuna's own dashboard opens the file of a search's study as it is, while the search may still be at work."""
 
 import json
 import socket
@@ -35,7 +35,7 @@ def answers(port: int) -> bool:
 
 
 @pytest.mark.slow
-def test_optunas_dashboard_shows_the_trials_of_a_journal(tmp_path, port):
+def test_optunas_dashboard_shows_the_trials_of_a_study(tmp_path, port):
     record = begun(tmp_path)
     searcher = StudySearcher(SPACES["digits"], tmp_path, "tpe", 0, record, TrialLauncher(record), 10)
     for i in range(4):

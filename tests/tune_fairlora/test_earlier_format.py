@@ -6,18 +6,24 @@ front, 3 stopped, 4 interrupted after its first epoch, 5 not begun. In its texts
 made in. Its weights, half precision to keep them small, lie beside it.
 """
 
+import json
 import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from analysis import results
+from analysis.record_format import FORMAT, upgraded
+from search_spaces import SPACES
 from tests.mirror import search_runs
+from tests.processes import refusal
 from trainables.prepare import datasets
 from tune_fairlora import export, report, search
+from tune_fairlora.algorithms.study import searched_data
 from tune_fairlora.record.event_log import read_events
 from tune_fairlora.record.state import COMPLETE, INTERRUPTED, STOPPED, State
 from tune_fairlora.tracking.client import newest_search
@@ -91,3 +97,23 @@ def test_it_is_resumed_to_its_end(folder: Path) -> None:
     old = table.epochs.merge(curves[["number", "epoch"]])
     assert old.equals(curves)  # what was measured stays, the interrupted trial's first epoch among it
     assert state.trials[4].decisions and len(table.trials) == 6
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_the_settings_of_every_space_become_what_this_version_writes(name: str) -> None:
+    """A search is resumed if its space is the same, so the upgrade has to be exact. Format 2 held ``str`` of each."""
+    space = SPACES[name]
+    texts = {
+        field: {method: str(one) for method, one in entry.items()} if isinstance(entry, Mapping) else str(entry)
+        for field, entry in space.search.items()
+    }
+    settings = upgraded({"format": 2, "searched": texts, "seed": 3})
+    assert settings == {"format": FORMAT, "searched": searched_data(space), "seed": 3}
+    assert json.loads(json.dumps(settings)) == settings
+
+
+@pytest.mark.parametrize("text", ["", "(", "FloatDistribution", "FloatDistribution(low=x)", "1 + 1"])
+def test_a_text_that_is_no_distribution_is_a_damaged_line(tmp_path: Path, text: str) -> None:
+    event = {"event": "search", "time": 1.0, "settings": {"format": 2, "searched": {"lr": text}}}
+    (tmp_path / "events.jsonl").write_text(json.dumps(event) + "\n")
+    assert "line 1 is damaged" in refusal(read_events, tmp_path)

@@ -77,7 +77,7 @@ def test_the_front_is_what_no_trial_dominates(finished):
 
 
 @pytest.mark.slow
-def test_the_journal_agrees_with_the_record(finished):
+def test_the_study_agrees_with_the_record(finished):
     folder = finished[0] / "runs/six"
     backend = optuna.storages.journal.JournalFileBackend(str(folder / "optuna.journal"))
     study = optuna.load_study(study_name="search", storage=optuna.storages.JournalStorage(backend))

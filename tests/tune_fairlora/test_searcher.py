@@ -102,7 +102,7 @@ def test_a_trial_that_is_told_twice_keeps_its_first_outcome(tmp_path):
     assert directions == [optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE]
 
 
-def test_the_journal_is_a_study_that_optuna_itself_opens(tmp_path):
+def test_optuna_itself_opens_the_study(tmp_path):
     drive(make(tmp_path), 5)
     storage = optuna.storages.JournalStorage(
         optuna.storages.journal.JournalFileBackend(str(tmp_path / "optuna.journal"))
@@ -152,7 +152,7 @@ def test_a_grid_with_seeds_visits_every_point_with_each(tmp_path):
     assert len(set(runs)) == len(runs) == 2 * 9 and len({config_id for config_id, _ in runs}) == 9
 
 
-def journal_of(folder) -> list:
+def study_of(folder) -> list:
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "optuna.journal")))
     return optuna.load_study(study_name="search", storage=storage).trials
 
@@ -183,13 +183,13 @@ def test_an_orphan_keeps_its_number_and_its_point_and_is_launched_first(tmp_path
     assert again.suggest("8")["number"] == 8
     for number in (6, 7, 8):
         end(again, number, accuracy=0.9, delta=0.1)
-    assert len(journal_of(tmp_path)) == 9 and {t.state for t in journal_of(tmp_path)} == {TrialState.COMPLETE}
+    assert len(study_of(tmp_path)) == 9 and {t.state for t in study_of(tmp_path)} == {TrialState.COMPLETE}
 
 
 @pytest.mark.parametrize("cut", [1, 2, 4, 6, 8])
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_a_draw_that_was_broken_off_anywhere_is_drawn_again_alike(tmp_path, cut, seeds):
-    """The journal may end anywhere within a draw whose start the log does not have."""
+    """The study's file may end anywhere within a draw whose start the log does not have."""
     whole = drive(make(tmp_path / "whole", seeds=seeds), 12)
     searcher = make(tmp_path / "cut", seeds=seeds)
     done = drive(searcher, 10)
@@ -205,8 +205,8 @@ def test_a_draw_that_was_broken_off_anywhere_is_drawn_again_alike(tmp_path, cut,
     assert done + drive(make(tmp_path / "cut", seeds=seeds), 2) == whole
 
 
-def test_the_journal_is_brought_to_where_the_log_is(tmp_path):
-    """The process died between the end of a trial in the log and its outcome in the journal."""
+def test_the_study_is_brought_to_where_the_log_is(tmp_path):
+    """The process died between the end of a trial in the log and its outcome in the study."""
     searcher = make(tmp_path)
     drive(searcher, 2)
     number = searcher.suggest("2")["number"]
@@ -215,7 +215,7 @@ def test_the_journal_is_brought_to_where_the_log_is(tmp_path):
     searcher.state.close()
     (tmp_path / "optuna.journal").write_bytes(before)
     make(tmp_path)
-    assert journal_of(tmp_path)[2].values == [0.9, 0.1]
+    assert study_of(tmp_path)[2].values == [0.9, 0.1]
 
 
 def test_a_lock_that_a_crash_left_behind_is_no_obstacle(tmp_path, monkeypatch):
@@ -238,12 +238,12 @@ def test_a_failure_can_be_taken_back_and_tried_again_under_its_number(tmp_path):
     assert again.suggest("5")["number"] == number
     again.state.trials[number].epochs.clear()
     end(again, number, accuracy=0.7, delta=0.1)
-    trials = journal_of(tmp_path)
+    trials = study_of(tmp_path)
     assert trials[number].values == [0.7, 0.1] and [t.number for t in trials] == [0, 1, 2, 3, 4]
 
 
-def test_a_journal_that_is_ahead_of_the_log_is_taken_back_to_it(tmp_path):
-    """A full disk may have taken the journal's lines and not the log's."""
+def test_a_study_that_is_ahead_of_the_log_is_taken_back_to_it(tmp_path):
+    """A full disk may have taken the study's lines and not the log's."""
     whole = drive(make(tmp_path / "whole"), 10)
     searcher = make(tmp_path / "ahead")
     done, log = drive(searcher, 5), tmp_path / "ahead/events.jsonl"
@@ -252,10 +252,10 @@ def test_a_journal_that_is_ahead_of_the_log_is_taken_back_to_it(tmp_path):
     searcher.state.close()
     log.write_bytes(before)
     assert done + drive(make(tmp_path / "ahead"), 5) == whole
-    assert [t.number for t in journal_of(tmp_path / "ahead")] == list(range(10))
+    assert [t.number for t in study_of(tmp_path / "ahead")] == list(range(10))
 
 
-def test_a_foreign_or_cut_journal_is_refused_in_one_line(tmp_path):
+def test_a_foreign_or_cut_study_is_refused_in_one_line(tmp_path):
     for name in ("a", "b"):
         searcher = make(tmp_path / name, seed=ord(name))
         drive(searcher, 8)

@@ -107,7 +107,7 @@ class StudySearcher(Searcher):
         study = self.study.optuna
         study.sampler = make_sampler(self.sampler, seed_for(self.seed, "sampler", number))
         orphan = number < self.known and self.study[number].state == TrialState.RUNNING
-        trial = self.study.reopen(number) if orphan else study.ask()
+        trial = optuna.Trial(study, number) if orphan else study.ask()
         if trial.number != number:
             raise RuntimeError(f"the study drew trial {trial.number}, but {number} comes next")
         config = self.space.suggest(trial, seed=self.seed + number % self.seeds)
@@ -120,6 +120,8 @@ class StudySearcher(Searcher):
 
     def tell(self, trial: Trial) -> None:
         """Full fidelity is COMPLETE, stopped or collapsed PRUNED, all else FAIL; a second call changes nothing."""
+        if self.study[trial.number].state.is_finished():
+            return
         state = OPTUNA_STATES.get(trial.status, TrialState.FAIL)
         values, violations = None, {}
         if state == TrialState.COMPLETE:
@@ -130,7 +132,8 @@ class StudySearcher(Searcher):
         for epoch in trial.decisions:
             metrics = trial.epochs[epoch - 1]["metrics"]
             notes[f"epoch {epoch}"] = {name: metrics[name] for name in self.space.objectives}
-        self.study.tell(trial.number, state, values, notes, violations)
+        self.study.note(trial.number, notes, violations)
+        self.study.optuna.tell(trial.number, values, state=state)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: ``tell`` tells the outcome once the log holds it, so that the study never knows more."""

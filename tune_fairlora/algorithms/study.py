@@ -60,10 +60,16 @@ class SearchStudy:
         try:
             self.storage = JournalStorage(Backend(str(path)))
             if fresh:
-                self._create(objectives, directions, points)
-            self.optuna = self._load()
+                study = optuna.create_study(study_name=STUDY_NAME, storage=self.storage, directions=directions)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    study.set_metric_names(list(objectives))
+                for point in points:
+                    study.enqueue_trial(dict(point))
+            self.optuna = optuna.load_study(study_name=STUDY_NAME, storage=self.storage)
             # Writes attributes on trials: a Trial wakes its study's sampler when it is made, which must not notice.
-            self._without_sampler = self._load(RandomSampler(seed=0))
+            idle = RandomSampler(seed=0)
+            self._for_notes = optuna.load_study(study_name=STUDY_NAME, storage=self.storage, sampler=idle)
         except OSError:
             raise
         except Exception as error:  # Optuna raises whatever its reading of a foreign line runs into
@@ -71,25 +77,12 @@ class SearchStudy:
         if self.optuna.directions != directions:
             raise ConfigError(f"{path} must have this search's objectives, but has others")
 
-    def _create(
-        self, objectives: Sequence[str], directions: list[StudyDirection], points: Iterable[Mapping[str, Any]]
-    ) -> None:
-        study = optuna.create_study(study_name=STUDY_NAME, storage=self.storage, directions=directions)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names(list(objectives))
-        for point in points:
-            study.enqueue_trial(dict(point))
-
-    def _load(self, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
-        return optuna.load_study(study_name=STUDY_NAME, storage=self.storage, sampler=sampler)
-
     def check(self, space: Space, trials: Iterable[Trial]) -> None:
         """Raise ConfigError unless the study has the configuration of each of the log's ``trials``."""
         for trial in trials:
             if trial.number >= len(self):
                 raise ConfigError(
-                    f"{self.path} must know trial {trial.number} of the log, but does not: it is not whole"
+                    f"{self.path} must know the log's trial {trial.number}, but does not: it is not whole"
                 )
             try:
                 config_id = space.suggest(FixedTrial(self[trial.number].params), seed=trial.seed).config_id
@@ -104,27 +97,13 @@ class SearchStudy:
     def __getitem__(self, number: int) -> FrozenTrial:
         return self.storage.get_trial(number)
 
-    def reopen(self, number: int) -> optuna.Trial:
-        """A trial that is still running, to draw what it has not drawn yet with the study's sampler."""
-        return optuna.Trial(self.optuna, number)
-
-    def tell(
-        self,
-        number: int,
-        state: TrialState,
-        values: list[float] | None,
-        notes: Mapping[str, object],
-        violations: Mapping[str, float],
-    ) -> None:
-        """Finish a running trial, once: ``notes`` become user attributes, a constraint above 0 is broken."""
-        if self[number].state.is_finished():
-            return
-        trial = optuna.Trial(self._without_sampler, number)
+    def note(self, number: int, notes: Mapping[str, object], violations: Mapping[str, float]) -> None:
+        """Set ``notes`` as user attributes of a running trial, and its constraints: one above 0 is broken."""
+        trial = optuna.Trial(self._for_notes, number)
         for name, note in notes.items():
             trial.set_user_attr(name, note)
         for name, violation in violations.items():
             trial.set_constraint(name, violation)
-        self.optuna.tell(number, values, state=state)
 
 
 def searched_data(space: Space) -> dict[str, Any]:

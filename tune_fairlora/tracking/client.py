@@ -14,9 +14,12 @@ from typing import Any
 
 from trainables.config import ConfigError
 from tune_fairlora.record.artifacts import Table
+from tune_fairlora.record.state import COLLAPSED, COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, STOPPED
 from tune_fairlora.tracking.tracking_uri import SQLITE, check_store, make_database, require_database, without_password
 
 SEARCH = -1  # stands for the search's run among the trials' numbers
+RUN_STATUS = dict.fromkeys((COMPLETE, COLLAPSED, STOPPED), "FINISHED") | dict.fromkeys((FAILED, DIVERGED), "FAILED")
+RUN_STATUS |= {INTERRUPTED: "KILLED", RUNNING: "RUNNING"}
 SERVER_REFUSALS = (401, 403, 408, 429)  # HTTP statuses that say something of the server or its gate, not of the message
 TEXT_LENGTH = 5000  # characters; MLflow takes 6000 in a parameter, 8000 in a tag
 DIGEST_LENGTH = 36  # characters of a data set's hash that MLflow keeps
@@ -90,8 +93,11 @@ class MlflowStore:
             if own not in (None, run.info.run_id) and not run.data.params and not run.data.metrics:
                 self.client.delete_run(run.info.run_id)
 
+    def reopen(self, run_id: str) -> None:
+        self.client.update_run(run_id, status="RUNNING")
+
     def terminate(self, run_id: str, status: str, time: float) -> None:
-        self.client.set_terminated(run_id, status, end_time=int(time * 1000))
+        self.client.set_terminated(run_id, RUN_STATUS[status], end_time=int(time * 1000))
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int, time: float) -> None:
         from mlflow.entities import Metric

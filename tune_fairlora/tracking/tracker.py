@@ -7,24 +7,14 @@ becomes, ``SearchRuns`` carries them out.
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
 from trainables.config import METHODS, ConfigError
 from tune_fairlora.record import artifacts
 from tune_fairlora.record.event_log import EVENT_LOG, Record
-from tune_fairlora.record.state import (
-    COLLAPSED,
-    COMPLETE,
-    DIVERGED,
-    FAILED,
-    INTERRUPTED,
-    RUNNING,
-    STOPPED,
-    Event,
-    State,
-)
+from tune_fairlora.record.state import INTERRUPTED, RUNNING, Event, State
 from tune_fairlora.record.tables import TABLE_FILES, Renderer, render, snapshot
 from tune_fairlora.tracking import client, ui_views
 from tune_fairlora.tracking.client import NOTE_TAG, RECORD_FOLDER, SEARCH, MlflowStore
@@ -34,8 +24,6 @@ from tune_fairlora.tracking.tracking_uri import SERVERS
 if TYPE_CHECKING:
     from tune_fairlora.record.search_folder import Finished
 
-RUN_STATUS = dict.fromkeys((COMPLETE, COLLAPSED, STOPPED), "FINISHED") | dict.fromkeys((FAILED, DIVERGED), "FAILED")
-RUN_STATUS |= {INTERRUPTED: "KILLED", RUNNING: "RUNNING"}
 PARAMS = (
     *("space", "objectives", "constraints", "sampler", "scheduler", "seed", "seeds", "trials", "methods"),
     *("max_failures", "data", "data_fingerprint", "weights"),
@@ -92,21 +80,6 @@ class SearchRuns:
             "pareto": "false",
         }
         return self.store.create(trial.label, common | tags, trial.started)
-
-    def tag(self, number: int, tags: Mapping[str, object]) -> None:
-        self.store.tag(self.run(number), tags)
-
-    def reopen(self, number: int) -> None:
-        self.store.client.update_run(self.run(number), status="RUNNING")
-
-    def terminate(self, number: int, status: str, time: float) -> None:
-        self.store.terminate(self.run(number), RUN_STATUS[status], time)
-
-    def log_params(self, number: int, params: Mapping[str, object]) -> None:
-        self.store.log_params(self.run(number), params)
-
-    def log_metrics(self, number: int, metrics: Mapping[str, float], step: int, time: float) -> None:
-        self.store.log_metrics(self.run(number), metrics, step, time)
 
     def log_data(self) -> None:
         settings = self.state.settings
@@ -213,6 +186,10 @@ class Tracker(Outbox):
     def _doubt(self) -> None:
         self._runs.surely_new = None
 
+    def _write(self, method: Callable[..., None], number: int, *content: object) -> Message:
+        """The message that calls a method of the store, like ``MlflowStore.tag``, for a run."""
+        return lambda: method(self._runs.store, self._runs.run(number), *content)
+
     def _messages(self, entry: Event) -> Iterator[Message]:
         repeated = entry["event"] == "epoch" and entry["epoch"] <= len(self.state.trials[entry["number"]].epochs)
         self.state.apply(entry)
@@ -226,45 +203,46 @@ class Tracker(Outbox):
         params = {name: settings[name] for name in PARAMS if name in settings} | fixed
         params["hypervolume_reference"] = self.state.reference
         yield partial(runs.run, SEARCH)
-        yield partial(runs.log_params, SEARCH, params)
+        yield self._write(MlflowStore.log_params, SEARCH, params)
         yield runs.log_data
         yield runs.show_views
 
     def _send_resume(self, entry: Event) -> Iterator[Message]:
         """Parameters cannot be overwritten in MLflow, so what was changed goes into tags."""
         changed = {f"changed.{name}": value for name, value in entry["changes"].items() if name != "options"}
-        yield partial(self._runs.tag, SEARCH, {"status": RUNNING, "reason": ""} | changed)
-        yield partial(self._runs.reopen, SEARCH)
+        yield self._write(MlflowStore.tag, SEARCH, {"status": RUNNING, "reason": ""} | changed)
+        yield self._write(MlflowStore.reopen, SEARCH)
 
     def _send_start(self, entry: Event) -> Iterator[Message]:
         yield partial(self._runs.run, entry["number"])
-        yield partial(self._runs.log_params, entry["number"], entry["values"])
+        yield self._write(MlflowStore.log_params, entry["number"], entry["values"])
 
     def _send_launch(self, entry: Event) -> Iterator[Message]:
-        yield partial(self._runs.tag, entry["number"], {"status": RUNNING, "reason": ""})
-        yield partial(self._runs.reopen, entry["number"])
+        yield self._write(MlflowStore.tag, entry["number"], {"status": RUNNING, "reason": ""})
+        yield self._write(MlflowStore.reopen, entry["number"])
 
     def _send_epoch(self, entry: Event) -> Iterator[Message]:
-        yield partial(self._runs.log_metrics, entry["number"], entry["metrics"], entry["epoch"], entry["time"])
+        yield self._write(MlflowStore.log_metrics, entry["number"], entry["metrics"], entry["epoch"], entry["time"])
 
     def _send_decision(self, entry: Event) -> Iterator[Message]:
-        yield partial(self._runs.tag, entry["number"], {f"decision.{entry['epoch']}": entry["text"]})
+        yield self._write(MlflowStore.tag, entry["number"], {f"decision.{entry['epoch']}": entry["text"]})
 
     def _send_fault(self, entry: Event) -> Iterator[Message]:
-        yield partial(self._runs.tag, entry["number"], {"fault": entry["reason"]})
+        yield self._write(MlflowStore.tag, entry["number"], {"fault": entry["reason"]})
 
     def _send_end(self, entry: Event) -> Iterator[Message]:
         """Close the trial's run, and put the front as it was then on the search's curves. An interrupted trial may go
         on later: only its last end is a step of the curves."""
         number, state, runs = entry["number"], self.state, self._runs
         trial, members = state.trials[number], set(state.front())
-        tags = {"status": entry["status"], "device": trial.device} | _reason(entry)
-        yield partial(runs.tag, number, tags | {"mlflow.runColor": ui_views.color(trial, number in members)})
-        yield partial(runs.terminate, number, entry["status"], entry["time"])
+        color = ui_views.color(trial, number in members)
+        tags = {"status": entry["status"], "device": trial.device, "mlflow.runColor": color} | _reason(entry)
+        yield self._write(MlflowStore.tag, number, tags)
+        yield self._write(MlflowStore.terminate, number, entry["status"], entry["time"])
         yield from self._mark_front(members)
         if entry["status"] != INTERRUPTED:
             finished = len(state.trials) - state.count(RUNNING, INTERRUPTED)
-            yield partial(runs.log_metrics, SEARCH, artifacts.curves(state), finished, entry["time"])
+            yield self._write(MlflowStore.log_metrics, SEARCH, artifacts.curves(state), finished, entry["time"])
             if trial.tables:
                 yield partial(runs.show_trial, number)
         if self._stale and time.monotonic() - self._refreshed > self._refresh_pause:
@@ -277,7 +255,7 @@ class Tracker(Outbox):
         for number in sorted(changed):
             color = ui_views.color(self.state.trials[number], number in members)
             tags = {"pareto": "true" if number in members else "false", "mlflow.runColor": color}
-            yield partial(self._runs.tag, number, tags)
+            yield self._write(MlflowStore.tag, number, tags)
 
     def _show_front(self) -> Iterator[Message]:
         """At most ``Renderer.SHARE`` of the time goes into it, as into the record's tables."""
@@ -289,8 +267,8 @@ class Tracker(Outbox):
 
     def _send_close(self, entry: Event) -> Iterator[Message]:
         """The run ends before its pictures are sent: they may need a store of their own, which may be down."""
-        yield partial(self._runs.tag, SEARCH, {"status": entry["status"]} | _reason(entry))
-        yield partial(self._runs.terminate, SEARCH, entry["status"], entry["time"])
+        yield self._write(MlflowStore.tag, SEARCH, {"status": entry["status"]} | _reason(entry))
+        yield self._write(MlflowStore.terminate, SEARCH, entry["status"], entry["time"])
         yield partial(render, self.record)  # by now the ids of the runs are known
         yield from self._show_front()
         yield self._runs.log_events
