@@ -32,8 +32,10 @@ def few() -> Data:
 
 
 def weights_of(model: torch.nn.Module) -> torch.Tensor:
-    """All of them, in one vector."""
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
+    """All of them in one vector, but for the keys' biases: no output depends on those, so that their gradients are
+    rounding alone, of which Adam makes whole steps."""
+    named = ((name, p.detach()) for name, p in model.named_parameters())
+    return torch.cat([(p.view(3, -1)[::2] if name.endswith("qkv.bias") else p).flatten() for name, p in named])
 
 
 def _quarter(split: Split) -> Split:
@@ -59,13 +61,13 @@ def test_the_bare_loop_trains_what_we_train(few, values):
     logits = logits_of(model, few.val, config)
     tied = near_ties(logits) / len(few.val)
     assert trained.accuracy == pytest.approx(last.metrics["val_accuracy"], abs=max(1e-12, tied))
-    # The images lie otherwise in memory (by channel, not by pixel) and the penalty is written in other words: sums are
-    # rounded otherwise, by 6e-8 of their terms. Where a gradient is rounding alone, as that of a key's bias is, Adam
-    # makes steps of up to lr of it; the outputs do not depend on it.
-    apart = (weights_of(last.trainer.model) - weights_of(model)).norm()
-    assert apart <= 0.01 * (weights_of(model) - start).norm()
+    # The images lie otherwise in memory (by channel, not by pixel), and the penalty is written in other words: sums are
+    # rounded otherwise, by 6e-8 of their terms. Adam divides by a gradient's own size, so that of the small ones more
+    # is left: of the way of 14 steps 1e-6 with adapters, 2e-4 in fairfft. A learning rate 1/1000 off makes 1e-3.
+    apart = (weights_of(last.trainer.model) - weights_of(model)).norm() / (weights_of(model) - start).norm()
+    assert apart <= 5e-4
     ours = logits_of(last.trainer.model, few.val, config)
-    torch.testing.assert_close(ours, logits, rtol=0, atol=1e-3 * logits.abs().max().item())
+    torch.testing.assert_close(ours, logits, rtol=0, atol=5e-4 * logits.abs().max().item())
     assert min(trained.read, trained.train, trained.validate) > 0
 
 
