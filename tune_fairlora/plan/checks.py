@@ -77,7 +77,8 @@ def check_weights(space: Space, weights: str | None, classes: list[str], store: 
             from trainables.models import zeroshot
 
             if not zeroshot.cache_file(BACKBONES[first.backbone], tuple(classes), source).exists():
-                print(f"reading {len(classes)} class names with CLIP's text tower: a second or two each, once")
+                seconds = "a second or two each, once"
+                print(f"reading {len(classes)} class names with CLIP's text tower: {seconds}", flush=True)
         model = adapters.adapt(create.fresh_model(first, classes, source), first)
         adapters.check_adapters(model)
         if store is not None:

@@ -31,7 +31,7 @@ from tune_fairlora.record.event_log import Record, collapse_floor
 from tune_fairlora.tracking.tracking_uri import absolute_uri, check_store
 
 Progress = Callable[[int, int], None]  # images decoded, and all
-Begin = Callable[[SearchOptions, int, bool], None]  # options, most trials, whether a model is to be looked at
+Begin = Callable[[SearchOptions, int, bool], None]  # options, trials in all, whether models are to be checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,15 +124,15 @@ def assemble(
     record: Record | None = None,
 ) -> Plan:
     """The plan of ``options``, once model, data and objectives are known to fit. Raises ConfigError."""
-    images, bounded = Store(store), (c.metric for c in constraints.parse(options.constraint))
-    models = checks.ModelCheckCache(space, options.weights, images.manifest)
-    trials = options.trials or (sys.maxsize if options.sampler == "grid" else space.trials)
-    begin(options, trials * options.seeds, not models.known)
     space.config({}, options.seed + options.seeds - 1)  # the last seed keeps its rule too
+    trials = options.trials or space.trials
     if options.sampler == "grid":
-        trials = min(trials, len(points) + len(space.grid_points()))
+        trials = min(options.trials or sys.maxsize, len(points) + len(space.grid_points()))
+    images, bounded = Store(store), (c.metric for c in constraints.parse(options.constraint))
     checks.check_objectives((*space.objectives, *bounded), space, images)
     checks.warn_small(images)
+    models = checks.ModelCheckCache(space, options.weights, images.manifest)
+    begin(options, trials * options.seeds, not models.known)
     return Plan(
         options=options,
         folder=folder,

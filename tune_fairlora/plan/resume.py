@@ -21,8 +21,7 @@ from tune_fairlora.tracking import outbox
 def make_plan(
     name: str, given: Mapping[str, object], progress: plan.Progress, begin: plan.Begin = lambda *_: None
 ) -> plan.Plan:
-    """The plan that goes on with the search ``name`` with the options ``given`` anew; ``begin`` is called as
-    `plan.make_plan` calls it.
+    """The plan that goes on with the search ``name``, with the options ``given`` anew; for ``begin`` see plan.make_plan.
 
     The record that it holds is locked until the process ends. Raises ConfigError where the folder is no search, was
     made by another version, is at work, or where space, data or weights are not those of the search.
@@ -49,8 +48,8 @@ def _plan(record: Record, given: dict[str, Any], progress: plan.Progress, begin:
     store = Path(settings["store"])
     if not store.is_file() or "data" in given:
         store = plan.prepare(space, options, progress)
-    fingerprints = {"fingerprint": settings["data_fingerprint"]}, {"fingerprint": Store(store).manifest.fingerprint}
-    _compare("data", *fingerprints)
+    images = Store(store).manifest.fingerprint
+    _compare("data", {"fingerprint": settings["data_fingerprint"]}, {"fingerprint": images})
     resumed = plan.assemble(options, space, record.folder, store, tuple(settings["enqueue"]), begin, record)
     _compare("weights", {"weights": settings["weights"]}, {"weights": fingerprint(resumed.weights) or "hub"})
     if resumed.trials < len(record.trials):
@@ -100,7 +99,7 @@ def _check_format(settings: Mapping[str, Any], folder: Path) -> None:
 
 
 def _compare(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise ConfigError on the first difference, saying what it is."""
+    """Raise ConfigError that names the first difference."""
     for name in before:
         if before[name] == now[name]:
             continue
@@ -112,8 +111,8 @@ def _compare(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> No
 
 
 def to_go_on(record: Record, max_failures: int) -> list[Trial]:
-    """The trials that a resumed search takes up, by number: those broken off, and those that failed no more often than
-    they may (a model that diverged would diverge again)."""
+    """The trials that a resumed search continues, by number: the interrupted ones, and those that failed no more often
+    than allowed (a model that diverged would diverge again)."""
     return [trial for _, trial in sorted(record.trials.items()) if _goes_on(trial, max_failures)]
 
 
