@@ -10,7 +10,14 @@ import pytest
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 SIGNDIGITS = SHARED / "data" / "signdigits"
 WITH_RAY = {f"test_{name}.py" for name in ("browser", "end_to_end", "faults", "notebooks", "prepare", "search")}
-WITH_RAY |= {"test_bad_input.py", "test_resume.py", "test_startup.py", "test_weights.py", "test_fast_start.py"}
+WITH_RAY |= {
+    "test_bad_input.py",
+    "test_resume.py",
+    "test_startup.py",
+    "test_weights.py",
+    "test_fast_start.py",
+    "test_ray_executor.py",
+}
 VIT_TINY = SHARED / "weights" / "vit_tiny_patch16_224_in1k.safetensors"
 
 

@@ -8,10 +8,11 @@ import contextlib
 import shutil
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
@@ -130,14 +131,14 @@ class RayScheduler(FIFOScheduler):
 def error_of(trial: RayTrial) -> tuple[str, bool]:
     """Why ``trial`` failed, in a line, and whether trying again may help: not where its configuration, data or model
     was refused, as it will be refused again."""
-    error = None
-    with contextlib.suppress(Exception):  # an exception that does not survive pickling
-        error = trial.get_pickled_error()
-    cause = getattr(error, "cause", None)
+    cause, text = None, ""
+    # Ray's own methods look where it copies these files to, later.
+    with contextlib.suppress(Exception):  # there is none, or it does not survive pickling
+        cause = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes()).cause
     if isinstance(cause, Exception):  # of the trial's own code
         text = "".join(traceback.format_exception_only(cause))
-    else:  # its process died, or Ray itself failed
-        text = str(error or trial.get_error() or "")
+    elif trial.error_file and Path(trial.error_file).is_file():  # its process died, or Ray itself failed
+        text = Path(trial.error_file).read_text()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         return "the trial's process ended without a word", True
