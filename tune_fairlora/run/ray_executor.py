@@ -45,15 +45,12 @@ class RayExecutor(tune.Callback):
         return {}
 
     def run(self) -> None:
-        self.tuner().fit()
-
-    def tuner(self) -> tune.Tuner:
-        """One resource shape for all methods, so that Ray hands a trial's process on to the next trial."""
+        """Return when all trials have ended. One resource shape for all methods, so that Ray hands a trial's process on
+        to the next trial."""
         folder = self.controller.plan.folder
         shutil.rmtree(folder / RAY_FOLDER, ignore_errors=True)  # of an earlier run of this search
-        resources = {"cpu": self.controller.plan.cpus, "gpu": self.controller.gpus}
-        return tune.Tuner(
-            tune.with_resources(RayTrainable, resources),
+        tune.Tuner(
+            tune.with_resources(RayTrainable, {"cpu": self.controller.plan.cpus, "gpu": self.controller.gpus}),
             tune_config=tune.TuneConfig(
                 search_alg=self.controller.searcher,
                 scheduler=RayScheduler(self.controller),
@@ -70,7 +67,7 @@ class RayExecutor(tune.Callback):
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
-        )
+        ).fit()
 
     def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: object) -> None:
         self.controller.hangs.heard(trial.config["number"])
