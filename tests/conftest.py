@@ -22,6 +22,7 @@ WITH_RAY |= {
     "test_startup.py",
     "test_weights.py",
     "test_fast_start.py",
+    "test_ray_executor.py",
 }
 VIT_TINY = SHARED / "weights" / "vit_tiny_patch16_224_in1k.safetensors"
 

@@ -84,7 +84,7 @@ def test_ray_settings():
 
 def test_ray_trial():
     """ray_executor: a trial's actor is killed when it hangs, and its exception is read when it fails."""
-    import cloudpickle
+    from ray import cloudpickle
     from ray.exceptions import RayTaskError
     from ray.tune.experiment import Trial
     from ray.tune.experiment.trial import _TemporaryTrialState
@@ -92,7 +92,7 @@ def test_ray_trial():
     from trainables.config import ConfigError
 
     assert _TemporaryTrialState().ray_actor is None
-    assert callable(Trial.get_pickled_error) and callable(Trial.get_error)
+    assert isinstance(Trial.pickled_error_file, property) and isinstance(Trial.error_file, property)
     error = RayTaskError("step", "Traceback", ConfigError("no"), "proctitle", 1, "ip")
     for each in (error, error.as_instanceof_cause()):
         cause = cloudpickle.loads(cloudpickle.dumps(each)).cause

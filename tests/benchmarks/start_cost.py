@@ -52,16 +52,16 @@ def seconds(code: str, side: str) -> list[float]:
 
 def measure(code: str, rounds: int) -> list[tuple[list[float], list[float]]]:
     """Ours and the peer's, by turns; a first round, which reads files from the disk, does not count."""
-    found = []
+    pairs = []
     for i in range(rounds + 1):
         order = ("ours", "peer") if i % 2 == 0 else ("peer", "ours")
         pair = {side: seconds(code, side) for side in order}
-        found.append((pair["ours"], pair["peer"]))
-    return found[1:]
+        pairs.append((pair["ours"], pair["peer"]))
+    return pairs[1:]
 
 
-def row(name: str, what: str, peer: str, found: Sequence[tuple[list[float], list[float]]], part: int = 0) -> Row:
-    ours, theirs = ([pair[side][part] for pair in found] for side in (0, 1))
+def row(name: str, what: str, peer: str, pairs: Sequence[tuple[list[float], list[float]]], part: int = 0) -> Row:
+    ours, theirs = ([pair[side][part] for pair in pairs] for side in (0, 1))
     ratios = [b / a for a, b in zip(ours, theirs)]
     words = f"{statistics.median(ours):.1f} s", f"{peer} {statistics.median(theirs):.1f} s"
     return Row(f"{name}: {what}", "–", *words, f"{statistics.median(ratios):.2f}x", spread(ratios))
@@ -69,10 +69,10 @@ def row(name: str, what: str, peer: str, found: Sequence[tuple[list[float], list
 
 def rows(rounds: int = 5) -> list[Row]:
     wait_for_quiet()
-    found, loaded = measure(RAY, rounds), measure(LOADING, rounds)
+    pairs, loaded = measure(RAY, rounds), measure(LOADING, rounds)
     return [
-        row("Ray on two cores", "its start", "all its programs", found, 0),
-        row("Ray on two cores", "its end", "all its programs", found, 1),
+        row("Ray on two cores", "its start", "all its programs", pairs, 0),
+        row("Ray on two cores", "its end", "all its programs", pairs, 1),
         row("a trial's process", "libraries", "with transformers", loaded),
     ]
 

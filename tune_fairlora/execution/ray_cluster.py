@@ -178,15 +178,11 @@ def slots(nodes: list[dict[str, float]], cpus: float, gpus: float | None) -> tup
     wanted = gpus if gpus is not None else float(sum(node.get("GPU", 0) for node in nodes) >= 1)
     if wanted > 1 and wanted != int(wanted):
         raise ConfigError(f"--gpus-per-trial must be whole above 1, but got {wanted:g}")
-    fits = sum(_fits(node, {"CPU": cpus, "GPU": wanted}) for node in nodes)
+    trial = {kind: need for kind, need in (("CPU", cpus), ("GPU", wanted)) if need > 0}
+    fits = sum(min(int(node.get(kind, 0) / need + 1e-9) for kind, need in trial.items()) for node in nodes)
     if not fits:
         largest = {kind: max(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}
-        have = f"this Ray's largest node has {largest['CPU']:g} CPUs and {largest['GPU']:g} GPUs"
-        if wanted > largest["GPU"]:
-            raise ConfigError(f"--gpus-per-trial {wanted:g} fits on no node: {have}")
-        raise ConfigError(f"--cpus-per-trial {cpus:g} fits on no node: {have}")
+        option = f"--gpus-per-trial {wanted:g}" if wanted > largest["GPU"] else f"--cpus-per-trial {cpus:g}"
+        have = f"{largest['CPU']:g} CPUs and {largest['GPU']:g} GPUs"
+        raise ConfigError(f"{option} fits on no node: this Ray's largest node has {have}")
     return wanted, fits
-
-
-def _fits(node: dict[str, float], trial: dict[str, float]) -> int:
-    return min(int(node.get(kind, 0) / want + 1e-9) for kind, want in trial.items() if want > 0)

@@ -8,10 +8,11 @@ import contextlib
 import shutil
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
@@ -44,14 +45,12 @@ class RayExecutor(tune.Callback):
         return {}
 
     def run(self) -> None:
-        self.tuner().fit()
-
-    def tuner(self) -> tune.Tuner:
-        """One resource shape for all methods, so that Ray hands a trial's process on to the next trial."""
+        """Return when all trials have ended. One resource shape for all methods, so that Ray hands a trial's process on
+        to the next trial."""
         folder = self.controller.plan.folder
         shutil.rmtree(folder / RAY_FOLDER, ignore_errors=True)  # of an earlier run of this search
         resources = {"cpu": self.controller.plan.options.cpus_per_trial, "gpu": self.controller.gpus}
-        return tune.Tuner(
+        tune.Tuner(
             tune.with_resources(RayTrainable, resources),
             tune_config=tune.TuneConfig(
                 search_alg=self.controller.searcher,
@@ -69,7 +68,7 @@ class RayExecutor(tune.Callback):
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
-        )
+        ).fit()
 
     def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: object) -> None:
         self.controller.hangs.heard(trial.config["number"])
@@ -130,14 +129,14 @@ class RayScheduler(FIFOScheduler):
 def error_of(trial: RayTrial) -> tuple[str, bool]:
     """Why ``trial`` failed, in a line, and whether trying again may help: not where its configuration, data or model
     was refused, as it will be refused again."""
-    error = None
-    with contextlib.suppress(Exception):  # an exception that does not survive pickling
-        error = trial.get_pickled_error()
-    cause = getattr(error, "cause", None)
+    cause, text = None, ""
+    # Ray's own methods look where it copies these files to, later.
+    with contextlib.suppress(Exception):  # there is none, or it does not survive pickling
+        cause = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes()).cause
     if isinstance(cause, Exception):  # of the trial's own code
         text = "".join(traceback.format_exception_only(cause))
-    else:  # its process died, or Ray itself failed
-        text = str(error or trial.get_error() or "")
+    elif trial.error_file and Path(trial.error_file).is_file():  # its process died, or Ray itself failed
+        text = Path(trial.error_file).read_text()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         return "the trial's process ended without a word", True
