@@ -35,7 +35,10 @@ def test_the_chosen_is_the_best_of_each_method_in_the_metrics_direction():
     assert configurations.chosen(made)["number"].tolist() == [5, 1]  # in the order of METHODS
     assert configurations.chosen(made, "val_delta_f1")["number"].tolist() == [5, 0]
     assert "highest validation accuracy" in configurations.rule(made)
-    assert "lowest validation ΔF1" in configurations.rule(made, "val_delta_f1")
+    assert configurations.rule(made, "val_delta_f1").endswith("configuration with the lowest validation ΔF1")
+    two = search(trial(0, seed=0), trial(1, seed=1), seeds=2, constraints=["val_accuracy>=0.6"])
+    assert configurations.rule(two).endswith("with the highest mean validation accuracy, within the constraints")
+    assert configurations.seeds_in_words(two) == "mean ± standard deviation over 2 seeds"
 
 
 def test_one_seed_has_no_deviation_and_says_so():

@@ -40,6 +40,7 @@ def search(points=POINTS, seeds: int = 1, **columns) -> Search:
         ("fairness", 3, "has the best val_delta_f1 (0.1400, less is better) of the 5 complete configurations; "),
         ("val_accuracy>=0.8 then val_delta_f1", 2, "0.1500, less is better) of the 3 complete configurations with"),
         (" val_delta_f1 <= 0.16 then val_accuracy ", 2, "val_delta_f1<=0.16; val_delta_f1 is 0.1500"),
+        ("val_delta_f1<=0.16 then val_accuracy", 2, "of the 3 complete configurations"),  # the bound itself keeps it
         ("val_accuracy>=0.9 then val_accuracy", 0, "of the 1 complete configurations"),
     ],
 )  # fmt: skip
@@ -47,6 +48,15 @@ def test_each_rule_takes_its_point_and_tells_the_numbers(rule, number, why):
     choice = pick(search(), rule)
     assert choice.number == number and choice.why.startswith(f"trial {number} ")
     assert why in choice.why and "\n" not in choice.why
+
+
+@pytest.mark.parametrize(
+    ("n", "why"), [(1, "1 point(s), so no knee; trial 0 is one: val_accuracy 0.9000"), (2, "2 poi")]
+)
+def test_a_front_of_one_or_two_has_no_knee(n, why):
+    assert why in pick(search(POINTS[:n]), "knee").why
+    assert "is the knee" in pick(search(POINTS[: n + 2]), "knee").why
+    assert "no knee" in pick(search([*POINTS[:n], *POINTS[:n]]), "knee").why  # equal points are one
 
 
 def test_among_equals_the_objectives_decide_and_then_the_number():
@@ -84,6 +94,7 @@ def test_a_metric_without_a_value_in_one_seed_has_no_mean():
         ("val_accuracy>=0.5 then acuracy", "unknown metric of a rule to pick by 'acuracy', did you mean val_accuracy?"),
         ("val_accuracy>=x then val_delta_f1", "a rule to pick by must end in a number, but got"),
         ("val_accuracy>=nan then val_delta_f1", "a rule to pick by must end in a number, but got"),
+        ("val_accuracy>=inf then val_delta_f1", "a rule to pick by must end in a number, but got"),
         ("val_eod_max<=0.5 then val_delta_f1", "the search s must have measured val_eod_max, but has not"),
     ],
 )  # fmt: skip
@@ -91,6 +102,14 @@ def test_a_rule_that_cannot_be_kept_is_one_line(rule, message):
     with pytest.raises(ConfigError) as caught:
         pick(search(), rule)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_metric_that_no_configuration_has_is_told_as_such():
+    nothing = search(POINTS[:2], val_min_recall=[float("nan")] * 2)
+    with pytest.raises(ConfigError, match=r"keeps val_min_recall>=0\.5: none has a value of val_min_recall$"):
+        pick(nothing, "val_min_recall>=0.5 then val_accuracy")
+    with pytest.raises(ConfigError, match=r"no complete trial with val_accuracy>=0\.5 has a value of val_min_recall$"):
+        pick(nothing, "val_accuracy>=0.5 then val_min_recall")
 
 
 def test_a_search_that_has_nothing_to_pick_says_so():

@@ -247,6 +247,19 @@ def test_the_identity_is_ten_hexadecimal_digits_and_never_changes_between_proces
     assert len(other) == 10 and int(other, 16) >= 0
 
 
+def test_a_configuration_is_still_known_by_the_name_that_records_have_of_it():
+    """Every default is a part of it: one that changed would make other runs of the same name in a record."""
+    everything = {"balance": "class", "penalty_center": "running", "micro_batch": 8, "last_blocks": 1, "views": 2}
+    assert {method: TrainConfig(method=method).config_id for method in METHODS} == {
+        "lora": "3ad458314d",
+        "fairlora": "12da8e4c47",
+        "fft": "ed32a6acbb",
+        "fairfft": "abb9adb041",
+    }
+    assert TrainConfig(method="fairlora", **everything).config_id == "b1d1e3b58f"
+    assert TrainConfig().seed == 0
+
+
 def test_the_zeroshot_head_needs_a_clip():
     assert TrainConfig(backbone="clip_b32_openai", head="zeroshot").head == "zeroshot"
     rule = "`head = zeroshot` needs a CLIP backbone (clip_b32, clip_b32_openai), but got backbone=dino_b16"

@@ -164,6 +164,7 @@ def test_values_stay_in_range_and_order(problem):
         ({"label": [0.0, 1.0]}, "`label` must hold integers, but got dtype float64"),
         ({"loss": [1.0]}, "must share one shape [n], but got [(2,), (2,), (1,), (2,)]"),
         ({"n_groups": 0}, "`n_classes >= 1` and `n_groups >= 1` must hold, but got n_classes=10 and n_groups=0"),
+        ({"n_classes": 0}, "`n_classes >= 1` and `n_groups >= 1` must hold, but got n_classes=0 and n_groups=2"),
         ({"positive": 1}, "`positive` must be None unless n_classes=2, but got positive=1 with n_classes=10"),
         ({"n_classes": 2, "positive": 2}, "`0 <= positive < 2` must hold, but got positive=2"),
     ],
@@ -182,6 +183,14 @@ def test_one_shape_of_all_must_also_have_one_dimension(shape):
     zeros = np.zeros(shape, int)
     with pytest.raises(ValueError, match=r"must share one shape \[n\], but got \[\("):
         evaluate(zeros, zeros, zeros, zeros, n_classes=10, n_groups=2)
+
+
+def test_a_lone_class_and_a_lone_group_are_measured():
+    zeros = np.zeros(3, int)
+    metrics = evaluate(zeros, zeros, zeros, zeros, n_classes=1, n_groups=1).metrics
+    assert metrics["accuracy"] == metrics["min_f1"] == metrics["worst_cell_accuracy"] == 1 and metrics["loss"] == 0
+    gaps = [name for name in METRICS if name.startswith(("delta", "eod", "equalized"))]
+    assert all(math.isnan(metrics[name]) for name in gaps)  # nothing to compare with is not perfectly fair
 
 
 def test_narrow_integers_do_not_overflow():

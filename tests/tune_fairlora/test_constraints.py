@@ -17,6 +17,7 @@ def test_a_violation_is_by_how_much_it_is_broken():
     assert str(low) == "val_accuracy>=0.9"
     assert feasible([low, high], {"val_accuracy": 0.95, "val_loss": 1.0})
     assert not feasible([low, high], {"val_accuracy": 0.95, "val_loss": 1.6})
+    assert feasible([low, high], {"val_accuracy": 0.9, "val_loss": 1.5})  # what reaches a bound keeps it
 
 
 @pytest.mark.parametrize(
@@ -31,12 +32,29 @@ def test_a_violation_is_by_how_much_it_is_broken():
         (["val_accuracy>=high"], "must end in a number"),
         (["val_accuracy>=nan"], "must end in a number"),
         (["val_accuracy>=90"], "val_accuracy>=90 can never hold"),
+        (["val_accuracy>=1.01"], "val_accuracy>=1.01 can never hold"),
         (["val_loss<=-1"], "can never hold"),
+        (["val_delta_f1<=-0.01"], "can never hold"),
         (["val_accuracy>=0.9", "val_accuracy<=0.8"], "val_accuracy>=0.9 and val_accuracy<=0.8 can never hold"),
     ],
 )
 def test_what_makes_no_sense_is_refused(texts, words):
     assert words in refusal(parse, texts)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["val_accuracy>=1"],
+        ["val_delta_f1<=0"],
+        ["val_loss<=0"],
+        ["val_loss>=3"],
+        ["val_loss_variance>=3"],
+        ["val_accuracy>=0.8", "val_accuracy<=0.8"],
+    ],
+)
+def test_a_bound_that_a_model_could_just_keep_is_taken(texts):
+    assert [str(constraint) for constraint in parse(texts)] == texts
 
 
 def test_what_breaks_a_constraint_is_kept_complete_and_off_the_front(tmp_path):

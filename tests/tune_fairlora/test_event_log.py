@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from tests.processes import ROOT
-from tests.records import SETTINGS, begun, run
+from tests.records import SETTINGS, begun, report, run, start
 from trainables.config import TrainConfig
 from trainables.metrics import METRICS
 from tune_fairlora.record.event_log import collapse_floor, read_events
@@ -44,6 +44,34 @@ def test_the_front_holds_full_fidelity_trials_alone(record):
     run(record, 3, [0.9, 0.5], delta=0.1)  # its last epoch counts, not its best
     assert record.front() == [2, 3]
     assert record.hypervolume() == pytest.approx(0.7 * 0.7 + 0.5 * 0.2)
+
+
+def test_the_front_is_told_by_the_first_objective_best_first_and_of_equals_by_number(record):
+    run(record, 0, [0.1, 0.5], delta=0.1)
+    run(record, 1, [0.1, 0.7], delta=0.3)
+    run(record, 2, [0.1, 0.6], delta=0.2)
+    run(record, 3, [0.1, 0.7], delta=0.3)
+    assert record.front() == [1, 3, 2, 0]
+    assert record.hypervolume() == pytest.approx(0.7 * 0.7 + 0.6 * 0.1 + 0.5 * 0.1)
+
+
+def test_an_epoch_counts_once_and_in_its_turn(record):
+    start(record, 0, epochs=3)
+    for epoch, accuracy in ((1, 0.5), (1, 0.9), (3, 0.8), (2, 0.6)):
+        report(record, 0, epoch, accuracy=accuracy)
+    assert [(e["epoch"], e["metrics"]["val_accuracy"]) for e in record.trials[0].epochs] == [(1, 0.5), (2, 0.6)]
+
+
+def test_trials_are_counted_by_what_became_of_them_and_have_names_to_read(record):
+    run(record, 0, [0.5, 0.6], method="fairlora", rank=4, lam=0.125)
+    run(record, 1, [0.5], method="fft")
+    start(record, 2, rank=0)
+    record.add("end", number=2, status="interrupted", reason="", tables={})
+    assert [record.count(name) for name in ("complete", "stopped", "interrupted", "running")] == [1, 1, 1, 0]
+    record.add("launch", number=2)
+    assert record.count("complete", "running") == 2 and record.count("interrupted") == 0
+    names = [trial.label for trial in record.trials.values()]
+    assert names == ["000 fairlora r4 λ0.12", "001 fft", "002 lora r0"]
 
 
 def test_a_collapsed_trial_looks_fair_and_is_off_the_front(record):

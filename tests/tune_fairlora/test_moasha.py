@@ -253,6 +253,23 @@ def test_rungs_lie_below_the_budget():
     assert asha(grace_period=2, reduction_factor=2).rungs(9) == (2, 4, 8)
 
 
+def test_by_default_the_first_rung_is_the_second_epoch_and_a_quarter_goes_on():
+    scheduler = MultiObjectiveAsha(NAMES[:2], guess=GUESS)
+    assert scheduler.rungs(33) == (2, 8, 32)
+    said = [scheduler.report(i, 2, 33, measured((i, i), 0.5)).text for i in range(5)]
+    assert "3 of the 4" in said[2] and "keeps best 1" in said[3] and "keeps best 2" in said[4]
+
+
+def test_a_rung_of_hundreds_of_trials_forgets_none():
+    rng = np.random.default_rng(0)
+    trials = [((value,), recall) for value, recall in zip(rng.permutation(200), rng.integers(4, 16, 200) / 16)]
+    options = {"spread": "hypervolume", "reduction_factor": 3, "floor": 0.5}
+    scheduler = asha(NAMES[:1], **options)
+    found = decisions(scheduler, trials)
+    assert found == naive_decisions(trials, **options)
+    assert decisions(scheduler, trials) == found  # each as it was when the trial arrived
+
+
 def test_a_rung_is_an_exact_epoch_of_one_budget():
     scheduler = asha()
     for number in range(4):
