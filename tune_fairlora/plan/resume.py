@@ -21,7 +21,7 @@ from tune_fairlora.tracking import outbox
 def make_plan(
     name: str, given: Mapping[str, object], progress: plan.Progress, begin: plan.Begin = lambda *_: None
 ) -> plan.Plan:
-    """The plan that goes on with the search ``name``, with the options ``given`` anew; ``begin``: plan.make_plan.
+    """The plan that goes on with the search ``name``, with the options ``given`` anew; ``begin``: see plan.make_plan.
 
     The record that it holds is locked until the process ends. Raises ConfigError where the folder is no search, was
     made by another version, is at work, or where space, data or weights are not those of the search.
