@@ -160,3 +160,10 @@ def test_a_reader_that_goes_away_gets_no_traceback(command):
 def test_closed_streams_are_no_matter(tmp_path):
     assert shell("python -m tune_fairlora.search --list >&-").returncode == 0
     assert shell("python -m tune_fairlora.search --nothing 2>&-").returncode == 2
+
+
+@pytest.mark.slow
+def test_a_search_needs_no_standard_streams(tmp_path):
+    options = "--space digits --trials 1 --epochs 1 --name closed"
+    assert shell(f"cd {tmp_path} && python -m tune_fairlora.search {options} <&- >&- 2>&-").returncode == 0
+    assert (tmp_path / "runs/closed/front.html").exists()

@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
     run_command("execution.search_process")  # imports this file again, under its own name
 
+import contextlib
 import json
 import os
 import queue
@@ -16,7 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -70,48 +71,51 @@ class SearchProcess:
     def begin(self) -> Path:
         """The search's folder, once its record is there. Raises ConfigError if the search was refused."""
         folder = Path()
-        while self._open:
-            kind, content = self._next()
-            if kind == "message" and "error" in content:
-                self._process.wait()
-                raise ConfigError(content["error"])
-            if kind == "message":
-                folder = Path(content["folder"])
-            if folder.is_absolute() and (folder / "search.json").exists():
-                return folder
+        with self._interrupted_with_caller():
+            while self._open:
+                kind, content = self._next()
+                if kind == "message" and "error" in content:
+                    self._process.wait()
+                    raise ConfigError(content["error"])
+                if kind == "message":
+                    folder = Path(content["folder"])
+                if folder.is_absolute() and (folder / "search.json").exists():
+                    return folder
         raise RuntimeError(f"the search ended before it began (exit status {self._process.wait()})")
 
     def wait(self, refresh: Callable[[], object]) -> int:
         """The exit status, once the search has ended; meanwhile ``refresh`` is called about once a second."""
-        while self._open:
-            self._next()
-            refresh()
-        return self._process.wait()
+        with self._interrupted_with_caller():
+            while self._open:
+                self._next()
+                refresh()
+            return self._process.wait()
 
-    def runs(self) -> bool:
-        return self._process.poll() is None
+    @contextlib.contextmanager
+    def _interrupted_with_caller(self) -> Iterator[None]:
+        """Whatever breaks off the block, Ctrl-C above all, ends the search in order first; again, it ends at once."""
+        try:
+            yield
+        except BaseException:
+            while self._process.poll() is None or self._open:
+                with contextlib.suppress(KeyboardInterrupt):
+                    self._process.send_signal(signal.SIGINT)
+                    while self._open:
+                        self._next()
+                    self._process.wait()
+            raise
 
     def _next(self) -> tuple[str, Any]:
-        """What the search prints or tells next; nothing after a second. An interrupt is passed on to the search, which
-        then ends in order; KeyboardInterrupt is raised when it has."""
+        """Show what the search prints next, and return it or what it tells; nothing after a second."""
         try:
             kind, content = self._events.get(timeout=TICK_SECONDS)
         except queue.Empty:
             return "", None
-        except KeyboardInterrupt:
-            self._interrupt()
-            raise
         if kind == "text":
             print(content, end="", flush=True)
         elif kind == "end":
             self._open -= 1
         return kind, content
-
-    def _interrupt(self) -> None:
-        self._process.send_signal(signal.SIGINT)
-        while self._open:
-            self._next()
-        self._process.wait()
 
 
 def _environment() -> dict[str, str]:
