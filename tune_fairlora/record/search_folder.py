@@ -2,15 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from analysis import results
 from trainables.config import ConfigError, TrainConfig
 from tune_fairlora.record.event_log import EVENT_LOG, read_events
 from tune_fairlora.record.state import RUNNING, Settings, State
-
-if TYPE_CHECKING:
-    from torch import nn
 
 INPUTS = ("store", "data_fingerprint", "weights_file", "weights")  # settings that say what it was trained on
 
@@ -76,9 +73,10 @@ def weights_of(folder: Path, number: int) -> Path:
     return trial_folder(folder, number) / WEIGHTS
 
 
-def model_of(finished: Finished, number: int, way_out: str, device: str = "cpu") -> "nn.Module":
-    """The model of trial ``number`` as it was saved, adapted. Raises ConfigError where its file is damaged or holds
-    other weights than those that the trial trained; the message ends in ``way_out``, what to do instead."""
+def model_of(finished: Finished, number: int, way_out: str, device: str = "cpu") -> Any:
+    """The model of trial ``number`` as it was saved, a torch module with its adapters. Raises ConfigError where its
+    file is damaged or holds other weights than those that the trial trained; the message ends in ``way_out``, what to
+    do instead."""
     from safetensors.torch import load_file
 
     from trainables.models import adapters, create
