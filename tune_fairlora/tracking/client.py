@@ -123,6 +123,9 @@ class MlflowStore:
         data = Dataset(as_text(name), fingerprint[:DIGEST_LENGTH], "local", source, profile=json.dumps(profile))
         self.client.log_inputs(run_id, datasets=[DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
 
+    def log_record(self, run_id: str, path: Path) -> None:
+        self.client.log_artifact(run_id, str(path), RECORD_FOLDER)
+
     def log_tables(self, run_id: str, tables: Mapping[str, Table]) -> None:
         """Tables that page, by file name. MLflow's ``log_table`` would append to the table of an earlier call."""
         for name, table in tables.items():

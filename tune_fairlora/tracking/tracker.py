@@ -17,7 +17,7 @@ from tune_fairlora.record.event_log import EVENT_LOG, Record
 from tune_fairlora.record.state import INTERRUPTED, RUNNING, Event, State
 from tune_fairlora.record.tables import TABLE_FILES, Renderer, render, snapshot
 from tune_fairlora.tracking import client, ui_views
-from tune_fairlora.tracking.client import NOTE_TAG, RECORD_FOLDER, SEARCH, MlflowStore
+from tune_fairlora.tracking.client import NOTE_TAG, SEARCH, MlflowStore
 from tune_fairlora.tracking.outbox import Message, Outbox
 from tune_fairlora.tracking.tracking_uri import SERVERS
 
@@ -41,14 +41,11 @@ class SearchRuns:
     failed attempt, and where an earlier process may have created it.
     """
 
-    store: MlflowStore  # from ``connect`` on
+    store: MlflowStore  # set once there is a connection
 
     def __init__(self, record: Record, state: State, ids: dict[int, str]) -> None:
         self.record, self.state, self.ids = record, state, ids
         self.surely_new: int | None = None  # the one run that need not be looked for
-
-    def connect(self, uri: str, experiment: str) -> None:
-        self.store = MlflowStore(uri, experiment)
 
     def run(self, number: int) -> str:
         """The id of a trial's run, or the search's; found, or created, where it is not known."""
@@ -112,7 +109,7 @@ class SearchRuns:
             self.store.log_tables(run_id, {"front.json": table})
         for name in TABLE_FILES:
             if (self.record.folder / name).exists():  # at the start they may not be rendered yet
-                mlflow.log_artifact(run_id, str(self.record.folder / name), RECORD_FOLDER)
+                self.store.log_record(run_id, self.record.folder / name)
         mlflow.set_tag(run_id, NOTE_TAG, ui_views.search_note(self.state, self.store.experiment_id, self.ids, run_id))
 
     def show_views(self) -> None:
@@ -122,13 +119,6 @@ class SearchRuns:
         note = ui_views.experiment_note(self.state, self.store.experiment_id, self.run(SEARCH), earlier)
         wanted = ui_views.prepared(self.state) | {NOTE_TAG: note}
         self.store.tag_experiment({key: text for key, text in wanted.items() if present.get(key) != text})
-
-    def log_events(self) -> None:
-        """The log, which a report that is made elsewhere reads."""
-        self.store.client.log_artifact(self.run(SEARCH), str(self.record.folder / EVENT_LOG), RECORD_FOLDER)
-
-    def remove_twins(self) -> None:
-        self.store.remove_twins(self.state.settings["id"], self.ids)
 
     def log_models(self) -> Iterator[Message]:
         """The front's adapters as models of MLflow's. A whole model, which is large, is logged when it is registered;
@@ -166,7 +156,7 @@ class Tracker(Outbox):
     """Mirrors ``record`` into MLflow: what each event becomes. Every message but a run's creation can be repeated."""
 
     def _connect(self) -> None:
-        self._runs.connect(self.uri, self.experiment)
+        self._runs.store = MlflowStore(self.uri, self.experiment)
 
     def _is_down(self, error: Exception) -> bool:
         return client.is_down(error)
@@ -267,15 +257,16 @@ class Tracker(Outbox):
 
     def _send_close(self, entry: Event) -> Iterator[Message]:
         """The run ends before its pictures are sent: they may need a store of their own, which may be down."""
+        runs = self._runs
         yield self._write(MlflowStore.tag, SEARCH, {"status": entry["status"]} | _reason(entry))
         yield self._write(MlflowStore.terminate, SEARCH, entry["status"], entry["time"])
         yield partial(render, self.record)  # by now the ids of the runs are known
         yield from self._show_front()
-        yield self._runs.log_events
-        yield self._runs.remove_twins
+        yield self._write(MlflowStore.log_record, SEARCH, self.record.folder / EVENT_LOG)  # which a report reads
+        yield lambda: runs.store.remove_twins(self.state.settings["id"], runs.ids)
         if not self._hurried:  # `export --register` logs what is left out here
-            yield from self._runs.log_models()
-            yield self._runs.mark_models
+            yield from runs.log_models()
+            yield runs.mark_models
 
     def address(self) -> str:
         """Where a server shows the front, once everything is sent; "" where no server is at hand."""
