@@ -11,15 +11,6 @@ from analysis.pareto import as_minimization, front, hypervolume, reference_point
 from analysis.results import NothingToShow, Search
 
 
-def by_number(search: Search) -> pd.DataFrame:
-    """The ended trials as the tables know them, which keep no times: in the order of their numbers.
-
-    Columns ``number`` and ``epochs`` (trained by then, those of stopped and failed trials too).
-    """
-    ended = search.trials[search.trials["status"] != "running"].sort_values("number")
-    return pd.DataFrame({"number": ended["number"], "epochs": ended["epochs_trained"].cumsum()}, dtype=int)
-
-
 def growth(search: Search, order: pd.DataFrame | None = None) -> pd.DataFrame:
     """The hypervolume of the front after each trial's end, from the search's own reference point.
 
@@ -27,12 +18,15 @@ def growth(search: Search, order: pd.DataFrame | None = None) -> pd.DataFrame:
     constraint.
 
     Args:
-        order: ``number`` and ``epochs`` of the ended trials, as they ended; default ``by_number``.
+        order: ``number`` and ``epochs`` (trained by then, those of stopped and failed trials too) of the ended trials,
+            as they ended. By default in the order of their numbers: the tables keep no times.
 
     Returns: ``number``, ``trials`` (ended by then), ``epochs`` (trained by then), ``hypervolume``, ``method`` (of that
         trial), ``grew`` (whether its end enlarged the hypervolume).
     """
-    order = by_number(search) if order is None else order
+    if order is None:
+        order = search.trials[search.trials["status"] != "running"].sort_values("number")
+        order = pd.DataFrame({"number": order["number"], "epochs": order["epochs_trained"].cumsum()}, dtype=int)
     places = dict(zip(order["number"], range(len(order))))
     rows = configurations.complete(search)
     rows = rows[rows["feasible"]]

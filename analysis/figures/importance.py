@@ -43,9 +43,12 @@ def measure(search: Search, least: int = LEAST) -> pd.DataFrame:
     rows = configurations.complete(search)
     if len(rows) < least:
         raise NothingToShow(f"importance needs {least} complete configurations, but the search has {len(rows)}")
+    owners: dict[tuple[bool, ...], list[str]] = {}  # which rows have a hyperparameter -> those that exactly these have
+    for name in configurations.varied(rows):
+        owners.setdefault(tuple(rows[name].notna()), []).append(name)
     measured = []
-    for mask, own in scopes(rows):
-        inside = rows[mask]
+    for mask, own in owners.items():
+        inside = rows[list(mask)]
         shared = [name for name in configurations.varied(inside) if inside[name].notna().all()]
         own = [name for name in own if name in shared]
         for objective in search.objectives if own else []:
@@ -57,14 +60,6 @@ def measure(search: Search, least: int = LEAST) -> pd.DataFrame:
                 measured.append((objective, name, len(inside), np.mean(lost[name]), low, high, r2))
     columns = ["objective", "hyperparameter", "configurations", "importance", "low", "high", "r2"]
     return pd.DataFrame(measured, columns=columns)
-
-
-def scopes(rows: pd.DataFrame) -> list[tuple[pd.Series, list[str]]]:
-    """Which rows have which hyperparameters: (mask over ``rows``, the hyperparameters that exactly those have)."""
-    names_by_mask: dict[tuple[bool, ...], list[str]] = {}
-    for name in configurations.varied(rows):
-        names_by_mask.setdefault(tuple(rows[name].notna()), []).append(name)
-    return [(pd.Series(mask, index=rows.index), names) for mask, names in names_by_mask.items()]
 
 
 def _lost_by_shuffling(

@@ -58,7 +58,10 @@ def draw(ax: PolarAxes, rows: pd.DataFrame, metrics: Sequence[str] = SPOKES) -> 
         ax.fill(turn, closed, color=style.color, alpha=0.06)
     ax.set_theta_offset(np.pi / 2)
     ax.set_theta_direction(-1)
-    ax.set_xticks(angles, [_spoke(name, rows[name]) for name in table], fontsize=7.5)
+    ends = rows[list(table)].agg(["min", "max"]).astype(float)  # what centre and rim stand for
+    spokes = [(name, *(ends[name] if labels.sign(name) > 0 else ends[name][::-1])) for name in table]
+    texts = [f"{labels.name(name)}\n{worst:.3g} → {best:.3g}" for name, worst, best in spokes]
+    ax.set_xticks(angles, texts, fontsize=7.5)
     for label, angle in zip(ax.get_xticklabels(), angles):  # its text begins at the rim and goes outwards
         across, up = np.sin(angle), np.cos(angle)
         label.set_horizontalalignment("center" if abs(across) < 0.2 else "left" if across > 0 else "right")
@@ -78,9 +81,3 @@ def scaled(rows: pd.DataFrame, metrics: Sequence[str] = SPOKES) -> pd.DataFrame:
     oriented = rows[whole].astype(float) * [labels.sign(name) for name in whole]
     low, high = oriented.min(), oriented.max()
     return ((oriented - low) / (high - low).where(high > low)).fillna(1.0)
-
-
-def _spoke(metric: str, values: pd.Series) -> str:
-    """Its name, and what its centre and its rim stand for."""
-    worst, best = (values.min(), values.max()) if labels.sign(metric) > 0 else (values.max(), values.min())
-    return f"{labels.name(metric)}\n{worst:.3g} → {best:.3g}"

@@ -3,6 +3,7 @@
 matplotlib takes 0.1 s for one, which a search of short trials would pay from its trials' own processor time.
 """
 
+import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -26,7 +27,11 @@ def page(confusion: Any, classes: Sequence[str], title: str) -> str:
     share of the true class; a class without images is grey. ``confusion``: counts ``[K, K]``, validation split."""
     names, style = [escape(name) for name in classes], Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     heads = "".join(f'<th title="{name}">{name}</th>' for name in names)
-    rows = [_row(i, names, counts, share) for i, (counts, share) in enumerate(zip(confusion, shares(confusion)))]
+    rows = []
+    for true, counts, share in zip(names, confusion, shares(confusion).tolist()):
+        kind = ' class="none"' if math.isnan(share[0]) else ""
+        cells = "".join(_cell(true, name, int(n), part, len(names)) for name, n, part in zip(names, counts, share))
+        rows.append(f'<tr{kind}><th title="{true}">{true}</th>{cells}</tr>')
     kind = ' class="many"' if len(names) > WRITTEN else ""
     heading = f"{escape(title)}, validation split: true class (rows) by predicted class"
     return (
@@ -34,12 +39,6 @@ def page(confusion: Any, classes: Sequence[str], title: str) -> str:
         f"<h1>{heading}</h1><table{kind}><thead><tr><td></td>{heads}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></html>"
     )
-
-
-def _row(i: int, names: list[str], counts: Sequence[int], share: np.ndarray) -> str:
-    kind = ' class="none"' if np.isnan(share).any() else ""
-    cells = [_cell(names[i], name, int(n), s, len(names)) for name, n, s in zip(names, counts, share.tolist())]
-    return f'<tr{kind}><th title="{names[i]}">{names[i]}</th>{"".join(cells)}</tr>'
 
 
 def _cell(true: str, predicted: str, count: int, share: float, classes: int) -> str:

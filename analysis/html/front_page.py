@@ -99,13 +99,11 @@ def _point(row: dict[str, Any], search: Search, varied: list[str]) -> dict[str, 
         "front": bool(row["on_front"]),
         "values": values,
         "spread": [value if math.isfinite(value) else None for value in spread],  # JSON has no NaN
-        "settings": {labels.hyperparameter(k): _short(value) for k, value in given.items()},
+        "settings": {
+            labels.hyperparameter(name): float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+            for name, value in given.items()
+        },
     }
-
-
-def _short(value: Any) -> Any:
-    """A hyperparameter in few digits; what is no number as it is."""
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 def _members_table(drawn: dict[str, Any]) -> str:
@@ -114,12 +112,11 @@ def _members_table(drawn: dict[str, Any]) -> str:
     rows.sort(key=lambda point: point["values"][0], reverse=drawn["axes"][0]["up"])
     names = list(dict.fromkeys(name for point in rows for name in point["settings"]))
     heads = ["trial", "method", *(axis["name"] for axis in drawn["axes"]), *names]
+    cells = []
+    for row in rows:
+        values = [f"{v:.4f}" if s is None else f"{v:.4f} ± {s:.4f}" for v, s in zip(row["values"], row["spread"])]
+        settings = [labels.number(row["settings"].get(name), "g") for name in names]  # pandas' 8.0 is a rank of 8
+        cells.append([str(row["number"]), row["method"], *values, *settings])
     head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in _cells(p, names)) + "</tr>" for p in rows)
+    body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in cells)
     return f'<table class="members"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-
-
-def _cells(point: dict[str, Any], names: list[str]) -> list[str]:
-    values = [f"{v:.4f}" if s is None else f"{v:.4f} ± {s:.4f}" for v, s in zip(point["values"], point["spread"])]
-    settings = [labels.number(point["settings"].get(name), "g") for name in names]  # pandas' 8.0 is a rank of 8
-    return [str(point["number"]), point["method"], *values, *settings]

@@ -13,25 +13,22 @@ TRAINED_ON = {"train": "train", "trainval": "train and val"}
 
 
 def table(search: Search, metrics: Sequence[str] = COMPARED) -> Table:
-    """Method by metric (without prefix) on the test split. Raises NothingToShow where nothing was confirmed."""
+    """Method by metric (without prefix) on the test split, means over the seeds that were measured.
+
+    Raises NothingToShow where nothing was confirmed.
+    """
     if search.confirmed.empty:
         raise NothingToShow("nothing of this search was measured on the test split: tune_fairlora.confirm does it")
     names = [f"test_{name}" for name in metrics]
-    rows = means(search, names)
+    first = search.confirmed["number"] // search.seeds * search.seeds
+    groups = search.confirmed.groupby([first, search.confirmed["trained_on"].map(TRAINED_ON).rename("trained on")])
+    spread = groups[names].std().add_suffix("_sd")
+    rows = pd.concat([groups[names].mean(), spread, groups.size().rename("seeds")], axis="columns").reset_index()
+    rows = rows.join(search.trials.set_index("number").filter(["method", "rank", "lam"]), on="number")
+    rows["order"] = rows["method"].map(list(METHODS).index)
+    rows = rows.sort_values(["order", "number", "trained on"], ignore_index=True)
     note = f"Chosen on the validation split; test numbers must not choose again. {units(search)}"
     if search.seeds > 1:
         counts = ", ".join(f"trial {row['number']}: {row['seeds']}" for row in rows.to_dict("records"))
         note += f" Seeds that were measured: {counts}."
     return by_metric("Methods compared, test split", rows, names, note, more="trained on")
-
-
-def means(search: Search, names: list[str]) -> pd.DataFrame:
-    """A row a configuration and training data; means over the seeds that were measured, ``seeds`` of them."""
-    first = search.confirmed["number"] // search.seeds * search.seeds
-    groups = search.confirmed.groupby([first, search.confirmed["trained_on"].map(TRAINED_ON).rename("trained on")])
-    spread = groups[names].std().add_suffix("_sd")
-    rows = pd.concat([groups[names].mean(), spread, groups.size().rename("seeds")], axis="columns").reset_index()
-    described = search.trials.set_index("number").filter(["method", "rank", "lam"])
-    rows = rows.join(described, on="number")
-    order = rows["method"].map(list(METHODS).index)
-    return rows.assign(order=order).sort_values(["order", "number", "trained on"], ignore_index=True)

@@ -135,20 +135,18 @@ def _created(facts: Facts, pretrained: str) -> str:
 
 
 def _training(facts: Facts, settings: Facts) -> str:
-    trained = f"{facts['trained_parameters']:,} parameters; seed {facts['trial']['seed']}"
-    hyperparameters = ", ".join(f"`{k}={v}`" for k, v in facts["config"].items() if k != "seed")
-    pretrained = facts["pretrained"] or "made for the demo, from handwritten digits"
-    file = facts["base"]["file"] if facts["base"]["kind"] == "file" else ""
-    images = settings.get("data_notes", {}).get("images", "unknown")
+    pretrained = markdown(facts["pretrained"] or "made for the demo, from handwritten digits")
+    if facts["base"]["kind"] == "file":
+        pretrained += f", as {markdown(facts['base']['file'])}"
     rows = [
         ("data", markdown(_shown_name(settings))),
-        ("images, all splits", markdown(images)),
+        ("images, all splits", markdown(settings.get("data_notes", {}).get("images", "unknown"))),
         ("fingerprint of the data", markdown(settings["data_fingerprint"])),
         ("classes", ", ".join(map(markdown, facts["classes"]))),
         ("sensitive groups", ", ".join(map(markdown, facts["groups"]))),
-        ("pretrained weights", markdown(pretrained) + (f", as {markdown(file)}" if file else "")),
-        ("trained", trained),
-        ("hyperparameters", hyperparameters),
+        ("pretrained weights", pretrained),
+        ("trained", f"{facts['trained_parameters']:,} parameters; seed {facts['trial']['seed']}"),
+        ("hyperparameters", ", ".join(f"`{k}={v}`" for k, v in facts["config"].items() if k != "seed")),
     ]
     return "## Trained on\n\n" + pipes(("", ""), rows)
 

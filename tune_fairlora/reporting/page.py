@@ -38,10 +38,6 @@ def paragraph(text: str, kind: str = "") -> str:
     return f"<p{f' class={kind}' if kind else ''}>{escape(text)}</p>\n"
 
 
-def bullets(texts: list[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>\n"
-
-
 def of_texts(table: str) -> str:
     """The HTML of a table, set for words instead of numbers."""
     return table.replace('class="table"', 'class="table texts"', 1)

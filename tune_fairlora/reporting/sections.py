@@ -90,10 +90,13 @@ def sections(report: ReportData) -> list[tuple[str, str]]:
     """Heading and HTML of each section."""
     search, by = report.search, report.by
     ranks = [_shown(rank_and_lambda.figure, search, over, by=by) for over in ("rank", "lam")]
+    # In tables of their own, what the paper prints for this data set.
+    printed = [to_html(table) for table in published.of_dataset(search.settings.get("data", ""))]
+    tested = _joined(_shown(confirmed.table, search, sources=True), *printed)
     mattered = [_shown(importance_table, search), _shown(importance.figure, search)]
     return [
         ("The Pareto front", _front(report)),
-        *([("Measured on the test split", _confirmed(search))] if len(search.confirmed) else []),
+        *([("Measured on the test split", tested)] if len(search.confirmed) else []),
         ("Methods compared", _methods(search, by)),
         ("Rank and λ", _joined(_shown(front_share.table, search), *ranks)),
         ("What mattered", _joined(*mattered)),
@@ -128,12 +131,6 @@ def _front(report: ReportData) -> str:
     markup, script = report.drawing
     drawn = _shown(intervals.figure, search, confusions, caption=caption)
     return f"{markup}\n<script>{script}</script>\n{table}{drawn}"
-
-
-def _confirmed(search: Search) -> str:
-    """What was measured on the test split; below, in tables of their own, what the paper prints for this data set."""
-    printed = [to_html(table) + "\n" for table in published.of_dataset(search.settings.get("data", ""))]
-    return _joined(_shown(confirmed.table, search, sources=True), *printed)
 
 
 def _methods(search: Search, by: str) -> str:

@@ -1,9 +1,8 @@
 """What a report says of the search itself: its settings, and what its numbers cannot say."""
 
+from html import escape
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from analysis.results import Search
 from analysis.table import Table, to_html
@@ -48,31 +47,27 @@ def _searched(entry: dict[str, Any]) -> str:
 
 def limits(search: Search) -> str:
     """HTML: what a reader must not take from the numbers, with the counts they rest on."""
+    nouns = {"val_min_class_count": "class", "val_min_group_count": "group", "val_min_cell_count": "class in a group"}
+    counts = search.trials.filter([*nouns, "val_empty_cells"]).max()
     texts = [
         "The front's trials were chosen by the validation split, so that their numbers there are better than they "
         "will be on other images; python -m tune_fairlora.confirm measures them on the test split.",
-        *_counts(search.trials),
-        "The best- and the worst-served of many classes are extremes of noisy numbers: an even model has a ΔF1, too.",
+        *(
+            f"The smallest {noun} has {counts[name]:.0f} validation images: one image moves its accuracy by "
+            f"{100 / counts[name]:.1f} points."
+            for name, noun in nouns.items()
+            if counts.get(name, 0) > 0
+        ),
     ]
+    if (empty := counts.get("val_empty_cells", 0)) > 0:
+        texts.append(f"{empty:.0f} combinations of class and group have no validation image: nothing is known of them.")
+    texts.append(
+        "The best- and the worst-served of many classes are extremes of noisy numbers: an even model has a ΔF1, too."
+    )
     if search.seeds == 1:
         texts.append("Each configuration was trained with one seed: a small difference may be the seed's.")
     if search.settings.get("weights_file") == "random":
         texts.append("The networks began untrained (weights random): nothing here speaks of pretrained models.")
     if (search.trials["status"] == "stopped").any():
         texts.append("Trials that were stopped early might have come on the front.")
-    return page.bullets(texts)
-
-
-def _counts(trials: pd.DataFrame) -> list[str]:
-    """How few validation images the extremes rest on."""
-    nouns = {"val_min_class_count": "class", "val_min_group_count": "group", "val_min_cell_count": "class in a group"}
-    most = trials.filter([*nouns, "val_empty_cells"]).max()
-    texts = [
-        f"The smallest {noun} has {most[name]:.0f} validation images: one image moves its accuracy by "
-        f"{100 / most[name]:.1f} points."
-        for name, noun in nouns.items()
-        if most.get(name, 0) > 0
-    ]
-    if (empty := most.get("val_empty_cells", 0)) > 0:
-        texts.append(f"{empty:.0f} combinations of class and group have no validation image: nothing is known of them.")
-    return texts
+    return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>\n"

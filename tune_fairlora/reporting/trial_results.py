@@ -56,8 +56,7 @@ def results(finished: Finished, number: int, why: str) -> dict[str, Any]:
             "points": points,
         },
     }
-    without_nan: dict[str, Any] = null_for_nan(content)
-    return without_nan
+    return null_for_nan(content)
 
 
 def rows(table: dict[str, list[Any]], names: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
