@@ -1,4 +1,4 @@
-"""Importance: what moves an objective is measured, what does not is not, noise is called noise, few trials are refused."""
+"""Importance: what moves an objective is found, what does not is not, noise is called noise, few trials are refused."""
 
 import numpy as np
 import pytest
