@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from trainables.metrics import METRICS
 
 HYPERPARAMETERS = {"lam": "λ", "lr": "learning rate"}  # the others are called what they are
-UNITS = {"loss": "nats", "loss_variance": "nats²"}  # every other metric is a rate, in [0, 1]
 ARROWS = {"maximize": "↑", "minimize": "↓"}
 BETTER = {"maximize": "more is better", "minimize": "less is better"}
 SPLITS = {"val": "validation", "test": "test"}
@@ -60,6 +59,11 @@ def hyperparameter(name: str) -> str:
     return HYPERPARAMETERS.get(name, name.replace("_", " "))
 
 
+def unit(metric: str) -> str:
+    """ "nats", "nats²", or "" of a rate."""
+    return METRICS[plain(metric)].unit if plain(metric) in METRICS else ""
+
+
 def heading(metric: str) -> str:
     """For a table's column: "ΔF1 ↓", "loss variance (nats²) ↓"."""
     return f"{with_unit(metric)} {ARROWS[direction(metric)]}"
@@ -67,13 +71,12 @@ def heading(metric: str) -> str:
 
 def with_unit(metric: str) -> str:
     """ "ΔF1", "loss variance (nats²)"."""
-    unit = UNITS.get(plain(metric))
-    return f"{name(metric)} ({unit})" if unit else name(metric)
+    return f"{name(metric)} ({unit(metric)})" if unit(metric) else name(metric)
 
 
 def axis(metric: str) -> str:
     """For an axis: "validation loss variance (nats², less is better)". The split is that of the metric's prefix."""
-    facts = filter(None, [UNITS.get(plain(metric)), BETTER[direction(metric)]])
+    facts = filter(None, [unit(metric), BETTER[direction(metric)]])
     return f"{SPLITS[metric.partition('_')[0]]} {name(metric)} ({', '.join(facts)})"
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trainables.metrics import OBJECTIVES
+from trainables.metrics import METRICS
 
 SIGNS = {"minimize": 1.0, "maximize": -1.0}
 
@@ -111,9 +111,10 @@ def knee(points: ArrayLike) -> int | None:
 
 def reference_point(objectives: Iterable[str], n_classes: int) -> list[float]:
     """The hypervolume's reference, in the user's directions: the worst rate, or the loss of a uniform guess (nats)."""
-    chance = math.log(n_classes)
-    losses = {"val_loss": chance, "val_loss_variance": chance**2}
-    return [losses.get(name, 0.0 if OBJECTIVES[name] == "maximize" else 1.0) for name in objectives]
+    guess = math.log(n_classes)
+    metrics = [METRICS[name.removeprefix("val_")] for name in objectives]
+    worst = {"": 1.0, "nats": guess, "nats²": guess**2}
+    return [0.0 if metric.direction == "maximize" else worst[metric.unit] for metric in metrics]
 
 
 def _matrix(values: ArrayLike, name: str, columns: int | None = None) -> np.ndarray:

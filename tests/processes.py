@@ -1,5 +1,6 @@
 """A process of the project's own code beside the test, waiting for what it does, and how a refusal is read."""
 
+import math
 import os
 import subprocess
 import sys
@@ -18,13 +19,13 @@ USUAL = 0.5  # its seconds on the quiet machine for which the limits in the test
 PACE = "TUNE_FAIRLORA_TESTS_PACE"
 
 
-def patience(seconds: float) -> float:
-    """A limit of ``seconds``, longer where this machine is slower or has other work; measured once a session."""
+def patience(seconds: float) -> int:
+    """A limit of ``seconds``, whole, longer where this machine is slower or has other work; measured once a session."""
     if PACE not in os.environ:  # which a session's workers inherit
         begin = time.monotonic()
         subprocess.run([sys.executable, "-c", PIECE_OF_WORK], check=True)
         os.environ[PACE] = str(max(1.0, (time.monotonic() - begin) / USUAL))
-    return seconds * float(os.environ[PACE])
+    return math.ceil(seconds * float(os.environ[PACE]))
 
 
 def refusal(call: Callable[..., object], *args: Any, **options: Any) -> str:

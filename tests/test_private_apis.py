@@ -27,6 +27,8 @@ PRIVATE = {
     ("tune_fairlora/startup.py", "_run_exitfuncs"): "test_standard_library",
     ("tune_fairlora/startup.py", "_exit"): "test_standard_library",  # os._exit is documented
     ("tune_fairlora/cli.py", "_actions"): "test_standard_library",
+    ("tune_fairlora/cli.py", "_option_string_actions"): "test_standard_library",
+    ("tune_fairlora/plan/options.py", "_ArgumentGroup"): "test_standard_library",  # in annotations
 }
 
 
@@ -205,12 +207,14 @@ def test_mlflow_page_and_store():
 
 
 def test_standard_library():
-    """startup.leave runs what is registered for the end; cli.given reads a parser's options."""
+    """startup.leave runs what is registered for the end; cli and plan.options read a parser's options."""
     code = "import atexit, os; atexit.register(os.write, 1, b'called'); atexit._run_exitfuncs(); os._exit(3)"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (child.returncode, child.stdout) == (3, "called")
     parser = argparse.ArgumentParser()
     option = parser.add_argument("--option", "-o")
+    assert parser._option_string_actions["--option"] is option
+    assert isinstance(parser.add_argument_group("one"), argparse._ArgumentGroup)
     assert parser._actions[-1] is option and option.option_strings == ["--option", "-o"] and option.dest == "option"
 
 

@@ -23,16 +23,19 @@ MIN: Literal["minimize"] = "minimize"
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of an evaluation: which way is better, and its formula in one line (for the README and ``--help``)."""
+    """One number of an evaluation: which way is better, its formula in one line (for docs/metrics.md), its unit, and
+    whether it says nothing where there are fewer than two sensitive groups."""
 
     direction: Literal["maximize", "minimize"]
     formula: str
+    unit: Literal["", "nats", "nats²"] = ""  # "": a rate in [0, 1], or a count
+    of_groups: bool = False
 
 
 # Names without the split's prefix. "Classes" are true classes; what has no sample is left out of every reduction.
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(MAX, "correct predictions / samples"),
-    "loss": Metric(MIN, "mean loss over samples, in nats"),
+    "loss": Metric(MIN, "mean loss over samples, in nats", "nats"),
     "min_f1": Metric(MAX, "smallest F1 over classes"),
     "median_f1": Metric(MAX, "median F1 over classes"),
     "delta_f1": Metric(MIN, "largest minus smallest F1 over classes"),
@@ -40,20 +43,30 @@ METRICS: dict[str, Metric] = {
     "min_recall": Metric(MAX, "smallest recall over classes"),
     "median_recall": Metric(MAX, "median recall over classes"),
     "mean_recall": Metric(MAX, "mean recall over classes (balanced accuracy)"),
-    "loss_variance": Metric(MIN, "population variance over classes of the class's mean loss, in nats squared"),
-    "min_group_accuracy": Metric(MAX, "smallest accuracy over groups"),
-    "delta_group_accuracy": Metric(MIN, "largest minus smallest accuracy over groups"),
-    "min_group_f1": Metric(MAX, "smallest over groups of the macro-F1 inside the group"),
-    "delta_group_f1": Metric(MIN, "largest minus smallest over groups of the macro-F1 inside the group"),
-    "worst_cell_accuracy": Metric(MAX, "smallest accuracy over class x group cells"),
-    "eod_max": Metric(MIN, "max over groups s of the class mean of |TPR(k, s) - TPR(k, rest)|; binary: k = positive"),
-    "eod_max_cell": Metric(MIN, "max over classes k and groups s of |TPR(k, s) - TPR(k, rest)|; binary: k = positive"),
-    "equalized_odds": Metric(MIN, "mean over classes of max(TPR gap, FPR gap), gap = max - min over groups"),
-    "equalized_odds_max": Metric(MIN, "max over classes of max(TPR gap, FPR gap), gap = max - min over groups"),
+    "loss_variance": Metric(MIN, "population variance over classes of the class's mean loss, in nats squared", "nats²"),
+    "min_group_accuracy": Metric(MAX, "smallest accuracy over groups", of_groups=True),
+    "delta_group_accuracy": Metric(MIN, "largest minus smallest accuracy over groups", of_groups=True),
+    "min_group_f1": Metric(MAX, "smallest over groups of the macro-F1 inside the group", of_groups=True),
+    "delta_group_f1": Metric(
+        MIN, "largest minus smallest over groups of the macro-F1 inside the group", of_groups=True
+    ),
+    "worst_cell_accuracy": Metric(MAX, "smallest accuracy over class x group cells", of_groups=True),
+    "eod_max": Metric(
+        MIN, "max over groups s of the class mean of |TPR(k, s) - TPR(k, rest)|; binary: k = positive", of_groups=True
+    ),
+    "eod_max_cell": Metric(
+        MIN, "max over classes k and groups s of |TPR(k, s) - TPR(k, rest)|; binary: k = positive", of_groups=True
+    ),
+    "equalized_odds": Metric(
+        MIN, "mean over classes of max(TPR gap, FPR gap), gap = max - min over groups", of_groups=True
+    ),
+    "equalized_odds_max": Metric(
+        MIN, "max over classes of max(TPR gap, FPR gap), gap = max - min over groups", of_groups=True
+    ),
     "min_class_count": Metric(MAX, "samples in the smallest class that has any"),
-    "min_group_count": Metric(MAX, "samples in the smallest group that has any"),
-    "min_cell_count": Metric(MAX, "samples in the smallest class x group cell that has any"),
-    "empty_cells": Metric(MIN, "class x group cells without a sample"),
+    "min_group_count": Metric(MAX, "samples in the smallest group that has any", of_groups=True),
+    "min_cell_count": Metric(MAX, "samples in the smallest class x group cell that has any", of_groups=True),
+    "empty_cells": Metric(MIN, "class x group cells without a sample", of_groups=True),
 }
 
 # Counts describe the split, not the model: no search can move them.

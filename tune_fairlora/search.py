@@ -18,7 +18,7 @@ from typing import Any
 
 from trainables.config import FIELDS
 from tune_fairlora import cli
-from tune_fairlora.execution.launch import INTERRUPTED, resume_search, run_search
+from tune_fairlora.execution.launch import INTERRUPTED_MESSAGE, resume_search, run_search
 from tune_fairlora.plan.options import CONFIG_FILE, DEFAULTS, OPTIONS, SearchOptions, add_flags, checked, read_config
 
 
@@ -50,7 +50,7 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 done, 1 failed, 2 the user's mistake, 130 or 143 interrupted."""
-    return cli.run(parser(), argv, _command, INTERRUPTED)
+    return cli.run(parser(), argv, _command, INTERRUPTED_MESSAGE)
 
 
 def _command(args: argparse.Namespace) -> int:

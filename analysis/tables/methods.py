@@ -72,4 +72,4 @@ def best_rows(values: pd.Series, metric: str) -> list[int]:
 
 
 def _printed(value: float, metric: str) -> str:
-    return f"{value:.4f}" if labels.plain(metric) in labels.UNITS else f"{100 * value:.2f}"
+    return f"{value:.4f}" if labels.unit(metric) else f"{100 * value:.2f}"

@@ -6,7 +6,7 @@ import pytest
 
 from analysis.figures import convergence
 from analysis.pareto import as_minimization, hypervolume
-from tests.analysis.made import search, trial
+from tests.analysis.handmade import search, trial
 
 
 def test_it_is_the_hypervolume_of_every_prefix():
@@ -17,8 +17,8 @@ def test_it_is_the_hypervolume_of_every_prefix():
         trial(i, status=s, epochs_trained=8 if s == "complete" else 2, val_accuracy=a, val_delta_f1=d)
         for i, (s, (a, d)) in enumerate(zip(status, values))
     ]
-    made = search(*rows)
-    growth = convergence.growth(made)
+    record = search(*rows)
+    growth = convergence.growth(record)
     costs = as_minimization(values, ["maximize", "minimize"])
     for n in range(30):
         done = [i for i in range(n + 1) if status[i] == "complete"]
@@ -28,40 +28,40 @@ def test_it_is_the_hypervolume_of_every_prefix():
 
 
 def test_the_order_of_ends_may_be_another_and_running_trials_are_not_there():
-    made = search(
+    record = search(
         trial(0, val_accuracy=0.9, val_delta_f1=0.5),
         trial(1, val_accuracy=0.5, val_delta_f1=0.5),
         trial(2, status="running", val_accuracy=0.99, val_delta_f1=0.0),
     )
     order = pd.DataFrame({"number": [1, 0], "epochs": [9, 16]})
-    growth = convergence.growth(made, order)
+    growth = convergence.growth(record, order)
     assert growth["number"].tolist() == [1, 0] and growth["epochs"].tolist() == [9, 16]
     assert growth["hypervolume"].tolist() == pytest.approx([0.25, 0.45])
-    assert convergence.growth(made)["number"].tolist() == [0, 1]
+    assert convergence.growth(record)["number"].tolist() == [0, 1]
 
 
 def test_what_breaks_a_constraint_and_what_lacks_a_seed_adds_nothing():
-    made = search(trial(0, val_accuracy=0.9, val_delta_f1=0.1, feasible=False))
-    assert convergence.growth(made)["hypervolume"].tolist() == [0.0]
+    record = search(trial(0, val_accuracy=0.9, val_delta_f1=0.1, feasible=False))
+    assert convergence.growth(record)["hypervolume"].tolist() == [0.0]
     rows = [trial(i, seed=i % 2, val_accuracy=a, val_delta_f1=0.5) for i, a in enumerate((0.4, 0.6, 0.9))]
     growth = convergence.growth(search(*rows, seeds=2))  # the third trial waits for its second seed
     assert growth["hypervolume"].tolist() == pytest.approx([0.0, 0.25, 0.25])
 
 
 def test_a_loss_is_measured_from_a_uniform_guess():
-    made = search(trial(0, val_loss=0.0), objectives={"val_accuracy": "maximize", "val_loss": "minimize"})
-    assert convergence.reference_of(made) == pytest.approx([0.0, np.log(10)])
-    assert convergence.growth(made)["hypervolume"].tolist() == pytest.approx([0.5 * np.log(10)])
+    record = search(trial(0, val_loss=0.0), objectives={"val_accuracy": "maximize", "val_loss": "minimize"})
+    assert convergence.reference_of(record) == pytest.approx([0.0, np.log(10)])
+    assert convergence.growth(record)["hypervolume"].tolist() == pytest.approx([0.5 * np.log(10)])
 
 
 def test_the_figure_says_validation_and_which_order():
-    made = search(trial(0, val_accuracy=0.9), trial(1, "fft", val_accuracy=0.95))
-    left = convergence.figure(made).axes[0]
+    record = search(trial(0, val_accuracy=0.9), trial(1, "fft", val_accuracy=0.95))
+    left = convergence.figure(record).axes[0]
     assert left.get_xlabel() == "trials ended, in the order of their start"
     assert left.get_ylabel() == "validation hypervolume (more is better)"
     assert [t.get_text() for t in left.get_legend().get_texts()] == ["LoRA", "FFT"]
     assert (
-        convergence.figure(made, pd.DataFrame({"number": [0, 1], "epochs": [8, 16]})).axes[0].get_xlabel()
+        convergence.figure(record, pd.DataFrame({"number": [0, 1], "epochs": [8, 16]})).axes[0].get_xlabel()
         == "trials ended, as they ended"
     )
     assert convergence.figure(search(trial(0, status="failed"))).axes[0].get_ylim() == (0.0, 1.0)

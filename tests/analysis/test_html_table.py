@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from analysis.table import Table, latex, markdown, to_html, to_latex, to_markdown
-from tests.analysis.made import HOSTILE
+from tests.analysis.handmade import HOSTILE
 
 ODD = (
     *HOSTILE,

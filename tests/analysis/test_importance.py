@@ -5,10 +5,10 @@ import pytest
 
 from analysis.figures import importance
 from analysis.tables.importance import table
-from tests.analysis.made import search, trial
+from tests.analysis.handmade import search, trial
 
 
-def made(n: int = 30, noise: float = 0.01):
+def search_of(n: int = 30, noise: float = 0.01):
     """Accuracy follows the learning rate alone, ΔF1 λ alone (constant where there is none)."""
     rng, rows = np.random.default_rng(0), []
     for i in range(n):
@@ -23,25 +23,25 @@ def made(n: int = 30, noise: float = 0.01):
 
 
 @pytest.fixture(scope="module")
-def found():
-    return importance.measure(made(36)).set_index(["objective", "hyperparameter"])
+def measured():
+    return importance.measure(search_of(36)).set_index(["objective", "hyperparameter"])
 
 
-def test_what_moves_an_objective_comes_first(found):
-    accuracy = found.loc["val_accuracy"]
+def test_what_moves_an_objective_comes_first(measured):
+    accuracy = measured.loc["val_accuracy"]
     assert accuracy["importance"].idxmax() == "lr" and accuracy.loc["lr", "low"] > 0.3
     assert abs(accuracy.loc["weight_decay", "importance"]) < 0.1 and accuracy.loc["lr", "r2"] > 0.6
-    assert found.loc["val_delta_f1"]["importance"].idxmax() == "lam"
+    assert measured.loc["val_delta_f1"]["importance"].idxmax() == "lam"
 
 
-def test_a_hyperparameter_is_measured_among_those_that_have_it(found):
-    counts = found.loc["val_accuracy"]["configurations"].to_dict()
+def test_a_hyperparameter_is_measured_among_those_that_have_it(measured):
+    counts = measured.loc["val_accuracy"]["configurations"].to_dict()
     assert counts == {"method": 36, "lr": 36, "weight_decay": 36, "lam": 12, "rank": 12}
 
 
 def test_the_same_record_gives_the_same_numbers():
-    record = made(12)
-    one, two = importance.measure(record), importance.measure(made(12))
+    record = search_of(12)
+    one, two = importance.measure(record), importance.measure(search_of(12))
     assert one.equals(two)
     few = one[one["hyperparameter"] == "lam"]  # four configurations have it
     assert few["importance"].isna().all() and few["configurations"].tolist() == [4, 4]
@@ -52,9 +52,9 @@ def test_noise_is_called_noise():
     rng = np.random.default_rng(3)
     rows = [trial(i, "fft", lr=10 ** rng.uniform(-4, -2), val_accuracy=rng.uniform()) for i in range(30)]
     record = search(*rows)
-    found = importance.measure(record)
-    assert (found[found["objective"] == "val_accuracy"]["r2"] < 0.1).all()
-    assert found[found["objective"] == "val_delta_f1"]["importance"].isna().all()  # the same in every trial
+    measured = importance.measure(record)
+    assert (measured[measured["objective"] == "val_accuracy"]["r2"] < 0.1).all()
+    assert measured[measured["objective"] == "val_delta_f1"]["importance"].isna().all()  # the same in every trial
     ax = importance.figure(record).axes[0]
     assert {patch.get_facecolor() for patch in ax.patches} == {(0.8, 0.8, 0.8, 1.0)}
 

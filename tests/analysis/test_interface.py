@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from analysis import results
 from analysis.results import NothingToShow
 from analysis.table import Table
-from tests.analysis.made import search, trial
+from tests.analysis.handmade import search, trial
 from trainables.metrics import METRICS
 
 FOLDER = Path(results.__file__).parent
@@ -27,7 +27,7 @@ FIGURES, TABLES = made_by("figure"), made_by("table", unlike="published")  # whi
 WANTED = {"over": "rank", "confusions": {0: [[9, 1], [2, 8]]}}
 
 
-def made(status: str):
+def search_of(status: str):
     confirmed = {"number": 0, "trained_on": "train"} | {f"test_{name}": 0.5 for name in METRICS}
     return search(
         trial(0, "lora", status=status, on_front=status == "complete", val_accuracy=0.7),
@@ -54,12 +54,12 @@ def test_the_search_comes_first_and_what_it_is_chosen_by_last(make):
 
 @pytest.mark.parametrize("make", [*FIGURES, *TABLES])
 def test_a_search_with_complete_trials_is_shown(make):
-    assert isinstance(ask(make, made("complete")), Figure if make.__name__ == "figure" else Table)
+    assert isinstance(ask(make, search_of("complete")), Figure if make.__name__ == "figure" else Table)
 
 
 @pytest.mark.parametrize("make", [*FIGURES, *TABLES])
 def test_a_search_without_one_is_refused_in_words(make):
-    of = made("running")
+    of = search_of("running")
     if make.__module__ == "analysis.figures.front":  # a running search shows its axes, and fills them
         assert isinstance(make(of), Figure)
         return

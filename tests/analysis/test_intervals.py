@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.figures import intervals
-from tests.analysis.made import search, trial
+from tests.analysis.handmade import search, trial
 from trainables.metrics import evaluate
 
 
@@ -48,15 +48,15 @@ def test_what_is_no_confusion_table_is_refused(table):
 
 
 def test_the_figure_draws_the_front_alone_from_end_to_end():
-    made = search(
+    record = search(
         trial(0, on_front=True, val_accuracy=0.95, val_delta_f1=0.06), trial(1, val_accuracy=0.2), trial(2, "fft")
     )
-    page = intervals.figure(made, {0: [[9, 1], [0, 10]], 1: [[1, 9], [9, 1]]})
+    page = intervals.figure(record, {0: [[9, 1], [0, 10]], 1: [[1, 9], [9, 1]]})
     ax = page.axes[0]
     assert ax.get_xlabel() == "validation accuracy (more is better)"
     assert [t.get_text() for t in ax.texts] == ["0"]
-    rows = intervals.of_front(made, {0: [[9, 1], [0, 10]]})
+    rows = intervals.of_front(record, {0: [[9, 1], [0, 10]]})
     across = ax.collections[0].get_segments()[0]
     assert across[:, 0].tolist() == rows[["val_accuracy_low", "val_accuracy_high"]].iloc[0].tolist()
     with pytest.raises(ValueError, match="no trial on the front has a confusion table"):
-        intervals.figure(made, {})
+        intervals.figure(record, {})

@@ -8,19 +8,19 @@ import pytest
 
 from analysis.results import NothingToShow
 from analysis.tables import confirmed, methods, published
-from tests.analysis.made import search, trial
+from tests.analysis.handmade import search, trial
 from tests.conftest import SHARED
 
 TWO = ("accuracy", "delta_f1")
 
 
 def test_percent_with_the_best_in_bold_and_no_deviation_of_one_seed():
-    made = search(
+    record = search(
         trial(0, "lora", val_accuracy=0.8, val_delta_f1=0.25),
         trial(1, "fairlora", lam=0.1, val_accuracy=0.81239, val_delta_f1=0.2),
         trial(2, "fft", val_accuracy=0.81241, val_delta_f1=math.nan),
     )
-    table = methods.table(made, metrics=TWO)
+    table = methods.table(record, metrics=TWO)
     assert table.header == ("method", "trial", "rank", "λ", "accuracy ↑", "ΔF1 ↓")
     assert table.rows == (
         ("LoRA", "0", "8", "–", "80.00", "25.00"),
@@ -32,9 +32,9 @@ def test_percent_with_the_best_in_bold_and_no_deviation_of_one_seed():
 
 
 def test_seeds_give_mean_and_deviation():
-    made = search(trial(0, seed=0, val_accuracy=0.8), trial(1, seed=1, val_accuracy=0.9), seeds=2)
-    assert methods.table(made, metrics=("accuracy",)).rows[0][-1] == "85.00 ± 7.07"
-    assert "2 seeds" in methods.table(made).note
+    record = search(trial(0, seed=0, val_accuracy=0.8), trial(1, seed=1, val_accuracy=0.9), seeds=2)
+    assert methods.table(record, metrics=("accuracy",)).rows[0][-1] == "85.00 ± 7.07"
+    assert "2 seeds" in methods.table(record).note
 
 
 def test_loss_variance_stays_in_nats_squared():
@@ -43,9 +43,9 @@ def test_loss_variance_stays_in_nats_squared():
 
 
 def test_it_may_be_chosen_by_another_metric():
-    made = search(trial(0, val_accuracy=0.9, val_delta_f1=0.5), trial(1, val_accuracy=0.8, val_delta_f1=0.1))
-    assert methods.table(made).rows[0][1] == "0"
-    assert methods.table(made, by="val_delta_f1").rows[0][1] == "1"
+    record = search(trial(0, val_accuracy=0.9, val_delta_f1=0.5), trial(1, val_accuracy=0.8, val_delta_f1=0.1))
+    assert methods.table(record).rows[0][1] == "0"
+    assert methods.table(record, by="val_delta_f1").rows[0][1] == "1"
 
 
 def test_a_search_without_a_complete_trial_has_no_table():

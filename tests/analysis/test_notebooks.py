@@ -10,7 +10,7 @@ import pytest
 
 from analysis import results
 from tests import told
-from tests.analysis.made import HOSTILE, NAME
+from tests.analysis.handmade import HOSTILE, NAME
 from tests.processes import patience
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 
 from analysis.figures import loss_variance, radar
-from tests.analysis.made import search, trial
+from tests.analysis.handmade import search, trial
 
 
 @pytest.fixture
-def made():
+def record():
     return search(
         trial(0, "lora", val_accuracy=0.7, val_delta_f1=0.3, val_loss_variance=0.4, val_eod_max=math.nan),
         trial(1, "fft", val_accuracy=0.8, val_delta_f1=0.2, val_loss_variance=0.1),
@@ -34,8 +34,8 @@ def test_each_metric_runs_from_the_worst_to_the_best_and_outside_is_better():
     assert scaled["val_min_f1"].tolist() == [1, 1, 1]
 
 
-def test_the_radar_says_how_it_is_scaled(made):
-    page = radar.figure(made)
+def test_the_radar_says_how_it_is_scaled(record):
+    page = radar.figure(record)
     ax = page.axes[0]
     spokes = [label.get_text() for label in ax.get_xticklabels()]
     assert "ΔF1\n0.4 → 0.2" in spokes and "accuracy\n0.7 → 0.8" in spokes
@@ -46,8 +46,8 @@ def test_the_radar_says_how_it_is_scaled(made):
         radar.figure(search(trial(0)))
 
 
-def test_bars_stand_on_zero_with_their_values(made):
-    ax = loss_variance.figure(made).axes[0]
+def test_bars_stand_on_zero_with_their_values(record):
+    ax = loss_variance.figure(record).axes[0]
     assert [bar.get_height() for bar in ax.patches] == [0.4, 0.1, 0.2] and ax.get_ylim()[0] == 0
     assert [t.get_text() for t in ax.texts] == ["0.4", "0.1", "0.2"]
     assert ax.get_ylabel() == "validation loss variance (nats², less is better)"

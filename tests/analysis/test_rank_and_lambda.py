@@ -6,11 +6,11 @@ import pytest
 from analysis.figures import rank_and_lambda
 from analysis.results import NothingToShow
 from analysis.tables import front_share
-from tests.analysis.made import search, trial
+from tests.analysis.handmade import search, trial
 
 
 @pytest.fixture
-def made():
+def record():
     return search(
         trial(0, "lora", rank=8, val_accuracy=0.7),
         trial(1, "lora", rank=8, val_accuracy=0.8, val_delta_f1=0.3, on_front=True),
@@ -24,25 +24,25 @@ def made():
     )
 
 
-def test_one_configuration_a_rank_and_method_is_chosen(made):
-    rows = rank_and_lambda.points(made, "rank")
+def test_one_configuration_a_rank_and_method_is_chosen(record):
+    rows = rank_and_lambda.points(record, "rank")
     assert rows["number"].tolist() == [2, 0, 1, 3, 4]
     assert rows[rows["chosen"]]["number"].tolist() == [2, 1, 3]
-    assert rank_and_lambda.others(made, "rank")["number"].tolist() == [5, 7]
+    assert rank_and_lambda.others(record, "rank")["number"].tolist() == [5, 7]
 
 
-def test_lambda_is_taken_by_decades(made):
-    assert rank_and_lambda.decade(made.trials["lam"].dropna()).tolist() == [-1, -1, 0, -np.inf]
+def test_lambda_is_taken_by_decades(record):
+    assert rank_and_lambda.decade(record.trials["lam"].dropna()).tolist() == [-1, -1, 0, -np.inf]
     tens = rank_and_lambda.decade(
         search(*(trial(i, "fairfft", lam=10.0**e) for i, e in enumerate(range(-6, 7)))).trials["lam"]
     )
     assert tens.tolist() == list(range(-6, 7))
-    rows = rank_and_lambda.points(made, "lam")
+    rows = rank_and_lambda.points(record, "lam")
     assert rows[rows["chosen"]]["number"].tolist() == [7, 3, 6]
 
 
-def test_the_rank_figure_shows_lines_levels_and_all_dots(made):
-    page = rank_and_lambda.figure(made, "rank")
+def test_the_rank_figure_shows_lines_levels_and_all_dots(record):
+    page = rank_and_lambda.figure(record, "rank")
     ax = page.axes[0]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "8", "64"]
     assert ax.get_ylabel() == "validation accuracy (more is better)"
@@ -62,25 +62,25 @@ def test_what_no_configuration_has_cannot_be_drawn_against():
         rank_and_lambda.figure(search(trial(0, "fairfft", status="stopped")), "lam")
 
 
-def test_seeds_give_bars(made):
+def test_seeds_give_bars(record):
     rows = [trial(i, "lora", rank=8, seed=i, val_accuracy=a) for i, a in enumerate((0.7, 0.8))]
     ax = rank_and_lambda.figure(search(*rows, seeds=2), "rank").axes[0]
     (bar,) = ax.containers[0].lines[2][0].get_segments()
     assert bar[:, 1].tolist() == pytest.approx([0.75 - 0.1 / 2**0.5, 0.75 + 0.1 / 2**0.5])
 
 
-def test_places_count_complete_and_front_by_value(made):
-    assert front_share.counts(made, "method").to_numpy().tolist() == [
+def test_places_count_complete_and_front_by_value(record):
+    assert front_share.counts(record, "method").to_numpy().tolist() == [
         ["lora", 3, 1],
         ["fairlora", 2, 1],
         ["fft", 1, 0],
         ["fairfft", 2, 0],
     ]
-    assert front_share.counts(made, "rank").to_numpy().tolist() == [[0, 1, 0], [8, 2, 1], [64, 2, 1]]
-    assert front_share.counts(made, "lam").to_numpy().tolist() == pytest.approx(
+    assert front_share.counts(record, "rank").to_numpy().tolist() == [[0, 1, 0], [8, 2, 1], [64, 2, 1]]
+    assert front_share.counts(record, "lam").to_numpy().tolist() == pytest.approx(
         np.array([[0, 1, 0], [0.1, 2, 1], [1, 1, 0]])
     )
-    rows = front_share.table(made).rows
+    rows = front_share.table(record).rows
     assert ("λ", "0.1 to 1", "2", "1", "50 %") in rows and ("λ", "0", "1", "0", "0 %") in rows
 
 

@@ -9,7 +9,7 @@ import pytest
 from analysis.html import show
 from analysis.results import NothingToShow
 from analysis.table import Table
-from tests.analysis.made import HOSTILE
+from tests.analysis.handmade import HOSTILE
 
 
 def drawn():

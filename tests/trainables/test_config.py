@@ -283,7 +283,7 @@ def test_adapters_exist_for_lora_methods_of_positive_rank():
 
 
 def test_the_names_are_those_of_the_tables():
-    assert set(DATA_NAMES) == {*datasets.DATASETS, *SOURCES}
+    assert set(DATA_NAMES) == {*datasets.MADE_AT_START, *SOURCES}
     assert set(BACKBONE_NAMES) == set(create.BACKBONES)
 
 

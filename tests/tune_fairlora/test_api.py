@@ -53,7 +53,7 @@ def test_a_trial_knows_its_numbers_and_why_it_was_picked(folder):
     assert repr(best).startswith(f"Trial({best.label}, complete, val_accuracy {best.metrics['val_accuracy']:.4f}, ")
     assert search.best().number in set(search.front["number"])
     assert refusal(search.trial, 99) == "`trial` must be one of the search's 16, but 99 does not exist"
-    assert "takes knee, accuracy, fairness or a rule" in refusal(search.best, "cheapest")
+    assert "a rule to pick by is knee, accuracy, fairness, or like" in refusal(search.best, "cheapest")
 
 
 def test_a_search_shows_its_front_while_it_runs_and_before_it_has_one(folder, tmp_path):

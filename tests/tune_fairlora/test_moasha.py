@@ -263,7 +263,7 @@ def test_by_default_the_first_rung_is_the_second_epoch_and_a_quarter_goes_on():
 def test_a_rung_of_hundreds_of_trials_forgets_none():
     rng = np.random.default_rng(0)
     trials = [((value,), recall) for value, recall in zip(rng.permutation(200), rng.integers(4, 16, 200) / 16)]
-    options = {"spread": "hypervolume", "reduction_factor": 3, "floor": 0.5}
+    options = {"reduction_factor": 3, "floor": 0.5}
     scheduler = asha(NAMES[:1], **options)
     found = decisions(scheduler, trials)
     assert found == naive_decisions(trials, **options)

@@ -16,7 +16,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tests import told
-from tests.analysis.made import HOSTILE, NAME
+from tests.analysis.handmade import HOSTILE, NAME
 from tests.processes import patience
 from tune_fairlora import report
 from tune_fairlora.algorithms.study import distribution_data
@@ -121,8 +121,8 @@ def test_the_curve_follows_the_order_in_which_trials_ended(tmp_path):
     record.add("end", number=0, status="failed", reason="", tables={})
     render(record)
     record.close()
-    made = sections.report_data(results.read(folder), read_events(folder), "val_accuracy")
-    assert made.order.to_numpy().tolist() == [[1, 6], [2, 8], [0, 8]]
+    data = sections.report_data(results.read(folder), read_events(folder), "val_accuracy")
+    assert data.order.to_numpy().tolist() == [[1, 6], [2, 8], [0, 8]]
 
 
 def test_a_search_that_runs_and_one_without_a_complete_trial_have_a_report(tmp_path):

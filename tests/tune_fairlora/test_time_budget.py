@@ -58,6 +58,6 @@ def test_times_are_read(text, seconds):
 
 @pytest.mark.parametrize("text", ["", "30", "m", "30 m", "-5m", "0s", "1h 30m", "30min", "1e9s"])
 def test_what_is_no_time_is_refused(text):
-    parser = Parser()
+    parser = Parser("search", "")
     parser.add_argument("--time", type=duration)
     assert "a time" in refusal(parser.parse_args, [f"--time={text}"])

@@ -1,4 +1,4 @@
-"""DATASETS: how each data set becomes a store. Without torch, which takes seconds to import, as it needs none."""
+"""``prepare``: how a search gets the store of its data set. Without torch, which takes seconds to import."""
 
 import hashlib
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def _digits(size: int) -> Path:
 
 
 # The data sets that become a store when a search starts; the others are prepared before, by a command of their own.
-DATASETS: dict[str, Callable[..., Path]] = {"digits": _digits, "folder": folder.prepare}
+MADE_AT_START: dict[str, Callable[..., Path]] = {"digits": _digits, "folder": folder.prepare}
 
 
 def prepare(name: str, source: str | Path | None, size: int, **options: Any) -> Path:
@@ -34,7 +34,7 @@ def prepare(name: str, source: str | Path | None, size: int, **options: Any) -> 
     lookup(dict.fromkeys(DATA_NAMES), name, "data set")
     if source is not None and prepared.is_prepared(source):
         return prepared.store_at(source, name, size)
-    if name not in DATASETS:
+    if name not in MADE_AT_START:
         raise ConfigError(
             f"{name} needs as `data` a prepared folder (store.arrow, manifest.json), but got {source or 'none'}: "
             f"make one with `python -m tune_fairlora.prepare {name} --source FILES --out DIR`"
@@ -45,4 +45,4 @@ def prepare(name: str, source: str | Path | None, size: int, **options: Any) -> 
         return _digits(size)
     if source is None:
         raise ConfigError(f"data set {name} needs as `data` the folder with metadata.csv")
-    return DATASETS[name](source, size, **options)
+    return MADE_AT_START[name](source, size, **options)

@@ -22,8 +22,8 @@ class RayTrainable(tune.Trainable):
     ``gpus`` (of this trial), ``lean_peft`` (whether to import peft without transformers; True by default). ``report``
     in a result holds one dict, that of ``trial.Trial.step``.
 
-    The trial's checkpoint is a file of our own, written after every epoch, beside the next: a trial that is started
-    again under its number, in whatever process, goes on from it, and may report an epoch twice.
+    The trial's checkpoint is a file of our own, written after every epoch while the next one trains. A trial that is
+    started again under its number, in whatever process, goes on from it, and may report an epoch twice.
     """
 
     trial: "Trial | None" = None

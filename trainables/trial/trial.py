@@ -14,8 +14,8 @@ from trainables.config import TrainConfig
 from trainables.data.batches import open_data
 from trainables.metrics import Evaluation
 from trainables.training import gpu
-from trainables.training.cuda_graph import Diverged
 from trainables.training.fit import Epoch, Trainer, fit, trained_state
+from trainables.training.step_losses import Diverged
 from trainables.trial.checkpoints import load_checkpoint, save_checkpoint, save_weights, trial_folder
 
 
@@ -43,8 +43,9 @@ class Trial:
         """The next epoch's result: ``done``, ``epoch``, ``metrics``, ``tables``, ``seconds``, ``times``, ``device`` and
         ``pid``; or ``done``, ``diverged`` and ``device``.
 
-        The first step may return the checkpoint's result: the search has not heard of it if it or this process died
-        between the two."""
+        The first step may return the checkpoint's result. The search does not know of it if it or this process died
+        after the checkpoint was written and before the result arrived.
+        """
         if self.epochs is None:
             checkpoint = load_checkpoint(self.folder)
             last = checkpoint.pop("result") if checkpoint else None
@@ -75,8 +76,8 @@ class Trial:
         return result
 
     def _save(self, trainer: Trainer, result: dict[str, Any]) -> None:
-        """While training, what is needed to go on, written beside the next epoch: a process that dies meanwhile trains
-        that epoch again. At the end the trained weights, and that it is the end, before anybody hears of it."""
+        """Write the checkpoint in a thread while the next epoch trains: a process that dies meanwhile trains that epoch
+        again. After the last epoch write the trained weights and the result before the search hears of it."""
         if not result["done"]:
             checkpoint, result = trainer.checkpoint(), copy.deepcopy(result)  # as both go on changing
             if self.written is not None:

@@ -189,8 +189,8 @@ def recall_floor(recalls: np.ndarray, guess: float, floor: float) -> float:
 def place(costs: np.ndarray, best: int) -> int:
     """The place of the last of ``costs`` [n, m] among all, from 1, where the ``best`` first are wanted.
 
-    Trials that need no telling apart share their first place, as runners do who cross the line together: a front that
-    is wanted as a whole or not at all, and what is left of a front when the wanted places are given away.
+    The members of one front share its first place if all of them are wanted, or none. If only some are, they take the
+    wanted places in the order of ``by_hypervolume``, and the others share the place after them.
     """
     rank = ranks(costs)
     better, front = int((rank < rank[-1]).sum()), rank == rank[-1]

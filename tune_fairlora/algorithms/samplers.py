@@ -1,4 +1,7 @@
-"""SAMPLERS: how the next point is chosen. Each entry makes an Optuna sampler from a seed; a grid is the space's."""
+"""SAMPLERS: how the next point is chosen. Each entry makes an Optuna sampler from a seed; a grid is the space's.
+
+The names stand in ``plan/options.py`` too (SAMPLER_NAMES), so that ``--help`` needs no Optuna.
+"""
 
 from collections.abc import Callable
 from warnings import catch_warnings, simplefilter

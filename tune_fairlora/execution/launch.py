@@ -12,8 +12,8 @@ from tune_fairlora.plan.options import OPTIONS, SearchOptions
 if TYPE_CHECKING:  # these take long to import, for which a wrong option must not wait
     from tune_fairlora.plan.plan import Begin, Plan, Progress
 
-INTERRUPTED = "interrupted before the search began; nothing was kept"
-INTERRUPTED_AGAIN = "interrupted before the search went on; it is as it was"
+INTERRUPTED_MESSAGE = "interrupted before the search began; nothing was kept"
+INTERRUPTED_RESUME_MESSAGE = "interrupted before the search went on; it is as it was"
 
 
 def _nothing(folder: Path) -> None:
@@ -28,7 +28,7 @@ def run_search(options: SearchOptions, planned: Callable[[Path], None] = _nothin
     """
     from tune_fairlora.plan import plan
 
-    return _carry_out(partial(plan.make_plan, options), planned, INTERRUPTED)
+    return _carry_out(partial(plan.make_plan, options), planned, INTERRUPTED_MESSAGE)
 
 
 def resume_search(name: str, given: Mapping[str, object], planned: Callable[[Path], None] = _nothing) -> int:
@@ -38,7 +38,7 @@ def resume_search(name: str, given: Mapping[str, object], planned: Callable[[Pat
     """
     from tune_fairlora.plan import resume
 
-    return _carry_out(partial(resume.make_plan, name, given), planned, INTERRUPTED_AGAIN)
+    return _carry_out(partial(resume.make_plan, name, given), planned, INTERRUPTED_RESUME_MESSAGE)
 
 
 def _carry_out(

@@ -110,8 +110,8 @@ class RayExecutor(tune.Callback):
 class RayScheduler(FIFOScheduler):
     """The one door for results: Ray hands every result of every trial to its scheduler, once.
 
-    Every one as long as none says ``done`` to Ray, which asks no scheduler about such a one and stops the trial: so
-    ``RayTrainable`` keeps that inside its report, and the controller stops a trial at its last epoch as at any other.
+    Ray stops a trial whose result says ``done`` without asking its scheduler. So ``RayTrainable`` keeps ``done`` inside
+    its report, and the controller stops a trial at its last epoch as at any other.
     """
 
     def __init__(self, controller: SearchController):

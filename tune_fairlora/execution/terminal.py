@@ -112,7 +112,8 @@ def front_table(record: Record, title: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=lines)
     metrics = dict.fromkeys([*record.objectives, "val_min_group_accuracy"])
     for name in ("trial", "method", *HYPERPARAMETERS.values(), *map(heading, metrics)):
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+        text = name.replace("min group ", "min group\n")  # in 80 columns there is no room for it on one line
+        table.add_column(text, justify="left" if name == "method" else "right", no_wrap=True)
     for numbers in record.front_points():
         trials, values = [record.trials[number] for number in numbers], record.trials[numbers[0]].values
         table.add_row(

@@ -19,7 +19,7 @@ from search_spaces.space import Space, first_configs
 from trainables.config import ConfigError
 from trainables.data.store import Manifest, Store
 from trainables.files import cache_folder, file_hash, replace_atomically
-from trainables.metrics import evaluate
+from trainables.metrics import METRICS, evaluate
 from trainables.models.backbones import BACKBONES, RANDOM, fingerprint
 
 LIBRARIES = ("torch", "torchvision", "timm", "peft", "transformers", "open_clip_torch", "safetensors", "numpy")
@@ -46,7 +46,7 @@ def check_objectives(names: Sequence[str], space: Space, store: Store) -> None:
 def _refuse_group_searches(names: Sequence[str], space: Space) -> None:
     """Without sensitive groups their penalty is 0 and their metrics repeat the accuracy: a search would mislead."""
     kinds = set(getattr(space.search.get("groups"), "choices", ())) | {space.config({}, 0).groups}
-    asked = [name for name in names if any(word in name for word in ("group", "cell", "eod", "equalized"))]
+    asked = [name for name in names if METRICS[name.removeprefix("val_")].of_groups]
     asked += [f"groups={kind}" for kind in sorted(kinds - {"class"})]
     if asked:
         raise ConfigError(f"{asked[0]} needs at least two groups: metadata.csv must have a column group or group_name")

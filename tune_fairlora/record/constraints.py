@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping
 from analysis import bounds
 from analysis.bounds import Bound as Constraint
 from trainables.config import ConfigError
-
-UNBOUNDED = ("val_loss", "val_loss_variance")  # every other metric is a rate, in [0, 1]
+from trainables.metrics import METRICS
 
 
 def parse(texts: Iterable[str]) -> tuple[Constraint, ...]:
     """Raises ConfigError on another form, an unknown metric, and on bounds that no model could keep."""
-    constraints = tuple(bounds.parse(text, "--constraint") for text in texts)
+    constraints = tuple(bounds.parse(text, "a constraint") for text in texts)
     for metric in {c.metric for c in constraints}:
         _check_range(metric, [c for c in constraints if c.metric == metric])
     return constraints
@@ -23,8 +22,9 @@ def feasible(constraints: Iterable[Constraint], metrics: Mapping[str, float]) ->
 
 
 def _check_range(metric: str, constraints: list[Constraint]) -> None:
+    largest = math.inf if METRICS[metric.removeprefix("val_")].unit else 1.0
     low = max([0.0, *(c.bound for c in constraints if c.sign == ">=")])
-    high = min([math.inf if metric in UNBOUNDED else 1.0, *(c.bound for c in constraints if c.sign == "<=")])
+    high = min([largest, *(c.bound for c in constraints if c.sign == "<=")])
     if low > high:
         texts = " and ".join(map(str, constraints))
         raise ConfigError(f"a constraint must leave {metric} some room, but {texts} can never hold")

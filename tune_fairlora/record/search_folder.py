@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis import results
 from trainables.config import ConfigError, TrainConfig
 from tune_fairlora.record.event_log import EVENT_LOG, read_events
 from tune_fairlora.record.state import RUNNING, Settings, State
 
 if TYPE_CHECKING:
+    from analysis import results
     from trainables.models.weights import Transformer
 
 INPUTS = ("store", "data_fingerprint", "weights_file", "weights")  # settings that say what it was trained on
@@ -21,7 +21,7 @@ class Finished:
 
     folder: Path
     settings: Settings
-    search: results.Search
+    search: "results.Search"
     state: State
 
     def config(self, number: int) -> TrainConfig:
@@ -31,6 +31,8 @@ class Finished:
 def read(folder: Path, before: str) -> Finished:
     """The search in ``folder``. Raises ConfigError where there is none, or where it is not over, as it must be
     ``before`` what is to be done ("it is confirmed")."""
+    from analysis import results  # pandas takes a second to import
+
     try:
         search = results.read(folder)
         settings = search.settings

@@ -63,8 +63,8 @@ class Outbox(ABC):
     """Hands each event of ``record`` in order to a thread, which folds it into ``state`` and sends what it becomes.
 
     Build it before the record's first event is added, or after a record was opened again. A subclass says how to
-    connect, which messages an event becomes and which errors mean that nobody answers: such a message is sent again
-    until it is taken, so it must do no harm when it is repeated. Any other error costs that one message.
+    connect, which messages an event becomes and which errors mean that nobody answers. A message that fails with such
+    an error is sent again until it is taken, so sending it twice must do no harm. Any other error costs that message.
     """
 
     def __init__(self, uri: str, experiment: str, record: Record, retry_seconds: float = 5.0) -> None:
