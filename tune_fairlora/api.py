@@ -70,9 +70,9 @@ def _started(options: dict[str, Any], resumed: str | None, wait: bool) -> "Searc
 
 
 class Search:
-    """A search, as its folder holds it. Every look reads the folder anew: while the search runs, ``trials`` and ``front``
-    are those of the last trial that ended, some seconds old at most. All metrics are of the validation split, except those
-    of ``confirmed``."""
+    """A search, as its folder holds it. Every look reads the folder anew: while the search runs, ``trials`` and
+    ``front`` are those of the last trial that ended, some seconds old at most. All metrics are of the validation split,
+    except those of ``confirmed``."""
 
     def __init__(self, folder: Path, process: "SearchProcess | None" = None):
         self.folder = folder
