@@ -102,11 +102,12 @@ def _use(facts: Facts) -> str:
     cut = f"freed of its lowest {preprocessing['banner']} rows, " if preprocessing["banner"] else ""
     given = 'base_weights="FILE"' if facts["base"]["kind"] == "file" and facts["weights"] == "adapter" else ""
     text = USE.format(base_weights=given, cut=cut, sizes=" and then ".join(map(str, preprocessing["sizes"])))
-    files = f"`model.safetensors` holds every weight: `{_created(facts, '')}` takes it strictly."
     if facts["weights"] != "whole":
         files = _adapter(facts)
     elif facts["architecture"]["zeroshot"]:
         files = "`model.safetensors` holds every weight; its normalised head is none of timm's: `load.py` builds it."
+    else:
+        files = f"`model.safetensors` holds every weight: `{_created(facts, '')}` takes it strictly."
     return f"{text}\n\n{files}"
 
 
