@@ -216,7 +216,7 @@ PLAIN = 'timm.create_model("vit_tiny_patch16_224.x", pretrained=True, num_classe
         ),
         ({"weights": "whole", "base": HUB}, ['timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=112)']),
         (
-            {"weights": "whole", "architecture": {"name": "vit_base_patch32_clip_224", "zeroshot": 512, "options": {}}},
+            {"weights": "whole", "architecture": {"zeroshot": 512, "options": {}}},
             ["its normalised head is none of timm's"],
         ),
         ({"preprocessing": {"banner": 20, "sizes": [256, 224]}}, ["lowest 20 rows", "256 and then 224 px"]),
