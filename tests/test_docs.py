@@ -110,6 +110,7 @@ def test_its_space_is_a_space(tmp_path):
     assert from_file(tmp_path / "mine.py").name == "mine"
 
 
+@pytest.mark.slow
 def test_its_core_example_runs(tmp_path):
     code = next(block for block in blocks(TEXT["docs/extend.md"], "python") if "fit(" in block)
     code = code.replace("lam=0.1", "lam=0.1, epochs=1")

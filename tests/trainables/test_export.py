@@ -81,7 +81,7 @@ def names(folder: Path) -> set[str]:
         ({**NANO, "targets": "all", "last_blocks": 1}, None),
         ({**NANO, "rank": 0}, None),
         ({**TINY, "targets": "qkv+proj"}, RANDOM),
-        (ZEROSHOT, RANDOM),
+        pytest.param(ZEROSHOT, RANDOM, marks=pytest.mark.slow),
         pytest.param(SWIN, RANDOM, marks=pytest.mark.slow),
         pytest.param({**SWIN, "targets": "qv"}, RANDOM, marks=pytest.mark.slow),
         pytest.param({**CLIP, "targets": "qv"}, RANDOM, marks=pytest.mark.slow),

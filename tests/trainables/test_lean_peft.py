@@ -51,6 +51,7 @@ def run(code: str, *arguments: object, path: Path | None = None) -> dict | list:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_trial_is_the_same_to_the_last_bit(tmp_path):
     found = {}
     for how in ("lean", "as ever"):
@@ -65,6 +66,7 @@ def test_importing_it_changes_nothing():
     assert run(code + "print(json.dumps(['peft' in sys.modules, len(sys.meta_path)]))")[0] is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [THERE, "import peft"])
 def test_what_is_imported_already_stays(first):
     same = "real.PreTrainedModel is transformers.PreTrainedModel"

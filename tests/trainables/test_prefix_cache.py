@@ -331,6 +331,7 @@ print(len(made), *(float(t.astype("float64").sum()) for t in tokens))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_make_a_file_once(seen, weights, cache, tmp_path_factory):
     folder, store = tmp_path_factory.mktemp("ready"), seen.train.store.path
     children = [started(CHILD, store, weights, folder / f"ready-{i}", "together") for i in range(2)]
@@ -341,6 +342,7 @@ def test_two_processes_at_once_make_a_file_once(seen, weights, cache, tmp_path_f
     assert len(files(cache)) == 2 and all(name.startswith("prefix-") for name in files(cache))
 
 
+@pytest.mark.slow
 def test_nothing_is_used_of_what_a_killed_process_has_half_written(seen, weights, cache, tmp_path_factory):
     folder, store = tmp_path_factory.mktemp("ready"), seen.train.store.path
     child = started(CHILD, store, weights, folder / "ready-0", "alone")
