@@ -1,4 +1,7 @@
-"""``prepare``: how a search gets the store of its data set. Without torch, which takes seconds to import."""
+"""``prepare``: how a search gets the store of its data set. Without torch, which takes seconds to import.
+
+The data sets of the papers are prepared before, from their authors' distributions: ``sources.py`` lists them.
+"""
 
 import hashlib
 from collections.abc import Callable

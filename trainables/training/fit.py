@@ -26,11 +26,11 @@ from trainables.models.forward import forward
 from trainables.models.weights import Transformer
 from trainables.seeds import seed_for
 from trainables.training.cuda_graph import RecordedStep
+from trainables.training.divergence import Diverged, StepLosses
 from trainables.training.micro_batches import TOO_LARGE, MicroBatchStep, same_streams
 from trainables.training.optimizer import adamw, optimizer_state, restore_optimizer, set_learning_rates
 from trainables.training.penalty import TrainingLoss, sample_losses
 from trainables.training.prefix_cache import PrefixCache
-from trainables.training.step_losses import Diverged, StepLosses
 from trainables.training.stopwatch import Stopwatch
 
 

@@ -9,9 +9,9 @@ import torch
 from trainables.config import TrainConfig
 from trainables.data.batches import EVALUATED, Data, Split
 from trainables.training.cuda_graph import WARM
+from trainables.training.divergence import Diverged
 from trainables.training.fit import Trainer
 from trainables.training.gpu import PROCESS_BYTES
-from trainables.training.step_losses import Diverged
 
 
 def trial_bytes(config: TrainConfig, data: Data, weights: str | None) -> int:

@@ -1,6 +1,7 @@
 """SAMPLERS: how the next point is chosen. Each entry makes an Optuna sampler from a seed; a grid is the space's.
 
-The names stand in ``plan/options.py`` too (SAMPLER_NAMES), so that ``--help`` needs no Optuna.
+The names stand in ``plan/options.py`` too (SAMPLER_NAMES), so that ``--help`` needs no Optuna. A sampler is
+made anew for each point, so that a resumed search goes on as it would have: it keeps no state.
 """
 
 from collections.abc import Callable

@@ -65,7 +65,7 @@ def _numbers(finished: Finished, trials: Sequence[int] | None) -> list[int]:
 
 
 def _confirm(finished: Finished, number: int, refit: str | None, device: str) -> Confirmation:
-    from trainables.training.step_losses import Diverged
+    from trainables.training.divergence import Diverged
 
     config, metrics = finished.config(number), finished.state.trials[number].metrics
     validation = {name.removeprefix("val_"): value for name, value in metrics.items() if name.startswith("val_")}

@@ -28,7 +28,7 @@ EXPORT_MODULES = ("trainables.export.predict",)
 
 
 class TimeIsUp(KeyboardInterrupt):
-    """The time budget is used up: the search ends as it would at an interrupt."""
+    """The time budget is used up: the search ends as it would at an interrupt, which Ray lets through."""
 
 
 class RayExecutor(tune.Callback):
@@ -121,7 +121,7 @@ class RayScheduler(FIFOScheduler):
     def __getstate__(self) -> dict[str, object]:
         return {}
 
-    def on_trial_result(self, controller: object, trial: RayTrial, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: object, trial: RayTrial, result: dict[str, Any]) -> str:
         goes_on = self.controller.result(trial.config["number"], result["report"][0])
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 

@@ -30,7 +30,7 @@ class Record(State):
 
     Opening it folds in the events that are there, cuts off a last line that a crash tore, and holds a lock: raises
     ConfigError where another process works on the same search, or where the log is damaged. ``listener``, if set, is
-    called with each event once it is in the log, in order, in the thread that added it.
+    called with each event in order, in the thread that added it: after it was written, or could not be.
     """
 
     def __init__(self, folder: Path) -> None:
