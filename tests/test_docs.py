@@ -30,12 +30,22 @@ NOT_RUN = {
     r"make |bash tests/|OMP_NUM_THREADS|\.venv/bin/ruff|\.ci/run": "tests and set-up themselves",
     r"python (-m )?tests[./]benchmarks": "measurements of many minutes",
     r"tune-fairlora ui": "serves until Ctrl-C: test_ui, test_browser",
-    r"tune-fairlora (prepare|search) .*(geode|waterbirds|signdigits)": "data of one's own",
+    r"tune-fairlora (prepare|search) .*(geode|waterbirds|utkface|signdigits)": "data of one's own",
 }
 # What stands for the reader's own names in a command, and what keeps it short.
-OWN = {"NAME": "demo", "runs/demo/exports/0017": "model", "--trial 17": "--pick accuracy", "photo.jpg": "photos/0.png"}
+OWN = {
+    "NAME": "demo",
+    "--trials 48": "--trials 26",
+    "runs/demo/exports/0017": "model",
+    "--trial 17": "--pick accuracy",
+    "photo.jpg": "photos/0.png",
+}
 OWN |= {"photos/0001.jpg": "photos/0.png", "--tracking-uri URI": "--tracking-uri sqlite:///mlflow.db"}
-SHORTER = {"folder_vit_tiny": "--weights random --image-size 32 --trials 2 --epochs 1", "space digits": "--trials 2"}
+SHORTER = {
+    "folder_vit_tiny": "--weights random --image-size 32 --trials 2 --epochs 1",
+    "space digits": "--trials 2",
+    "--config": "--trials 2",
+}
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -77,6 +87,7 @@ def test_every_link_and_path_exists(page):
     for path in re.findall(rf"(?<![\w/.-])((?:{FOLDERS})/[\w/.-]*\w)", TEXT[page]):
         assert (ROOT / path).exists() or (ROOT / path).with_suffix(".py").exists(), path
     assert "../shared" not in TEXT[page]
+    assert not re.findall(r"^[A-Z]{4,}$", TEXT[page], flags=re.M), "a place that waits for its text"
 
 
 @pytest.mark.parametrize("page", TEXT)
