@@ -17,6 +17,8 @@ def upgraded(settings: dict[str, Any]) -> dict[str, Any]:
     Format 2 holds a search's distributions as Optuna printed them, format 3 holds their names and attributes. Raises
     ValueError where a text is no distribution.
     """
+    if not isinstance(settings, dict):
+        raise TypeError(f"settings must be an object, but are {settings!r}")
     if settings.get("format") != PREVIOUS_FORMAT:
         return settings
     searched = {name: _from_text(entry) for name, entry in settings.get("searched", {}).items()}
@@ -25,9 +27,9 @@ def upgraded(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _from_text(entry: str | Mapping[str, str]) -> dict[str, Any]:
     """ "IntDistribution(high=8, log=False, low=1, step=1)", or such a text for each method, as data."""
-    if not isinstance(entry, str):
+    if isinstance(entry, Mapping):
         return {method: _from_text(text) for method, text in entry.items()}
-    with contextlib.suppress(SyntaxError):
+    with contextlib.suppress(SyntaxError, TypeError):
         call = ast.parse(entry, mode="eval").body
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
             values = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}

@@ -176,10 +176,12 @@ class Space:
         """
         for name in settings:
             if name in ("method", "seed"):
-                raise ConfigError(f"`{name}` has an option of its own (--methods, --seed), but got --set {name}=…")
+                raise ConfigError(f"{name} has an option of its own (--methods, --seed), but got --set {name}=…")
         choices = {name: _choices(name, text) for name, text in settings.items() if "," in text}
         pinned = {name: parse(name, text) for name, text in settings.items() if name not in choices} | fixed
         methods = self.methods if methods is None else methods
+        if not methods:
+            raise ConfigError("`methods` must name at least one method, but got none")
         absent = set.intersection(*(absent_for(method) for method in methods))
         for name in (*pinned, *choices):
             if name in absent:

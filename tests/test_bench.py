@@ -174,7 +174,7 @@ def test_kept_blocks_are_measured_against_the_same_trials_without(few):
     done = prefix.measure(few, None, base, epochs=1, trials=2)
     assert done.steps == 2 * -(-len(few.train) // 64) and done.megabytes > 0.1
     # Two ways to the same numbers, and not one way twice: tokens in float16, 5e-4 of each, move logits by 1e-3, and of
-    # 254 images' two largest logits a few at most are as near. The same in test_prefix.py, against the loss.
+    # 254 images' two largest logits a few at most are as near. The same in test_prefix_cache.py, against the loss.
     assert done.accuracy <= 5 / len(few.val) and 0 < done.loss < 0.01
     row = prefix.row(dataclasses.replace(done, kept=[(1.0, 1.0), (1.0, 1.0)], anew=[(2.0, 2.0), (4.0, 4.0)]))
     assert (row.ratio, row.spread, row.ok) == ("3.00x", "trials 2.00–4.00", True)

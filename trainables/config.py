@@ -219,7 +219,7 @@ def _checked(spec: dataclasses.Field[Any], value: Any) -> Any:
     got = f"but got {spec.name}={value}"
     if "options" in spec.metadata and value not in spec.metadata["options"]:
         options = ", ".join(spec.metadata["options"])
-        raise ConfigError(f"`{spec.name}` must be one of {options}, {got}")
+        raise ConfigError(f"{spec.name} must be one of {options}, {got}")
     if spec.type is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not spec.type:

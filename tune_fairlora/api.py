@@ -131,13 +131,16 @@ class Search:
 
     @property
     def state(self) -> "State":
-        """What the events in the search's log add up to."""
+        """What the events in the search's log add up to. Raises ConfigError if the log is damaged."""
         from tune_fairlora.record.event_log import read_events
         from tune_fairlora.record.state import State
 
         state = State()
-        for event in read_events(self.folder):
-            state.apply(event)
+        try:
+            for event in read_events(self.folder):
+                state.apply(event)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"the log of {self.folder} must be whole, but an event is not ({error!r})") from error
         return state
 
     def wait(self) -> "Search":

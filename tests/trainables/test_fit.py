@@ -226,7 +226,7 @@ def test_the_running_form_trains_something_else_and_without_memory_the_same(data
         for changes in ({}, {"penalty_center": "running", "penalty_decay": 0.0}, {"penalty_center": "running"})
     )
     loss = [metrics["train_loss"] for (metrics,), _ in (paper, forgetful, lasting)]
-    # Four steps, whose gradients are 1e-6 apart (test_objective.py); a hundred times as much is no rounding.
+    # Four steps, whose gradients are 1e-6 apart (test_micro_batches.py); a hundred times as much is no rounding.
     assert loss[1] == pytest.approx(loss[0], rel=1e-5) and loss[2] != pytest.approx(loss[0], rel=1e-3)
 
 

@@ -39,7 +39,7 @@ def trainer(config: TrainConfig, data: Data, largest: int | None = None) -> Trai
 
 def assert_alike(one: Trainer, other: Trainer, data: Data) -> None:
     """By their losses: a key's bias has no gradient but rounding's, of which Adam makes whole steps. Parts give a
-    gradient that is up to 1e-6 off (test_objective.py), and Adam a step as much: four of them, and the loss follows
+    gradient that is up to 1e-6 off (test_micro_batches.py), and Adam a step as much: four of them, and the loss follows
     the weights; 1e-4 leaves room for gradients near Adam's epsilon."""
     losses = [evaluate_split(t.model, data, data.val, t.config).metrics["loss"] for t in (one, other)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

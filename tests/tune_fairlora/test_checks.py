@@ -1,4 +1,4 @@
-"""A proof is kept for exactly what it was made of, and torch is left out where it is known."""
+"""A model check is remembered for exactly what it was made of, and torch is left out where it is known."""
 
 import json
 import subprocess
@@ -74,13 +74,13 @@ def test_weights_are_known_by_their_content(cache, images, tmp_path):
     create.load.cache_clear()  # as in another process
     with pytest.raises(ConfigError, match="corrupt or no weights file"):
         proof(images, str(file)).source(images)
-    assert len(list(cache.glob("proved-*"))) == 1  # what does not fit leaves nothing behind
+    assert len(list(cache.glob("model-check-*"))) == 1  # what does not fit leaves nothing behind
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"source": "/no/such/file", "sha256": ""}', "\x00"])
 def test_a_damaged_file_is_no_proof(cache, images, content):
     proof(images).source(images)
-    next(cache.glob("proved-*")).write_text(content)
+    next(cache.glob("model-check-*")).write_text(content)
     assert not proof(images).known
     assert proof(images).source(images) == "random" and proof(images).known
 

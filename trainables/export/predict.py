@@ -1,4 +1,4 @@
-"""An exported model and image files: logits and metrics. Nothing that lies in the export is run: ``loader`` is ours."""
+"""An exported model and image files: logits and metrics. Nothing in the export is run: ``load.py`` is our own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

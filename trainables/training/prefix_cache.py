@@ -25,6 +25,7 @@ from trainables.config import ConfigError, TrainConfig
 from trainables.data import batches
 from trainables.data.batches import Data, Split
 from trainables.files import cache_folder, file_hash, locked, plain, remove_torn, replace_atomically
+from trainables.models import forward
 from trainables.models.backbones import BACKBONES
 from trainables.models.forward import normalised, precision, prefix
 from trainables.models.weights import Transformer
@@ -146,7 +147,8 @@ class PrefixCache:
         # What else decides how sums are rounded, and the code: a run's numbers must not depend on who came first.
         kind = torch.device(self.device).type
         threads = torch.get_num_threads() if kind == "cpu" else 0
-        machine = [kind, threads, torch.__version__, timm.__version__, *map(file_hash, (__file__, batches.__file__))]
+        code = [file_hash(file) for file in (__file__, batches.__file__, forward.__file__)]
+        machine = [kind, threads, torch.__version__, timm.__version__, *code]
         key = json.dumps([images, network, machine])
         return cache_folder() / f"prefix-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
 

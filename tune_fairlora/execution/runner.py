@@ -131,13 +131,16 @@ class Run:
             self._print(f"interrupted; closing the record and MLflow (at most {CLOSE_SECONDS} s) …")
         record, executor = self.record, self.executor
         steps: list[Callable[[], object]] = []
+        close_renderer: list[Callable[[], object]] = []
         end_ray: list[Callable[[], object]] = [shut_down]
         if executor is not None:
             controller = executor.controller
-            steps += [partial(controller.end_open_trials, reason or outcome), controller.renderer.close]
+            steps.append(partial(controller.end_open_trials, reason or outcome))
+            close_renderer.append(controller.renderer.close)
             end_ray.append(executor.tidy)
         steps += [
             *(end_ray if outcome != COMPLETE else []),
+            *close_renderer,
             lambda: render(record),
             lambda: render_front(record),
             lambda: record.add("close", status=outcome, reason=reason),

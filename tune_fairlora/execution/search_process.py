@@ -87,7 +87,10 @@ class SearchProcess:
         """The exit status, once the search has ended; meanwhile ``refresh`` is called about once a second."""
         with self._interrupted_with_caller():
             while self._open:
-                self._next()
+                kind, content = self._next()
+                if kind == "message" and "error" in content:  # of a resume, found once its folder was known
+                    self._process.wait()
+                    raise ConfigError(content["error"])
                 refresh()
             return self._process.wait()
 

@@ -141,5 +141,5 @@ class ModelCheckCache:
         ]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         with contextlib.suppress(OSError):  # no cache folder: every search checks anew
-            return cache_folder() / f"proved-{key[:32]}.json"
+            return cache_folder() / f"model-check-{key[:32]}.json"
         return None

@@ -65,7 +65,19 @@ def _one(rule: Callable[[str], object]) -> Rule:
 
 
 def _seconds(value: object) -> float:
-    return cli.duration(value if isinstance(value, str) else f"{value}s")
+    return cli.duration(f"{value:f}s" if isinstance(value, Real) and not isinstance(value, bool) else str(value))
+
+
+def _hyperparameter(name: str) -> Rule:
+    """The rule of the field ``name`` of TrainConfig."""
+
+    def rule(text: str) -> object:
+        try:
+            return parse(name, text)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return _one(rule)
 
 
 def _switch(value: object) -> bool:
@@ -149,7 +161,7 @@ class SearchOptions:
     weights: str | None = _what(
         None, _TEXT, "FILE", "safetensors or torch file, or: random; default: the hub", path=True, resumable=True
     )
-    image_size: int | None = _what(None, _one(partial(parse, "image_size")), "N", "side of the input image in pixels")
+    image_size: int | None = _what(None, _hyperparameter("image_size"), "N", "side of the input image in pixels")
     skip_corrupt: bool = _what(False, _switch, None, "leave out images that cannot be read, and count them")
     methods: tuple[str, ...] | None = _what(None, _names, "A,B", f"of {', '.join(METHODS)}; default: the space's")
     set: tuple[str, ...] = _what(
@@ -162,7 +174,7 @@ class SearchOptions:
         (), _constraints, '"METRIC>=X"', "keep what breaks it off the front (>= or <=); repeatable", repeatable=True
     )
     trials: int | None = _how(None, _NATURAL, "N", "number of configurations; default: the space's", resumable=True)
-    epochs: int | None = _how(None, _one(partial(parse, "epochs")), "N", "epochs of a full trial; default: the space's")
+    epochs: int | None = _how(None, _hyperparameter("epochs"), "N", "epochs of a full trial; default: the space's")
     sampler: str = _choice("tpe", SAMPLER_NAMES, "sampler", "default: %(default)s")
     seed: int = _how(0, _one(cli.seed), "N", "of search and training; default: %(default)s", logged=True)
     seeds: int = _how(1, _NATURAL, "N", "training seeds of each configuration; default: %(default)s", logged=True)

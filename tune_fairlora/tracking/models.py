@@ -1,6 +1,7 @@
 """Exported models as MLflow's logged models, with their metrics, and in its registry. Imports mlflow.
 
-A logged model is an export (``export.py``) with an ``MLmodel`` file, so that ``mlflow.pyfunc.load_model`` runs it.
+A logged model is an export (``reporting/export_folder.py``) with an ``MLmodel`` file, so that
+``mlflow.pyfunc.load_model`` runs it.
 """
 
 import math
