@@ -346,7 +346,8 @@ def test_a_round_of_the_digits_is_reported_though_the_second_is_cut_off(tmp_path
     code = DIGITS.format(rounds=2, command="")
     command = f"bench.COMMAND = (sys.executable, '-c', {code!r}); bench.wait_for_quiet = lambda: None"
     words = ["--only", "digits", "--minutes", f"{minutes:.2f}", "--out", out]
-    subprocess.run([sys.executable, "-c", DIGITS.format(rounds=2, command=command), *words], cwd=bench.ROOT, check=True)
+    # Its exit status says whether goals were reached, which so small a search need not.
+    subprocess.run([sys.executable, "-c", DIGITS.format(rounds=2, command=command), *words], cwd=bench.ROOT)
     whole = [Row(*row) for row in json.loads((tmp_path / "whole.json").read_text())]
     note = json.loads(out.with_suffix(".json").read_text())["digits"]
     kept = [Row(*row) for row in note["rows"]]

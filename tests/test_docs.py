@@ -36,13 +36,13 @@ NOT_RUN = {
 OWN = {
     "NAME": "demo",
     "--trials 48": "--trials 26",
-    "runs/demo/exports/0017": "model",
-    "--trial 17": "--pick accuracy",
+    "runs/demo/exports/0017": "model-17",
+    "--trial 17": "--pick accuracy --out model-17",
     "photo.jpg": "photos/0.png",
 }
 OWN |= {"photos/0001.jpg": "photos/0.png", "--tracking-uri URI": "--tracking-uri sqlite:///mlflow.db"}
 SHORTER = {
-    "folder_vit_tiny": "--weights random --image-size 32 --trials 2 --epochs 1",
+    "folder_vit_tiny": "--set backbone=vit_nano --image-size 16 --trials 2 --epochs 2",
     "space digits": "--trials 2",
     "--config": "--trials 2",
 }
@@ -139,14 +139,15 @@ def workplace(demo, tmp_path_factory) -> Path:
     shutil.copytree(demo, folder, dirs_exist_ok=True)
     (folder / "photos").mkdir()
     store = Store(datasets.prepare("digits", None, 16))
-    rows = ["file_path,label,group,split"]
+    classes, groups = store.manifest.classes, store.manifest.groups
+    rows = ["file_path,label_name,group_name,split"]
     for split in ("train", "val", "test"):
         chosen = store.rows(split)
         for label in range(10):
             for row in chosen[store.label[chosen] == label][:3]:
                 name = f"{len(rows) - 1}.png"
                 Image.fromarray(np.asarray(store.images(np.array([row]))[0])).save(folder / "photos" / name)
-                rows.append(f"{name},{label},{store.group[row]},{split}")
+                rows.append(f"{name},{classes[label]},{groups[store.group[row]]},{split}")
     (folder / "photos" / "metadata.csv").write_text("\n".join(rows) + "\n")
     return folder
 

@@ -127,10 +127,11 @@ class Run:
 
         Ray comes first where its processes are still at work, and else last: it takes a second that nobody has to wait
         for."""
-        if outcome == INTERRUPTED:
-            self._print(f"interrupted; closing the record and MLflow (at most {CLOSE_SECONDS} s) …")
         record, executor = self.record, self.executor
         steps: list[Callable[[], object]] = []
+        if outcome == INTERRUPTED:  # a step too: where the reader of the output has died, printing ends in an exception
+            closing = f"interrupted; closing the record and MLflow (at most {CLOSE_SECONDS} s) …"
+            steps.append(lambda: self._print(closing))
         close_renderer: list[Callable[[], object]] = []
         end_ray: list[Callable[[], object]] = [shut_down]
         if executor is not None:
