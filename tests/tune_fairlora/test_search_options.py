@@ -115,7 +115,7 @@ def test_a_value_may_be_written_in_more_than_one_way(given, same):
         ({"methods": 3}, "`methods`: a list must be given, but got 3"),
         ({"methods": [["lora"]]}, "`methods`: one value must be given, but got ['lora']"),
         ({"sampler": "TPE"}, "unknown sampler 'TPE', did you mean tpe?"),
-        ({"epochs": 0}, "`epochs >= 1` must hold, but got epochs=0"),
+        ({"epochs": 0}, "`epochs`: `epochs >= 1` must hold, but got epochs=0"),
         ({"time_budget": -3}, "`time_budget`: a time must be like 30m, 2h or 1h30m, but got -3s"),
         ({"constraint": "acuracy>=0.9"}, "unknown metric of a constraint 'acuracy', did you mean val_accuracy?"),
         ({"experiment": " "}, "`experiment`: a name must be given, but it is empty"),

@@ -65,7 +65,9 @@ def _one(rule: Callable[[str], object]) -> Rule:
 
 
 def _seconds(value: object) -> float:
-    return cli.duration(f"{value:f}s" if isinstance(value, Real) and not isinstance(value, bool) else str(value))
+    if isinstance(value, Real) and not isinstance(value, bool):
+        value = f"{value:f}".rstrip("0").rstrip(".") + "s"  # 1e-05 as 0.00001
+    return cli.duration(str(value))
 
 
 def _hyperparameter(name: str) -> Rule:
