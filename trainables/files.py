@@ -89,6 +89,11 @@ def plain(text: object) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what ``error`` says, or its name."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def inside(source: Path, name: str, column: str = "file_path") -> Path:
     """``source / name``; whatever a table says, no file outside of ``source`` is read."""
     if Path(name).is_absolute() or ".." in Path(name).parts or not name or "\0" in name:

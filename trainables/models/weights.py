@@ -10,6 +10,7 @@ from timm.models import swin_transformer_v2, vision_transformer
 from torch import Tensor
 
 from trainables.config import ConfigError
+from trainables.files import first_line
 
 Transformer = vision_transformer.VisionTransformer | swin_transformer_v2.SwinTransformerV2
 
@@ -25,7 +26,7 @@ def read(path: str | Path) -> dict[str, Tensor]:
                 scripted = any(Path(name).name == "constants.pkl" for name in archive.namelist())
         state = None if scripted else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise many kinds, none of them of use to the user
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ConfigError(f"`weights` {path} is corrupt or no weights file ({reason[:120]})") from error
     if scripted:
         raise ConfigError(

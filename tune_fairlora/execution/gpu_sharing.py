@@ -6,6 +6,7 @@ from typing import Any
 
 from search_spaces.space import Space, outermost
 from trainables.config import TARGETS, ConfigError, TrainConfig
+from trainables.files import first_line
 
 AUTO = "auto"
 # Recorded steps (trainables/training/cuda_graph.py) leave a GPU no gaps: two trials or more together train 7 to 11 %
@@ -54,7 +55,7 @@ def measure(configs: list[TrainConfig], store: str, weights: str | None, cpus: f
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, ConfigError):
             raise ConfigError(str(cause)) from error
-        reason = (str(cause).splitlines() or [type(cause).__name__])[0]
+        reason = first_line(cause)
         raise ConfigError(f"--gpus-per-trial auto could not begin a trial on a GPU ({reason}): {REMEDY}") from error
 
 

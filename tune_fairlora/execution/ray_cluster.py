@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from trainables.config import ConfigError
+from trainables.files import first_line
 from tune_fairlora.execution import fast_start, gpu_sharing
 from tune_fairlora.execution.signals import Signals, redirect_output
 from tune_fairlora.plan.options import SearchOptions
@@ -165,11 +166,6 @@ def shut_down() -> None:
         ray.shutdown()
     finally:
         gc.enable()
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what ``error`` says, or its name."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def slots(nodes: list[dict[str, float]], cpus: float, gpus: float | None) -> tuple[float, int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.config import ConfigError
+from trainables.files import first_line
 from tune_fairlora.record.artifacts import Table
 from tune_fairlora.record.state import COLLAPSED, COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, STOPPED
 from tune_fairlora.tracking.tracking_uri import SQLITE, check_store, make_database, require_database, without_password
@@ -209,7 +210,7 @@ def answering(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.RequestException, SQLAlchemyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ConfigError(f"MLflow at {without_password(uri)} refuses: {reason}") from error
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trainables.config import ConfigError
-from trainables.files import replace_atomically
+from trainables.files import first_line, replace_atomically
 from tune_fairlora.record.event_log import Record, read_events
 from tune_fairlora.record.state import Event, State
 from tune_fairlora.tracking.tracking_uri import without_password
@@ -198,7 +198,7 @@ class Outbox(ABC):
 
     def _unanswered(self, error: Exception) -> None:
         if not self.silent:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             log.warning("MLflow at %s does not answer, so events wait in %s: %s", self.uri, self.record.folder, reason)
         self.silent = True
 
