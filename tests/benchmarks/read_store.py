@@ -25,7 +25,7 @@ from trainables.config import TrainConfig
 from trainables.data import batches
 from trainables.data.store import Manifest, Store
 from trainables.prepare import decode
-from trainables.prepare.build import Job, build
+from trainables.prepare.build import build
 from trainables.prepare.listing import read_listing
 
 SIZE, BATCH = 224, 32
@@ -88,9 +88,8 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     files = saved(files, folder, args.enlarge) if args.enlarge else files
     splits = np.array(["train"] * (len(files) - 1) + ["val"])  # a store must have validation images
     part = replace(listing, files=files, label=listing.label[chosen], group=listing.group[chosen], split=splits)
-    job = Job(part, files[0].parent, SIZE, 2, False)
     store_path = folder / "store.arrow"
-    build(store_path, Manifest("folder", SIZE, listing.classes, listing.groups), job)
+    build(store_path, Manifest("folder", SIZE, listing.classes, listing.groups), part, files[0].parent, 2)
     split = batches.open_split(Store(store_path), "train")
     config = TrainConfig(image_size=SIZE, batch_size=BATCH, flip=args.augment, crop=0.8 if args.augment else 1.0)
     loader = DataLoader(Files(files), BATCH, shuffle=True, num_workers=2, persistent_workers=True)

@@ -38,8 +38,8 @@ def small(folder: Path) -> Path:
     return folder
 
 
-def refusal(folder: Path, groups: str = "manufacturer") -> str:
-    message = damaged.outcome(lambda source: aircraft.read(source, groups), folder)
+def refusal(folder: Path) -> str:
+    message = damaged.outcome(aircraft.read, folder)
     assert isinstance(message, str)
     return message
 
@@ -72,8 +72,7 @@ def test_labels_are_lines_and_ids_keep_their_zeros(tmp_path):
 
 
 def test_without_manufacturers_there_is_one_group(tmp_path):
-    assert aircraft.read(small(tmp_path), groups="none").groups == ["all"]
-    for path in (tmp_path / "data").glob("*manufacturer*"):
+    for path in (small(tmp_path) / "data").glob("*manufacturer*"):
         path.unlink()
     listing = aircraft.read(tmp_path)
     assert listing.groups == ["all"] and not listing.group.any() and len(listing.group) == 9
@@ -140,7 +139,6 @@ def test_a_missing_file_is_refused(tmp_path):
     small(tmp_path)
     (tmp_path / "data/images").rmdir()
     assert "must hold data/images, but does not: it is in the archive of 2.75 GB" in refusal(tmp_path)
-    assert "groups must be one of manufacturer, none, but got 'family'" in refusal(tmp_path, "family")
 
 
 def test_a_variant_without_training_images_is_refused(tmp_path):

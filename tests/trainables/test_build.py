@@ -18,7 +18,7 @@ from trainables.config import ConfigError
 from trainables.data.store import ROWS_PER_BATCH, Manifest, Store
 from trainables.files import locked
 from trainables.prepare import decode
-from trainables.prepare.build import Job, build, content_hash, parts_folder
+from trainables.prepare.build import build, content_hash, parts_folder
 from trainables.prepare.listing import Listing
 from trainables.prepare.prepared import rows_of
 
@@ -32,16 +32,17 @@ def draw(folder, n: int) -> None:
         Image.new("RGB", (40, 30), (i % 256, 255 - i % 256, (i // 256) * 20)).save(folder / f"{i}.jpg", quality=95)
 
 
-def job(folder, n: int, **changes) -> Job:
+def job(folder, n: int, **changes) -> dict[str, object]:
+    """Arguments of ``build``."""
     label = np.arange(n) % 3
     split = np.array(["train", "train", "val", "test"])[np.arange(n) % 4]
     files = [folder / f"{i}.jpg" for i in range(n)]
     listing = Listing(files, label, np.zeros(n, np.int64), split, ["a", "b", "c"], ["all"])
-    return Job(**{"listing": listing, "root": folder, "size": SIZE, "workers": 2, "skip_corrupt": False, **changes})
+    return {"listing": listing, "root": folder, "workers": 2, **changes}
 
 
-def made(path, task: Job, progress=None) -> Store:
-    build(path, Manifest("x", task.size, ["a", "b", "c"], ["all"]), task, progress)
+def made(path, task: dict[str, object], progress=None) -> Store:
+    build(path, Manifest("x", SIZE, ["a", "b", "c"], ["all"]), **task, progress=progress)
     return Store(path)
 
 
@@ -88,7 +89,7 @@ def start(tmp_path: Path, n: int, parts: float = math.inf) -> subprocess.Popen[b
 
 def parts(store: Path) -> int:
     """How many parts of the store are there, whole."""
-    return len(list(parts_folder(store).glob("0*.arrow")))
+    return len(list(parts_folder(store).glob("0*.npz")))
 
 
 def test_a_killed_process_is_continued_where_it_was(tmp_path):
@@ -155,13 +156,9 @@ def test_a_class_that_only_corrupt_images_show_is_refused(tmp_path):
 
 def test_too_little_space_is_said_before_the_work(tmp_path):
     draw(tmp_path / "in", 1)
-    one = job(tmp_path / "in", 1).listing
-    files = one.files * 10_000_000
-    listing = Listing(
-        files, *(np.repeat(column, len(files)) for column in (one.label, one.group, one.split)), ["a"], ["all"]
-    )
+    many = job(tmp_path / "in", 12)["listing"].only(np.arange(1_000_000) % 12)
     with pytest.raises(ConfigError, match=r"GB must be free in .* to prepare"):
-        made(tmp_path / "store.arrow", Job(listing, tmp_path, 1024, 1, False))
+        build(tmp_path / "store.arrow", Manifest("x", 1024, many.classes, many.groups), many, tmp_path, workers=1)
     assert sorted(os.listdir(tmp_path)) == ["in"]
 
 
@@ -216,7 +213,7 @@ def test_another_banner_is_another_image(tmp_path):
     for banner in (0, 10):
         task = job(tmp_path / "in", 8)
         with pytest.raises(ConfigError, match="corrupt"):
-            made(tmp_path / "store.arrow", replace(task, listing=replace(task.listing, banner=banner)))
+            made(tmp_path / "store.arrow", task | {"listing": replace(task["listing"], banner=banner)})
         names += [part.name for part in parts_folder(tmp_path / "store.arrow").iterdir()]
     assert len(names) == len(set(names)) == 2
 

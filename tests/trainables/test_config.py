@@ -25,7 +25,6 @@ from trainables.config import (
     parse,
 )
 from trainables.models import create
-from trainables.prepare import datasets
 from trainables.prepare.sources import SOURCES
 
 FLOATS = [name for name, spec in FIELDS.items() if spec.type is float]
@@ -283,7 +282,7 @@ def test_adapters_exist_for_lora_methods_of_positive_rank():
 
 
 def test_the_names_are_those_of_the_tables():
-    assert set(DATA_NAMES) == {*datasets.MADE_AT_START, *SOURCES}
+    assert set(DATA_NAMES) == {"digits", *SOURCES}
     assert set(BACKBONE_NAMES) == set(create.BACKBONES)
 
 

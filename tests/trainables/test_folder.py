@@ -1,5 +1,6 @@
 """The user's folder: each mistake is one clear line, and each readable image becomes upright RGB of one size."""
 
+import functools
 import os
 from collections import Counter
 from pathlib import Path
@@ -12,11 +13,12 @@ from PIL import Image
 
 from trainables.config import ConfigError
 from trainables.data.store import Store
-from trainables.prepare.folder import prepare
+from trainables.prepare import datasets
 from trainables.prepare.listing import read_listing
 
 HEADER = "file_path,label,split"
 GOOD = ["a.png,0,train", "b.png,1,train", "c.png,0,val"]
+prepare = functools.partial(datasets.prepare, "folder")
 
 
 @pytest.fixture(autouse=True)

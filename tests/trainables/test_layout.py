@@ -7,7 +7,7 @@ import pytest
 from tests import drawn
 from trainables.config import ConfigError
 from trainables.prepare import aircraft, geode, utkface, waterbirds
-from trainables.prepare.layout import find_root, refuse_escapes, shown
+from trainables.prepare.listing import find_root, refuse_escapes, shown
 
 READERS = {
     "geode": (drawn.draw_geode, geode.read),

@@ -19,23 +19,16 @@ import numpy as np
 
 from trainables.config import ConfigError
 from trainables.data.store import SPLITS
-from trainables.prepare.layout import find_root, refuse_escapes
-from trainables.prepare.listing import Listing, check_splits
+from trainables.prepare.listing import Listing, find_root, refuse_escapes
 
 NAMES = {"variant": "data/variants.txt", "manufacturer": "data/manufacturers.txt"}
 IMAGES = "data/images"
-GROUPS = ("manufacturer", "none")
 CLASSES, BANNER = 100, 20
 ID = re.compile(r"[0-9]+", re.ASCII)  # nothing else becomes part of a path
 
 
-def read(source: Path, groups: str = "manufacturer") -> Listing:
-    """The listing of the distribution in ``source``, or up to two folders below it. Raises ConfigError.
-
-    ``groups`` is "manufacturer" or "none": one group "all", as where the manufacturers' files are missing.
-    """
-    if groups not in GROUPS:
-        raise ConfigError(f"groups must be one of {', '.join(GROUPS)}, but got {groups!r}")
+def read(source: Path) -> Listing:
+    """The listing of the distribution in ``source``, or up to two folders below it. Raises ConfigError."""
     root = find_root(source, NAMES["variant"])
     if not os.path.isdir(root / IMAGES):
         raise ConfigError(
@@ -50,13 +43,19 @@ def read(source: Path, groups: str = "manufacturer") -> Listing:
                 raise ConfigError(
                     f"each image must stand in one split, but {image} is in {split_of[image]} and {split}"
                 )
-    _check_trainval(root, tables, variants)
-    group, makers, why = _groups(root, groups, tables)
+    both = _path("variant", "trainval")
+    if os.path.exists(root / both):
+        searched = tables["train"] | tables["val"]
+        if differing := sorted(dict(_table(root, "variant", "trainval", variants).items() ^ searched.items())):
+            raise ConfigError(
+                f"{both} must list what train and val list, but {len(differing)} images differ, "
+                f"the first {differing[0]}: take these files from one archive"
+            )
+    group, makers, why = _groups(root, tables)
     files = [root / IMAGES / f"{image}.jpg" for split in SPLITS for image in tables[split]]
     refuse_escapes(root, files)
     label = np.array([code for split in SPLITS for code in tables[split].values()], np.int64)
     splits = np.repeat(SPLITS, [len(tables[split]) for split in SPLITS])
-    check_splits(label, splits, variants)
     notes: dict[str, Any] = {"layout": "fgvc-aircraft-2013b", "split": "official train, val and test", "groups": why}
     if len(variants) != CLASSES:
         notes["classes_expected"] = CLASSES
@@ -101,24 +100,12 @@ def _table(root: Path, kind: str, split: str, names: list[str]) -> dict[str, int
     return table
 
 
-def _check_trainval(root: Path, tables: dict[str, dict[str, int]], variants: list[str]) -> None:
-    if not os.path.exists(root / _path("variant", "trainval")):
-        return
-    both = _table(root, "variant", "trainval", variants)
-    differing = sorted(dict(both.items() ^ (tables["train"] | tables["val"]).items()))
-    if differing:
-        raise ConfigError(
-            f"{_path('variant', 'trainval')} must list what train and val list, but {len(differing)} images differ, "
-            f"the first {differing[0]}: take these files from one archive"
-        )
-
-
-def _groups(root: Path, groups: str, tables: dict[str, dict[str, int]]) -> tuple[np.ndarray, list[str], str]:
-    """Group codes in the order of ``tables``, the groups' names, and a note."""
+def _groups(root: Path, tables: dict[str, dict[str, int]]) -> tuple[np.ndarray, list[str], str]:
+    """Group codes in the order of ``tables``, the groups' names, and a note: one group where no file names any."""
     needed = [NAMES["manufacturer"], *(_path("manufacturer", split) for split in SPLITS)]
     missing = [name for name in needed if not os.path.exists(root / name)]
-    if groups == "none" or len(missing) == len(needed):
-        why = "none asked for" if groups == "none" else "none: the manufacturers' files are missing"
+    if len(missing) == len(needed):
+        why = "none: the manufacturers' files are missing"
         return np.zeros(sum(map(len, tables.values())), np.int64), ["all"], why
     if missing:
         raise ConfigError(f"{root} must hold all files of the manufacturers or none, but {missing[0]} is missing")

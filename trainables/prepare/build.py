@@ -8,36 +8,33 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from trainables.config import ConfigError
 from trainables.data.store import ROWS_PER_BATCH, Manifest, Row, write
 from trainables.files import locked, remove_torn, replace_atomically, require_space
 from trainables.prepare import decode
-from trainables.prepare.listing import Listing, check_splits
+from trainables.prepare.listing import Listing
 
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Job:
-    """What is decoded, and how: ``root`` is the folder that file names are given from in messages."""
-
-    listing: Listing
-    root: Path
-    size: int
-    workers: int
-    skip_corrupt: bool
-
-
-def build(path: Path, manifest: Manifest, job: Job, progress: Progress | None = None) -> None:
-    """Make the store ``path`` of ``job`` unless it exists; ``manifest`` without fingerprint takes the content's hash.
+def build(
+    path: Path,
+    manifest: Manifest,
+    listing: Listing,
+    root: Path,
+    workers: int,
+    skip_corrupt: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Make the store ``path`` of ``listing`` in ``workers`` threads unless it exists; a ``manifest`` without
+    fingerprint takes the content's hash, and messages name files from ``root``.
 
     ``progress(done, total)`` counts images. Corrupt and missing files are all named in one ConfigError, or, with
     ``skip_corrupt``, left out and listed in the manifest's notes. Memory: one part and an image a thread. Disk: twice
@@ -47,25 +44,22 @@ def build(path: Path, manifest: Manifest, job: Job, progress: Progress | None = 
         if path.exists():
             return
         remove_torn(path)
-        parts, count = parts_folder(path), len(job.listing.files)
-        there = sum(part.stat().st_size for part in parts.glob("*")) if parts.is_dir() else 0
-        require_space(f"prepare {count} images", path.parent, 2 * count * job.size**2 * 3 - there)
-        parts.mkdir(exist_ok=True)
-        made = [parts / name for name in _decode_all(parts, job, progress)]
-        failed = []
-        for batch in map(_batch, made):
-            null = batch["image"].is_null().to_numpy(zero_copy_only=False)
-            failed += batch["index"].to_numpy()[null].tolist()
-        if failed and not job.skip_corrupt:
-            raise ConfigError(unreadable([job.listing.files[i] for i in failed], job.root))
-        left = ~np.isin(np.arange(count), failed)
-        check_splits(job.listing.label[left], job.listing.split[left], manifest.classes)
+        folder, count = parts_folder(path), len(listing.files)
+        there = sum(part.stat().st_size for part in folder.glob("*")) if folder.is_dir() else 0
+        require_space(f"prepare {count} images", path.parent, 2 * count * manifest.size**2 * 3 - there)
+        folder.mkdir(exist_ok=True)
+        parts = _decode_all(folder, listing, manifest.size, workers, progress)
+        decoded = np.concatenate([_read(part, "rows") for part in parts])
+        failed = [listing.files[row] for row in np.setdiff1d(np.arange(count), decoded)]
+        if failed and not skip_corrupt:
+            raise ConfigError(unreadable(failed, root))
+        left = listing.only(decoded)
         notes = {**manifest.notes, "images": count, "skipped": len(failed)}
         if failed:
-            notes["skipped_files"] = [_short(job.listing.files[i], job.root) for i in failed]
-        fingerprint = manifest.fingerprint or content_hash(manifest, _rows(job, made))
-        write(path, replace(manifest, notes=notes, fingerprint=fingerprint), _rows(job, made))
-        shutil.rmtree(parts)
+            notes["skipped_files"] = [_short(file, root) for file in failed]
+        fingerprint = manifest.fingerprint or content_hash(manifest, _rows(left, parts))
+        write(path, replace(manifest, notes=notes, fingerprint=fingerprint), _rows(left, parts))
+        shutil.rmtree(folder)
 
 
 def parts_folder(path: Path) -> Path:
@@ -73,26 +67,25 @@ def parts_folder(path: Path) -> Path:
     return path.with_name(f"{path.name}.parts")
 
 
-def _decode_all(parts: Path, job: Job, progress: Progress | None) -> list[str]:
-    """Decode what no part holds yet; the parts' names in the listing's order. Parts of older content are removed."""
-    total = len(job.listing.files)
-    starts = range(0, total, ROWS_PER_BATCH)
-    names = [f"{start:08d}-{_key(job, start)}.arrow" for start in starts]
-    for stale in {entry.name for entry in parts.iterdir()} - set(names):
-        (parts / stale).unlink()
-    with ThreadPoolExecutor(job.workers) as pool:
-        for start, name in zip(starts, names):
-            if not (parts / name).exists():
-                _decode_part(parts / name, job, start, pool, progress)
+def _decode_all(folder: Path, listing: Listing, size: int, workers: int, progress: Progress | None) -> list[Path]:
+    """Decode what no part holds yet; the parts in the listing's order. Parts of older content are removed."""
+    total = len(listing.files)
+    starts = {folder / f"{i:08d}-{_key(listing, size, i)}.npz": i for i in range(0, total, ROWS_PER_BATCH)}
+    for stale in set(folder.iterdir()) - starts.keys():
+        stale.unlink()
+    with ThreadPoolExecutor(workers) as pool:
+        for part, start in starts.items():
+            if not part.exists():
+                _decode_part(part, listing, size, start, pool, progress)
             elif progress:
                 progress(min(start + ROWS_PER_BATCH, total), total)
-    return names
+    return list(starts)
 
 
-def _key(job: Job, start: int) -> str:
+def _key(listing: Listing, size: int, start: int) -> str:
     """Changes with anything that the part's pixels depend on; a file counts by its name, size and time of change."""
-    digest = hashlib.sha256(f"{decode.VERSION} {job.size} {job.listing.banner}".encode())
-    for file in job.listing.files[start : start + ROWS_PER_BATCH]:
+    digest = hashlib.sha256(f"{decode.VERSION} {size} {listing.banner}".encode())
+    for file in listing.files[start : start + ROWS_PER_BATCH]:
         try:
             status = os.stat(file)
             seen = f"{status.st_size} {status.st_mtime_ns}"
@@ -102,38 +95,37 @@ def _key(job: Job, start: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def _decode_part(path: Path, job: Job, start: int, pool: ThreadPoolExecutor, progress: Progress | None) -> None:
-    files, pixels = job.listing.files[start : start + ROWS_PER_BATCH], []
-    for image in pool.map(lambda file: decode.decode(file, job.size, job.listing.banner), files):
-        pixels.append(None if image is None else image.tobytes())
+def _decode_part(
+    part: Path, listing: Listing, size: int, start: int, pool: ThreadPoolExecutor, progress: Progress | None
+) -> None:
+    """Decode a slice of the listing: the rows whose image can be read, and their pixels."""
+    files, images = listing.files[start : start + ROWS_PER_BATCH], {}
+    for row, image in enumerate(pool.map(lambda file: decode.decode(file, size, listing.banner), files), start):
+        if image is not None:
+            images[row] = image
         if progress:
-            progress(start + len(pixels), len(job.listing.files))
-    index = pa.array(range(start, start + len(files)), pa.int64())
-    columns = [index, pa.array(pixels, pa.binary(job.size * job.size * 3))]
-    batch = pa.record_batch(columns, names=["index", "image"])
+            progress(row + 1, len(listing.files))
+    rows, pixels = np.array(list(images), np.int64), np.array(list(images.values()), np.uint8)
 
-    def write_batch(temporary: Path) -> None:
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-            writer.write_batch(batch)
+    def save(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # given a name, savez would append its own ending
+            np.savez(file, rows=rows, pixels=pixels)
 
-    replace_atomically(path, write_batch)
+    replace_atomically(part, save)
 
 
-def _batch(part: Path) -> pa.RecordBatch:
-    return pa.ipc.open_file(pa.memory_map(str(part))).get_batch(0)
+def _read(part: Path, name: str) -> np.ndarray:
+    with np.load(part) as arrays:
+        return arrays[name]
 
 
-def _rows(job: Job, parts: list[Path]) -> Iterator[Row]:
-    listing, shape = job.listing, (job.size, job.size, 3)
-    for part in parts:
-        batch = _batch(part)
-        for i, pixels in zip(batch["index"].to_pylist(), batch["image"]):
-            if pixels.is_valid:
-                image = np.frombuffer(pixels.as_buffer(), np.uint8).reshape(shape)
-                yield image, int(listing.label[i]), int(listing.group[i]), str(listing.split[i])
+def _rows(listing: Listing, parts: Iterable[Path]) -> Iterator[Row]:
+    """Rows of a store: the parts' images, each with its row of ``listing``."""
+    images = (image for part in parts for image in _read(part, "pixels"))
+    return zip(images, listing.label.tolist(), listing.group.tolist(), listing.split.tolist())
 
 
-def content_hash(manifest: Manifest, rows: Iterator[Row]) -> str:
+def content_hash(manifest: Manifest, rows: Iterable[Row]) -> str:
     """sha256 over the names of classes and groups and over every row's pixels, label, group and split, in order."""
     digest = hashlib.sha256(json.dumps([manifest.classes, manifest.groups, manifest.positive]).encode())
     for image, label, group, split in rows:
@@ -144,13 +136,10 @@ def content_hash(manifest: Manifest, rows: Iterator[Row]) -> str:
 
 def unreadable(files: list[Path], root: Path) -> str:
     """One line that names every file of ``files``, missing and corrupt apart."""
-    missing = [file for file in files if not os.path.isfile(file)]
-    corrupt = [file for file in files if os.path.isfile(file)]
-    parts = [
-        f"{len(those)} image(s) are {kind}: {', '.join(_short(file, root) for file in those)}"
-        for kind, those in (("missing", missing), ("corrupt", corrupt))
-        if those
-    ]
+    names: dict[str, list[str]] = {"missing": [], "corrupt": []}
+    for file in files:
+        names["corrupt" if os.path.isfile(file) else "missing"].append(_short(file, root))
+    parts = [f"{len(those)} image(s) are {kind}: {', '.join(those)}" for kind, those in names.items() if those]
     return "; ".join(parts) + "; repair them or pass `skip_corrupt`"
 
 

@@ -25,38 +25,26 @@ class _Broken(ConfigError):
     """A break that another try may mend."""
 
 
-def download(url: str, path: Path, *, sha256: str = "", progress: Progress | None = None, tries: int = 5) -> str:
+def download(url: str, path: Path, *, progress: Progress | None = None, tries: int = 5) -> str:
     """Make ``path`` the file at ``url``, going on where an earlier connection or process broke off; returns its sha256.
 
     Until it is whole it lies in ``<path>.part``, and what the server said of it in ``<path>.part.json``: it is joined
     only to the rest of the very same file, else begun anew. A server that says no size can hide a break. An existing
     ``path`` is hashed, not asked for. ``progress(done, total)`` counts bytes, total 0 if unknown. Raises ConfigError
-    after ``tries`` breaks in a row that brought nothing new, for an address that is refused or not http(s), for
-    another sum than ``sha256``, and for a full disk. A second process with the same ``path`` waits for the first.
+    after ``tries`` breaks in a row that brought nothing new, for an address that is refused or not http(s), and for a
+    full disk. A second process with the same ``path`` waits for the first.
     """
     part = path.with_name(f"{path.name}.part")
     try:
         with locked(path):
-            if path.exists():
-                return _checked(path, sha256)
-            _fetch(url, part, progress, tries)
-            digest = _checked(part, sha256, ours=True)
-            os.replace(part, path)
-            _drop(part)
-            return digest
+            if not path.exists():
+                _fetch(url, part, progress, tries)
+                os.replace(part, path)
+                _drop(part)
+            return file_hash(path)
     except OSError as error:
         why = f"{url} must fit into {path.parent}, but {error.strerror or error}: make room, or choose another place"
         raise ConfigError(plain(why)) from error
-
-
-def _checked(path: Path, sha256: str, ours: bool = False) -> str:
-    digest = file_hash(path)
-    if sha256 and digest != sha256.lower():
-        if ours:
-            _drop(path)  # else the next call would go on from it
-        remedy = f"{'it is removed; ' if ours else 'remove it, and '}get it by hand and pass it as `source`"
-        raise ConfigError(plain(f"{path} must have the sha256 {sha256}, but has {digest}: {remedy}"))
-    return digest
 
 
 def _drop(part: Path) -> None:

@@ -7,7 +7,7 @@ shares here are FairLoRA's; which rows fall into each is ours.
 """
 
 import os
-from collections.abc import Sequence
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,15 @@ import numpy as np
 
 from trainables.config import ConfigError
 from trainables.files import inside
-from trainables.prepare.layout import find_root, refuse_escapes
-from trainables.prepare.listing import Listing, check_splits, check_unique, draw_splits, read_table
+from trainables.prepare.listing import (
+    Listing,
+    check_unique,
+    codes_of,
+    draw_splits,
+    find_root,
+    read_table,
+    refuse_escapes,
+)
 
 TABLE = "index.csv"
 GROUPS = ["Africa", "Americas", "EastAsia", "Europe", "SouthEastAsia", "WestAsia"]
@@ -32,28 +39,24 @@ def read(source: Path) -> Listing:
     """
     root = find_root(source, TABLE)
     rows = read_table(root / TABLE, ["file_path", "object", "region"])
-    base = _base(root, [inside(root, row["file_path"], f"{TABLE}: file_path") for row in rows])
-    files = [base / row["file_path"] for row in rows]
+    names = [inside(root, row["file_path"], f"{TABLE}: file_path").relative_to(root) for row in rows]
+    # The paths start from ``images`` or the root, whichever has the first file that either has.
+    bases = (base for name in names for base in (root / "images", root) if os.path.isfile(base / name))
+    base = next(bases, root / "images")
+    files = [base / name for name in names]
     check_unique(files, base, TABLE)
     refuse_escapes(root, files)
-    objects, regions = [row["object"].strip() for row in rows], []
-    code = {name.lower(): i for i, name in enumerate(GROUPS)}
-    for line, (row, name) in enumerate(zip(rows, objects), 2):
+    objects = [row["object"].strip() for row in rows]
+    for line, name in enumerate(objects, 2):
         if not name or not name.isprintable():
             raise ConfigError(f"{TABLE}, line {line}: `object` must be a name, but is {name!r}")
-        # Spaces, underscores, hyphens and case do not count ("South East Asia").
-        region = "".join(c for c in row["region"].lower() if c not in " _-")
-        if region not in code:
-            raise ConfigError(
-                f"{TABLE}, line {line}: `region` must be one of {', '.join(GROUPS)}, but is {row['region']!r}"
-            )
-        regions.append(code[region])
-    order = sorted(range(len(rows)), key=lambda i: files[i].relative_to(base).as_posix())
+    # Spaces, underscores, hyphens and case do not count ("South East Asia").
+    regions = codes_of(rows, "region", TABLE, GROUPS, lambda region: re.sub("[ _-]", "", region.lower()))
+    order = sorted(range(len(rows)), key=lambda i: names[i].as_posix())
     classes = sorted(set(objects))
     label = np.array([classes.index(objects[i]) for i in order], np.int64)
-    group = np.array([regions[i] for i in order], np.int64)
+    group = regions[order]
     split = draw_splits(label, group, SHARES, "geode")
-    check_splits(label, split, classes)
     notes: dict[str, Any] = {
         "layout": f"{TABLE}, files from {'images' if base != root else 'the root'}",
         "split": SPLIT,
@@ -61,12 +64,3 @@ def read(source: Path) -> Listing:
     if len(classes) != CLASSES:  # a part of the data is a data set too, but the manifest says so
         notes["classes_expected"] = CLASSES
     return Listing([files[i] for i in order], label, group, split, classes, list(GROUPS), notes=notes)
-
-
-def _base(root: Path, files: Sequence[Path]) -> Path:
-    """What the table's paths start from: ``images`` or the root, whichever has the first file that either has."""
-    for file in files:
-        for base in (root / "images", root):
-            if os.path.isfile(base / file.relative_to(root)):
-                return base
-    return root / "images"

@@ -1,13 +1,14 @@
-"""Listing: which images a data set has, with labels, groups and splits; and the reader of ``metadata.csv``.
+"""Listing: which images a data set has, with labels, groups and splits; what every reader of a distribution needs for
+one; and the reader of the user's own ``metadata.csv``. Nothing is decoded here.
 
 ``metadata.csv`` has the columns file_path (inside the folder); label or label_name; optionally group or group_name, and
 split (train, val, test). Without a split column the rows are split 70/15/15, seeded and stratified by label and group.
-Nothing is decoded here.
 """
 
 import csv
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from trainables.files import inside, plain
 from trainables.seeds import seed_for
 
 SHARES = (0.70, 0.15, 0.15)
+SHOWN = 100  # names that a note lists; the manifest is for reading
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Listing:
     """A checked list of images: parallel files, labels and groups (int64 ``[n]``), splits (text ``[n]``); the names.
 
     ``positive`` is the positive class of a binary task, else None. ``banner`` is how many rows of pixels are cut off at
-    the lower edge of every image. ``notes`` says what was left out, and why: plain values, for the manifest.
+    the lower edge of every image. ``notes`` says what was left out, and why: plain values, for the manifest. Raises
+    ConfigError at construction unless there are two classes, training images of each, and validation images.
     """
 
     files: list[Path]
@@ -38,6 +41,22 @@ class Listing:
     positive: int | None = None
     banner: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            names = ", ".join(map(repr, self.classes)) or "none"
+            raise ConfigError(f"a classifier needs at least 2 classes, but the data have only {names}")
+        untrained = sorted(set(range(len(self.classes))) - set(self.label[self.split == "train"]))
+        if untrained:
+            names = ", ".join(repr(self.classes[i]) for i in untrained)
+            raise ConfigError(f"every label must have a training image, but {names} has none")
+        if not (self.split == "val").any():
+            raise ConfigError("the search needs validation images, but the data have none (split = val)")
+
+    def only(self, rows: np.ndarray) -> "Listing":
+        """The listing of ``rows`` (int64) alone."""
+        columns = {"label": self.label[rows], "group": self.group[rows], "split": self.split[rows]}
+        return replace(self, files=[self.files[row] for row in rows], **columns)
 
 
 def read_listing(source: Path) -> Listing:
@@ -65,7 +84,6 @@ def read_listing(source: Path) -> Listing:
         split = np.array([row["split"] for row in rows])
     else:
         split = draw_splits(label, group, SHARES)
-    check_splits(label, split, classes)
     return Listing(files, label, group, split, classes, groups, 1 if len(classes) == 2 else None)
 
 
@@ -92,13 +110,27 @@ def read_table(table: Path, needed: Iterable[str]) -> list[dict[str, str]]:
     return rows
 
 
-def check_unique(files: list[Path], source: Path, table: str = "metadata.csv", first_line: int = 2) -> None:
+def check_unique(files: list[Path], source: Path, table: str = "metadata.csv") -> None:
     """An image that is listed twice could stand in train and in val, or under two labels."""
     seen: set[Path] = set()
-    for line, path in enumerate(files, first_line):
+    for line, path in enumerate(files, 2):
         if path in seen:
             raise ConfigError(f"{table}, line {line}: {plain(path.relative_to(source))} is listed a second time")
         seen.add(path)
+
+
+def codes_of(
+    rows: Sequence[dict[str, str]], column: str, table: str, names: Sequence[str], key: Callable[[str], str] = str.strip
+) -> np.ndarray:
+    """Codes 0 … k−1 of ``column`` (int64 ``[n]``), which must hold one of ``names``; ``key`` says what of them counts.
+    Raises ConfigError naming the line."""
+    codes = {key(name): code for code, name in enumerate(names)}
+    for line, row in enumerate(rows, 2):
+        if key(row[column]) not in codes:
+            raise ConfigError(
+                f"{table}, line {line}: `{column}` must be one of {', '.join(names)}, but is {row[column]!r}"
+            )
+    return np.array([codes[key(row[column])] for row in rows], np.int64)
 
 
 def _codes(rows: list[dict[str, str]], column: str) -> tuple[np.ndarray, list[str]]:
@@ -106,14 +138,10 @@ def _codes(rows: list[dict[str, str]], column: str) -> tuple[np.ndarray, list[st
 
     Codes sort by the number where every value is one, else by the text.
     """
-    if column not in rows[0] and f"{column}_name" not in rows[0]:
+    columns = [name for name in (column, f"{column}_name") if name in rows[0]]
+    if not columns:
         return np.zeros(len(rows), np.int64), ["all"]
-    name_column, code_column = f"{column}_name", column
-    if name_column not in rows[0]:
-        name_column = column
-    elif column not in rows[0]:
-        code_column = name_column
-    names, values = ([row[c].strip() for row in rows] for c in (name_column, code_column))
+    values, names = ([row[c].strip() for row in rows] for c in (columns[0], columns[-1]))
     name_of: dict[str, str] = {}
     for line, (value, name) in enumerate(zip(values, names), 2):
         if not value:
@@ -135,10 +163,9 @@ def _codes(rows: list[dict[str, str]], column: str) -> tuple[np.ndarray, list[st
 def draw_splits(label: np.ndarray, group: np.ndarray, shares: Sequence[float], *names: object) -> np.ndarray:
     """Train, val and test in ``shares``, stratified by label × group; the same table always gives the same split.
 
-    ``names`` are those of the random stream, for a data set that has its own.
-
-    Cell after cell, each row goes where the share so far falls shortest: small cells take turns, where rounding inside
-    each cell would leave all of them out of the test split.
+    ``names`` are those of the random stream, for a data set that has its own. Cell after cell, each row goes where the
+    share so far falls shortest: small cells take turns, where rounding inside each cell would leave all of them out of
+    the test split.
     """
     order = np.random.default_rng(seed_for(0, *names, "split")).permutation(len(label))
     order = order[np.lexsort((group[order], label[order]))]  # stable, so at random inside a cell
@@ -150,15 +177,57 @@ def draw_splits(label: np.ndarray, group: np.ndarray, shares: Sequence[float], *
     return split
 
 
-def check_splits(label: np.ndarray, split: np.ndarray, classes: list[str]) -> None:
-    """Raise ConfigError unless there are two classes, training images of each, and validation images."""
-    if len(classes) < 2:
-        raise ConfigError(
-            f"a classifier needs at least 2 classes, but the data have only {', '.join(map(repr, classes)) or 'none'}"
-        )
-    untrained = sorted(set(range(len(classes))) - set(label[split == "train"]))
-    if untrained:
-        names = ", ".join(repr(classes[i]) for i in untrained)
-        raise ConfigError(f"every label must have a training image, but {names} has none")
-    if not (split == "val").any():
-        raise ConfigError("the search needs validation images, but the data have none (split = val)")
+def find_root(source: Path, marker: str, levels: int = 2) -> Path:
+    """The folder that holds ``marker`` (a file's or folder's name): ``source``, or one up to ``levels`` below it.
+
+    The level nearest to ``source`` counts. Linked and hidden folders are not entered. Raises ConfigError if no folder
+    has it, or several of one level.
+    """
+    if not os.path.isdir(source):
+        raise ConfigError(f"the source must be a folder, but {plain(source)} is not")
+    level = [source]
+    for _ in range(levels + 1):
+        roots = [folder for folder in level if os.path.exists(folder / marker)]
+        if len(roots) > 1:
+            names = plain(", ".join(str(folder) for folder in roots[:3]))
+            raise ConfigError(f"{plain(source)} must hold one {marker}, but has {len(roots)}: pass one of {names}")
+        if roots:
+            return roots[0]
+        level = [below for folder in level for below in _folders(folder)]
+    raise ConfigError(
+        f"{plain(source)} must hold {marker}, itself or at most {levels} folders down, but does not: "
+        f"pass the folder that the authors' archive unpacks into"
+    )
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(e.path) for e in entries if e.is_dir(follow_symlinks=False) and e.name[0] != ".")
+    except OSError:  # not ours to read
+        return []
+
+
+def refuse_escapes(root: Path, files: Sequence[Path]) -> None:
+    """Raise ConfigError if a link leads one of ``files``, each named below ``root``, out of it. They need not exist."""
+    real = os.path.realpath(root)
+    inside: dict[str, bool] = {}  # the folders are few, the files many
+    for file in files:
+        folder = os.path.dirname(file)
+        if folder not in inside:
+            inside[folder] = _below(real, folder)
+        if not inside[folder] or (os.path.islink(file) and not _below(real, file)):
+            raise ConfigError(
+                f"every image must lie inside {plain(root)}, but a link leads {plain(file.relative_to(root))} "
+                f"out of it: copy the images there"
+            )
+
+
+def _below(real: str, path: str | Path) -> bool:
+    return os.path.commonpath([real, os.path.realpath(path)]) == real
+
+
+def shown(names: Sequence[str]) -> list[str]:
+    """``names`` for a note: printable, and the first ``SHOWN`` of them."""
+    more = [f"… and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return [plain(name) for name in names[:SHOWN]] + more

@@ -6,19 +6,20 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainables.config import ConfigError
-from trainables.data.store import Manifest, Store, write
+from trainables.data.store import Manifest, Store
 from trainables.files import file_hash, locked, replace_atomically
-from trainables.prepare import decode, digits
-from trainables.prepare.build import Job, Progress, build, content_hash
+from trainables.prepare import decode
+from trainables.prepare.build import Progress, build
+from trainables.prepare.datasets import write_digits
 from trainables.prepare.download import download
 from trainables.prepare.listing import Listing
-from trainables.prepare.prepared import FORMAT, MANIFEST, STORE, counts, read_manifest
-from trainables.prepare.sources import SOURCES, Source
+from trainables.prepare.prepared import FORMAT, MANIFEST, STORE, facts, read_manifest
+from trainables.prepare.sources import SOURCES
 from trainables.prepare.unpack import DamagedArchive, opened_source
 
 UNPACKED = ".unpacked"  # in the folder, until the store is complete
@@ -58,9 +59,23 @@ def _made(request: Request, progress: Progress, downloading: Progress) -> dict[s
     if (request.out / MANIFEST).exists():
         return _same(request)
     (request.out / STORE).unlink(missing_ok=True)  # whatever it is, nothing says what it was made from
-    made_here = request.name == "digits"
-    origin = _write_digits(request) if made_here else _write_images(request, progress, downloading)
-    text = json.dumps(describe(request, origin), indent=1, ensure_ascii=False)
+    if request.name == "digits":
+        write_digits(request.out / STORE, request.size)
+        licence, home = "BSD-3-Clause (scikit-learn)", "https://scikit-learn.org"
+        origin = {"name": "scikit-learn's load_digits"}
+    else:
+        licence, home = SOURCES[request.name].licence, SOURCES[request.name].home
+        origin = _write_images(request, progress, downloading)
+    content = {
+        "format": FORMAT,
+        **facts(Store(request.out / STORE)),
+        "licence": licence,
+        "home": home,
+        "source": origin,
+        "preprocessing": decode.PREPROCESSING,
+        "preprocessing_version": decode.VERSION,
+    }
+    text = json.dumps(content, indent=1, ensure_ascii=False)
     text = re.sub(r"\[\n[\s\d,]+\]", lambda numbers: " ".join(numbers[0].split()), text)  # a table's row on one line
     replace_atomically(request.out / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
     shutil.rmtree(request.out / UNPACKED, ignore_errors=True)
@@ -96,21 +111,16 @@ def _listing_hash(listing: Listing, root: Path) -> str:
     return digest.hexdigest()
 
 
-def _write_digits(request: Request) -> dict[str, Any]:
-    parts = digits.render(request.size)
-    rows = list(zip(parts["images"], parts["label"].tolist(), parts["group"].tolist(), parts["split"].tolist()))
-    notes = {"images": len(rows)}
-    manifest = Manifest("digits", request.size, digits.CLASSES, digits.GROUPS, None, "", notes)
-    write(request.out / STORE, replace(manifest, fingerprint=content_hash(manifest, iter(rows))), rows)
-    return {"name": "scikit-learn's load_digits"}
-
-
 def _write_images(request: Request, progress: Progress, downloading: Progress) -> dict[str, Any]:
     row = SOURCES[request.name]
     source, origin = request.source, {"address": ""}
     if source is None:
-        source, digest = _downloaded(request, row, downloading)
-        origin = {"address": row.address, "sha256": digest}
+        if not row.address:
+            raise ConfigError(
+                f"{request.name} has no direct address: get it from {row.home} ({row.licence}) and pass it as `source`"
+            )
+        source = request.out / row.address.rpartition("/")[2]
+        origin = {"address": row.address, "sha256": download(row.address, source, progress=downloading)}
     elif source.is_file():
         origin["sha256"] = file_hash(source)
     origin["name"] = source.resolve().name
@@ -123,42 +133,7 @@ def _write_images(request: Request, progress: Progress, downloading: Progress) -
             source.unlink()  # else every further download would find it there
         raise
     origin["listing"] = _listing_hash(listing, root)
-    manifest = Manifest(
-        request.name, request.size, listing.classes, listing.groups, listing.positive, "", dict(listing.notes)
-    )
-    job = Job(listing, root, request.size, request.workers, request.skip_corrupt)
-    build(request.out / STORE, manifest, job, progress)
+    names = listing.classes, listing.groups, listing.positive
+    manifest = Manifest(request.name, request.size, *names, notes=listing.notes)
+    build(request.out / STORE, manifest, listing, root, request.workers, request.skip_corrupt, progress)
     return origin
-
-
-def _downloaded(request: Request, row: Source, downloading: Progress) -> tuple[Path, str]:
-    """The archive and its sha256."""
-    if not row.address:
-        raise ConfigError(
-            f"{request.name} has no direct address: get it from {row.home} ({row.licence}) and pass it as `source`"
-        )
-    path = request.out / row.address.rpartition("/")[2]
-    return path, download(row.address, path, progress=downloading)
-
-
-def describe(request: Request, origin: dict[str, Any]) -> dict[str, Any]:
-    """What manifest.json says: names, splits with their counts, origin and licence, preprocessing, content hash."""
-    store = Store(request.out / STORE)
-    manifest = store.manifest
-    row = SOURCES.get(request.name)
-    return {
-        "format": FORMAT,
-        "name": manifest.name,
-        "size": manifest.size,
-        "classes": manifest.classes,
-        "groups": manifest.groups,
-        "positive": manifest.positive,
-        "splits": counts(store),
-        "licence": row.licence if row else "BSD-3-Clause (scikit-learn)",
-        "home": row.home if row else "https://scikit-learn.org",
-        "source": origin,
-        "preprocessing": decode.PREPROCESSING,
-        "preprocessing_version": decode.VERSION,
-        "content_hash": manifest.fingerprint,
-        "notes": manifest.notes,
-    }

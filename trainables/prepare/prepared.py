@@ -3,9 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ def counts(store: Store) -> dict[str, Any]:
         np.add.at(cells, (store.label[rows], store.group[rows]), 1)
         tables[split] = {"images": len(rows), "class_x_group": cells.tolist()}
     return tables
+
+
+def facts(store: Store) -> dict[str, Any]:
+    """What ``manifest.json`` says of the store itself."""
+    content = asdict(store.manifest) | {"splits": counts(store)}
+    return content | {"content_hash": content.pop("fingerprint")}
 
 
 def is_prepared(folder: str | Path) -> bool:
@@ -68,16 +75,7 @@ def check(folder: Path) -> list[str]:
     expected = read_manifest(folder)
     try:
         store = Store(folder / STORE)
-        actual = {
-            "name": store.manifest.name,
-            "size": store.manifest.size,
-            "classes": store.manifest.classes,
-            "groups": store.manifest.groups,
-            "positive": store.manifest.positive,
-            "notes": store.manifest.notes,
-            "splits": counts(store),
-            "content_hash": content_hash(store.manifest, rows_of(store)),
-        }
+        actual = facts(store) | {"content_hash": content_hash(store.manifest, rows_of(store))}
     except UNREADABLE as error:
         return [f"{STORE} cannot be read: {' '.join(str(error).split())}"]
     return [f"{key} is {_brief(actual[key])}, expected {_brief(expected.get(key))}" for key in actual
@@ -89,12 +87,12 @@ def _brief(value: object) -> str:
     return text if len(text) < 100 else f"{text[:97]}…"
 
 
-def rows_of(store: Store) -> Iterator[Row]:
-    """Every row of an open store."""
+def rows_of(store: Store, change: Callable[[np.ndarray], Iterable[np.ndarray]] = iter) -> Iterator[Row]:
+    """Every row of an open store; ``change`` is applied to its images, some at a time (uint8 [n, size, size, 3])."""
     for start in range(0, len(store), ROWS_PER_BATCH):
         rows = np.arange(start, min(start + ROWS_PER_BATCH, len(store)))
-        names = (column[rows].tolist() for column in (store.label, store.group, store.split))
-        yield from zip(store.images(rows), *names)
+        columns = (column[rows].tolist() for column in (store.label, store.group, store.split))
+        yield from zip(change(store.images(rows)), *columns)
 
 
 def store_at(folder: str | Path, name: str, size: int) -> Path:
@@ -116,7 +114,9 @@ def store_at(folder: str | Path, name: str, size: int) -> Path:
     with locked(small):
         if not small.exists():
             remove_torn(small)
-            write(small, replace(store.manifest, size=size), _resized(store, size))
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                resized = partial(pool.map, lambda image: decode.square(Image.fromarray(image), size))
+                write(small, replace(store.manifest, size=size), rows_of(store, resized))
     return small
 
 
@@ -133,11 +133,3 @@ def _opened(folder: str | Path, manifest: dict[str, Any]) -> Store:
     if described != (manifest["name"], manifest["size"], manifest["content_hash"]):
         raise ConfigError(f"{path} must be what {MANIFEST} beside it describes, but is not: prepare it again")
     return store
-
-
-def _resized(store: Store, size: int) -> Iterator[Row]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(store), ROWS_PER_BATCH):
-            rows = np.arange(start, min(start + ROWS_PER_BATCH, len(store)))
-            images = pool.map(lambda image: decode.square(Image.fromarray(image), size), store.images(rows))
-            yield from zip(images, store.label[rows], store.group[rows], store.split[rows])

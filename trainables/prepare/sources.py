@@ -6,8 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from trainables.prepare import aircraft, geode, utkface, waterbirds
-from trainables.prepare.layout import find_root
-from trainables.prepare.listing import Listing, read_listing
+from trainables.prepare.listing import Listing, find_root, read_listing
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from trainables.config import ConfigError
-from trainables.prepare.layout import find_root, refuse_escapes, shown
-from trainables.prepare.listing import Listing, check_splits
+from trainables.prepare.listing import Listing, find_root, refuse_escapes, shown
 from trainables.seeds import seed_for
 
 FOLDER = "UTKFace"
@@ -39,14 +38,18 @@ def read(source: Path, task: str) -> Listing:
         raise ConfigError(f"task must be one of {', '.join(CLASSES)}, but got {task!r}")
     root = _root(source)
     names, others = _names(root)
+    if not names:
+        raise ConfigError(f"{root} must hold the .jpg files of UTKFace, but holds none: pass the folder that does")
     people, left_out = _people(names)
-    _check_share(root, names, left_out)
+    if len(left_out) > max(10, 0.01 * len(names)):
+        raise ConfigError(
+            f"images in {root} must be called [age]_[gender]_[race]_[date].jpg.chip.jpg, but {len(left_out)} of "
+            f"{len(names)} are not, such as {next(iter(left_out))!r}: is it UTKFace, aligned and cropped?"
+        )
     files = [root / name for name in people]
     refuse_escapes(root, files)
     age, gender, group = np.array(list(people.values()), np.int64).reshape(-1, 3).T
     label = gender if task == "gender" else age_bin(age)
-    split = _splits(len(files))
-    check_splits(label, split, CLASSES[task])
     odd = [name for name in people if (match := NAME.fullmatch(name)) and match[5] not in REGULAR]
     notes = {
         "layout": "aligned and cropped, one folder",
@@ -56,6 +59,7 @@ def read(source: Path, task: str) -> Listing:
         "other_files": shown(others),
     }
     positive = 1 if task == "gender" else None
+    split = _splits(len(files))
     return Listing(files, label, group, split, list(CLASSES[task]), list(GROUPS), positive, notes=notes)
 
 
@@ -76,12 +80,10 @@ def _names(root: Path) -> tuple[list[str], list[str]]:
     """Sorted names: of the files that end with .jpg, and of everything else. Directories list in any order."""
     try:
         with os.scandir(root) as entries:
-            kinds = {
-                entry.name: entry.name.endswith(".jpg") and (entry.is_symlink() or entry.is_file()) for entry in entries
-            }
+            is_image = {e.name: e.name.endswith(".jpg") and (e.is_symlink() or e.is_file()) for e in entries}
     except OSError as error:
         raise ConfigError(f"{root} must be a folder that can be read, but: {error}") from error
-    return sorted(n for n, image in kinds.items() if image), sorted(n for n, image in kinds.items() if not image)
+    return sorted(n for n, image in is_image.items() if image), sorted(n for n, image in is_image.items() if not image)
 
 
 def _people(names: list[str]) -> tuple[dict[str, tuple[int, int, int]], dict[str, str]]:
@@ -101,16 +103,6 @@ def _people(names: list[str]) -> tuple[dict[str, tuple[int, int, int]], dict[str
         else:
             people[name] = (int(match[1]), int(match[2]), int(match[3]))
     return people, left_out
-
-
-def _check_share(root: Path, names: list[str], left_out: dict[str, str]) -> None:
-    if not names:
-        raise ConfigError(f"{root} must hold the .jpg files of UTKFace, but holds none: pass the folder that does")
-    if len(left_out) > max(10, 0.01 * len(names)):
-        raise ConfigError(
-            f"images in {root} must be called [age]_[gender]_[race]_[date].jpg.chip.jpg, but {len(left_out)} of "
-            f"{len(names)} are not, such as {next(iter(left_out))!r}: is it UTKFace, aligned and cropped?"
-        )
 
 
 def _splits(count: int) -> np.ndarray:

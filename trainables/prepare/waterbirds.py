@@ -8,7 +8,6 @@ waterbirds on land and 1,057 on water; in val and test the places are balanced w
 reports 4,795 / 2,400 / 2,800, a cut of its own that is not supported: numbers on the official one are not the paper's.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,9 @@ import numpy as np
 from trainables.config import ConfigError
 from trainables.data.store import SPLITS
 from trainables.files import inside
-from trainables.prepare.layout import find_root, refuse_escapes
-from trainables.prepare.listing import Listing, check_splits, check_unique, read_table
+from trainables.prepare.listing import Listing, check_unique, codes_of, find_root, read_table, refuse_escapes
 
-TABLE, COLUMNS = "metadata.csv", ("img_id", "img_filename", "y", "split", "place")
+TABLE = "metadata.csv"
 CLASSES, GROUPS = ["landbird", "waterbird"], ["land", "water"]
 OFFICIAL = (4795, 1199, 5794)  # images in train, val and test
 SPLIT = "train / val / test as in the table, {}; FairLoRA reports on a cut of its own, 4,795 / 2,400 / 2,800"
@@ -28,7 +26,7 @@ SPLIT = "train / val / test as in the table, {}; FairLoRA reports on a cut of it
 def read(source: Path) -> Listing:
     """The listing of the distribution in ``source``, or up to two folders below it. Raises ConfigError."""
     root = find_root(source, TABLE)
-    rows = read_table(root / TABLE, COLUMNS)
+    rows = read_table(root / TABLE, ("img_id", "img_filename", "y", "split", "place"))
     ids: set[str] = set()
     for line, row in enumerate(rows, 2):
         if row["img_id"] in ids:
@@ -37,25 +35,10 @@ def read(source: Path) -> Listing:
     files = [inside(root, row["img_filename"], f"{TABLE}: img_filename") for row in rows]
     check_unique(files, root)
     refuse_escapes(root, files)
-    label, group = _codes(rows, "y", len(CLASSES)), _codes(rows, "place", len(GROUPS))
-    codes = _codes(rows, "split", len(SPLITS))
-    split = np.array(SPLITS)[codes]
-    check_splits(label, split, CLASSES)
-    return Listing(files, label, group, split, list(CLASSES), list(GROUPS), positive=1, notes=_notes(codes))
-
-
-def _codes(rows: Sequence[dict[str, str]], column: str, count: int) -> np.ndarray:
-    """The numbers of ``column``, int64 ``[n]``, each of them written as 0 … count−1."""
-    codes = {str(code): code for code in range(count)}
-    for line, row in enumerate(rows, 2):
-        if row[column].strip() not in codes:
-            raise ConfigError(
-                f"{TABLE}, line {line}: `{column}` must be one of {', '.join(codes)}, but is {row[column]!r}"
-            )
-    return np.array([codes[row[column].strip()] for row in rows], np.int64)
-
-
-def _notes(codes: np.ndarray) -> dict[str, str]:
-    counts = tuple(np.bincount(codes, minlength=len(SPLITS)).tolist())
-    official = "the official cut" if counts == OFFICIAL else "not the official 4,795 / 1,199 / 5,794"
-    return {"layout": "waterbird_complete95_forest2water2", "split": SPLIT.format(official)}
+    label, group, split = (
+        codes_of(rows, column, TABLE, "012"[:n]) for column, n in (("y", 2), ("place", 2), ("split", 3))
+    )
+    official = tuple(np.bincount(split, minlength=len(SPLITS)).tolist()) == OFFICIAL
+    cut = "the official cut" if official else "not the official 4,795 / 1,199 / 5,794"
+    notes = {"layout": "waterbird_complete95_forest2water2", "split": SPLIT.format(cut)}
+    return Listing(files, label, group, np.array(SPLITS)[split], list(CLASSES), list(GROUPS), positive=1, notes=notes)
