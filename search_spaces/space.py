@@ -53,12 +53,6 @@ class Space:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(map(objective, self.objectives)))
-        self._check_names()
-        for method in self.methods:
-            lookup(METHODS, method, "method")
-            self._check_values(method)
-
-    def _check_names(self) -> None:
         for name in (*self.fixed, *self.search, *self.first, *self.grid):
             lookup(FIELDS, name, "hyperparameter")
         if both := sorted(self.fixed.keys() & self.search.keys()):
@@ -71,6 +65,8 @@ class Space:
             raise ConfigError(f"methods must be given once each, but got {', '.join(self.methods) or 'none'}")
         if Path(self.name).name != self.name or not self.name or self.name.startswith("."):
             raise ConfigError(f"a space's name must do as a folder's name, but is {self.name!r}")
+        for method in self.methods:
+            self._check_values(method)
 
     def _check_values(self, method: str) -> None:
         """Check every value that a trial could draw against its field's rule now, not in the middle of a search."""
@@ -85,15 +81,14 @@ class Space:
 
     def distributions(self, method: str) -> dict[str, Distribution]:
         """The distribution of each field that is searched and exists under ``method``, in the order of ``search``."""
-        entries = {name: _of_method(entry, method) for name, entry in self.search.items()}
-        return {name: entry for name, entry in entries.items() if entry is not None and name not in absent_for(method)}
+        absent = absent_for(method)
+        entries = {name: _of_method(entry, method) for name, entry in self.search.items() if name not in absent}
+        return {name: entry for name, entry in entries.items() if entry is not None}
 
     def distribution(self, name: str, method: str) -> Distribution | None:
-        """The distribution of field ``name`` under ``method``; None if it is not searched or does not exist there."""
         return self.distributions(method).get(name)
 
     def holds(self, name: str, method: str, value: object) -> bool:
-        """Whether field ``name`` may take ``value`` under ``method``."""
         distribution = self.distribution(name, method)
         return distribution is not None and _contains(distribution, value)
 
@@ -146,21 +141,20 @@ class Space:
             raise ConfigError(f"the grid of space {self.name} has only {only}: add one of them")
         points: dict[str, Point] = {}  # by configuration: at rank 0, for example, every alpha gives the same one
         for method in methods:
-            axes = {name: self._axis(name, method, each) for name, each in self.distributions(method).items()}
+            first = self.first_point(method)
+            axes: dict[str, Any] = {}
+            for name, distribution in self.distributions(method).items():
+                if self.grid:
+                    axes[name] = _of_method(self.grid.get(name, (first[name],)), method)
+                elif isinstance(distribution, CategoricalDistribution):
+                    axes[name] = distribution.choices
+                else:
+                    why = f"a grid needs finite choices, but {name} is continuous"
+                    raise ConfigError(f"{why}: pin it with --set {name}=…")
             for values in itertools.product(*axes.values()):
                 point = {"method": method, **dict(zip(axes, values))}
                 points.setdefault(self.config(point, 0).config_id, point)
         return list(points.values())
-
-    def _axis(self, name: str, method: str, distribution: Distribution) -> tuple[Any, ...]:
-        """The grid's values of field ``name`` under ``method``."""
-        if name in self.grid:
-            return tuple(_of_method(self.grid[name], method))
-        if self.grid:
-            return (self.first_point(method)[name],)
-        if isinstance(distribution, CategoricalDistribution):
-            return tuple(distribution.choices)
-        raise ConfigError(f"a grid needs finite choices, but {name} is continuous: pin it with --set {name}=…")
 
     def params(self, point: Mapping[str, Any]) -> Point:
         """A point under Optuna's names."""
@@ -177,7 +171,14 @@ class Space:
         for name in settings:
             if name in ("method", "seed"):
                 raise ConfigError(f"{name} has an option of its own (--methods, --seed), but got --set {name}=…")
-        choices = {name: _choices(name, text) for name, text in settings.items() if "," in text}
+        choices = {
+            name: tuple(parse(name, part.strip()) for part in text.split(","))
+            for name, text in settings.items()
+            if "," in text
+        }
+        for name, values in choices.items():
+            if len(set(values)) < len(values):
+                raise ConfigError(f"values to search must differ, but got --set {name}={settings[name]}")
         pinned = {name: parse(name, text) for name, text in settings.items() if name not in choices} | fixed
         methods = self.methods if methods is None else methods
         if not methods:
@@ -196,17 +197,13 @@ class Space:
             grid=grid | choices if self.grid else {},
             methods=methods,
         )
-        changed._check_effect(pinned)
-        return changed
-
-    def _check_effect(self, pinned: Mapping[str, Any]) -> None:
-        """Raise ConfigError for a setting that could change no trial because of its switch."""
-        configs = [self.config(self.first_point(method), 0) for method in self.methods]
+        configs = [changed.config(changed.first_point(method), 0) for method in methods]
         for name in pinned.keys() & SWITCHES.keys():
             switch = SWITCHES[name]
-            if switch not in self.search and not any(name in config.hyperparameters() for config in configs):
+            if switch not in changed.search and not any(name in config.hyperparameters() for config in configs):
                 value = getattr(configs[0], switch)
                 raise ConfigError(f"{name} has no effect while {switch}={value}: set that as well")
+        return changed
 
     def _first_of(self, name: str, values: tuple[Any, ...]) -> Point:
         """By method, where a search over ``values`` alone starts: where it did before if that is among them."""
@@ -225,13 +222,6 @@ def outermost(distribution: Distribution) -> tuple[Any, ...]:
 def _of_method(entry: Any, method: str) -> Any:
     """An entry that holds for all methods, or the method's own in a mapping (None if it has none)."""
     return entry.get(method) if isinstance(entry, Mapping) else entry
-
-
-def _choices(name: str, text: str) -> tuple[Any, ...]:
-    values = tuple(parse(name, part.strip()) for part in text.split(","))
-    if len(set(values)) < len(values):
-        raise ConfigError(f"values to search must differ, but got --set {name}={text}")
-    return values
 
 
 def _draw(trial: BaseTrial, name: str, distribution: Distribution) -> Any:

@@ -312,7 +312,7 @@ class Trial:
         ``merge`` folds an adapter into the weights. ``register`` makes it a new version of that model in MLflow's
         registry too, under ``alias``. Raises ConfigError if the trial has no saved model; then nothing is written.
         """
-        from tune_fairlora.reporting.export_folder import all_or_nothing, export_trial
+        from tune_fairlora.reporting.trial_results import all_or_nothing, export_trial
 
         _require_names(register, alias)
         finished = self._saved("a trial is exported")

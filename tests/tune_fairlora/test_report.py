@@ -20,7 +20,7 @@ from tests.analysis.handmade import HOSTILE, NAME
 from tests.processes import patience
 from tune_fairlora import report
 from tune_fairlora.algorithms.study import distribution_data
-from tune_fairlora.reporting import settings
+from tune_fairlora.reporting import sections
 from tune_fairlora.reporting.page import document
 
 
@@ -112,7 +112,6 @@ def test_the_curve_follows_the_order_in_which_trials_ended(tmp_path):
     from analysis import results
     from tune_fairlora.record.event_log import Record, read_events
     from tune_fairlora.record.tables import render
-    from tune_fairlora.reporting import sections
 
     folder = told.write(tmp_path / "s", trials=3, statuses=["running", "complete", "stopped"], close=None)
     record = Record(folder)
@@ -265,5 +264,5 @@ def test_a_script_that_no_section_may_run_is_not_allowed_by_the_policy():
 )
 def test_what_was_searched_is_told_in_words(distribution, text):
     data = distribution_data(distribution)
-    assert settings._searched(data) == text
-    assert settings._searched({"lora": data}) == f"lora {text}"
+    assert sections._searched(data) == text
+    assert sections._searched({"lora": data}) == f"lora {text}"

@@ -4,7 +4,6 @@ Names of classes, groups and files come from the user's data: in the card they a
 """
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from analysis.labels import number
@@ -12,7 +11,6 @@ from analysis.table import markdown, pipes
 from trainables.config import METHODS
 from trainables.files import plain
 from trainables.metrics import COUNTS, METRICS
-from tune_fairlora.reporting.trial_results import COLUMNS
 
 SUMMARY = ("accuracy", "macro_f1", "min_f1", "delta_f1", "min_group_accuracy", "delta_group_accuracy", "eod_max")
 FRONT_ROWS = 20
@@ -170,11 +168,11 @@ def _results(results: Facts) -> str:
     validation, test, refit = results["validation"], results["test"], results["test_of_a_refit_on_train_and_val"]
     note = "These numbers chose the model, so they are better than what new images will give."
     parts = [f"## Validation split\n\n{note}", _metrics(validation["metrics"])]
-    parts += [_by(name, validation[f"by_{name}"], COLUMNS[f"by_{name}"]) for name in ("group", "class")]
+    parts += [_by(name, validation[f"by_{name}"]) for name in ("group", "class")]
     titles = ("Test split", "Test split, another model: trained anew on train and val")
     for title, measured in zip(titles, (test, refit)):
         if measured:
-            parts += [f"## {title}", _metrics(measured["metrics"]), _by("group", measured["by_group"], ("accuracy",))]
+            parts += [f"## {title}", _metrics(measured["metrics"]), _by("group", measured["by_group"])]
     if not test:
         parts.append("No test split was measured (`python -m tune_fairlora.confirm`).")
     return "\n\n".join(filter(None, parts))
@@ -188,11 +186,10 @@ def _metrics(metrics: dict[str, float | None]) -> str:
     return pipes(("metric", "value", "better", "formula"), rows)
 
 
-def _by(name: str, rows: list[dict[str, Any]], columns: Sequence[str]) -> str:
+def _by(kind: str, rows: list[dict[str, Any]]) -> str:
     """A table by class or group; "" where there is none."""
-    present = [column for column in columns if rows and column in rows[0]]
-    cells = [(markdown(row["name"]), *(number(row[column]) for column in present)) for row in rows]
-    return pipes((name, *present), cells) if rows else ""
+    cells = [[markdown(row["name"]), *(number(value) for key, value in row.items() if key != "name")] for row in rows]
+    return pipes((kind, *(key for key in rows[0] if key != "name")), cells) if rows else ""
 
 
 def _limits(facts: Facts, results: Facts) -> str:

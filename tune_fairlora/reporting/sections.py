@@ -1,9 +1,10 @@
-"""What a report says, section by section: ``sections`` of a search's tables and of its log."""
+"""What a report says, section by section: ``sections`` of a search's tables, settings and log."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from analysis.tables.importance import table as importance_table
 from analysis.tables.penalty_effect import table as penalty_table
 from tune_fairlora.record.state import COMPLETE, RUNNING, State
 from tune_fairlora.reporting import page
-from tune_fairlora.reporting.settings import limits, settings
 
 BY_CLASS = {"f1": "F1 ↑", "recall": "recall ↑", "loss": "loss (nats) ↓"}
 BY_GROUP = {"accuracy": "accuracy ↑", "macro_f1": "macro F1 ↑", "eod": "equal opportunity difference to the rest ↓"}
@@ -102,8 +102,8 @@ def sections(report: ReportData) -> list[tuple[str, str]]:
         ("What mattered", _joined(*mattered)),
         ("Classes and groups", _by_class_and_group(report)),
         ("Course of the search", _course(report)),
-        ("What was searched", settings(search)),
-        ("What these numbers do not say", limits(search)),
+        ("What was searched", _settings(search)),
+        ("What these numbers do not say", _limits(search)),
     ]
 
 
@@ -182,3 +182,66 @@ def _course(report: ReportData) -> str:
     header = ("trial", "configuration", "status", "epochs trained", "failures", "reason")
     note = "They are on no front, in no table above, and in the curves' epochs."
     return curve + page.of_texts(to_html(Table("Trials that are not complete", header, rows, note=note)))
+
+
+def _settings(search: Search) -> str:
+    s = search.settings
+    weights = Path(s.get("weights_file") or "the hub").name
+    rows = {
+        "search": s["name"],
+        "space": s.get("space"),
+        "methods": ", ".join(s.get("methods", ())),
+        "fixed": ", ".join(f"{name} {value}" for name, value in s.get("fixed", {}).items()),
+        "searched": "; ".join(f"{name}: {_searched(entry)}" for name, entry in s.get("searched", {}).items()),
+        "objectives": ", ".join(s["objectives"]),
+        "constraints": ", ".join(s.get("constraints", ())) or "none",
+        "data": f"{s.get('data')}, content hash {s.get('data_fingerprint')}, {s.get('image_size')} px",
+        f"classes ({len(s.get('classes', ()))})": ", ".join(s.get("classes", ())),
+        f"groups ({len(s.get('groups', ()))})": ", ".join(s.get("groups", ())),
+        "weights": f"{weights}, hash {s.get('weights')}",
+        "sampler, scheduler": f"{s.get('sampler')}, {s.get('scheduler')}",
+        "seed": f"{s.get('seed')}; training seeds a configuration: {search.seeds}",
+        "trials planned": s.get("trials"),
+        "code version": s.get("code_version"),
+    }
+    shown = tuple((name, str(value)) for name, value in rows.items() if value)
+    return page.of_texts(to_html(Table("Settings", ("what", "value"), shown)))
+
+
+def _searched(entry: dict[str, Any]) -> str:
+    """A distribution as the record holds it (``study.distribution_data``), or one a method, in words: "4 | 8 | 16",
+    "0.001 … 0.01 (log)"."""
+    if "attributes" not in entry:
+        return ", ".join(f"{method} {_searched(one)}" for method, one in entry.items())
+    attributes = entry["attributes"]
+    if "choices" in attributes:
+        return " | ".join(map(str, attributes["choices"]))
+    return f"{attributes['low']} … {attributes['high']}{' (log)' if attributes['log'] else ''}"
+
+
+def _limits(search: Search) -> str:
+    """What a reader must not take from the numbers, with the counts they rest on."""
+    nouns = {"val_min_class_count": "class", "val_min_group_count": "group", "val_min_cell_count": "class in a group"}
+    counts = search.trials.filter([*nouns, "val_empty_cells"]).max()
+    texts = [
+        "The front's trials were chosen by the validation split, so that their numbers there are better than they "
+        "will be on other images; python -m tune_fairlora.confirm measures them on the test split.",
+        *(
+            f"The smallest {noun} has {counts[name]:.0f} validation images: one image moves its accuracy by "
+            f"{100 / counts[name]:.1f} points."
+            for name, noun in nouns.items()
+            if counts.get(name, 0) > 0
+        ),
+    ]
+    if (empty := counts.get("val_empty_cells", 0)) > 0:
+        texts.append(f"{empty:.0f} combinations of class and group have no validation image: nothing is known of them.")
+    texts.append(
+        "The best- and the worst-served of many classes are extremes of noisy numbers: an even model has a ΔF1, too."
+    )
+    if search.seeds == 1:
+        texts.append("Each configuration was trained with one seed: a small difference may be the seed's.")
+    if search.settings.get("weights_file") == "random":
+        texts.append("The networks began untrained (weights random): nothing here speaks of pretrained models.")
+    if (search.trials["status"] == "stopped").any():
+        texts.append("Trials that were stopped early might have come on the front.")
+    return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>\n"

@@ -1,13 +1,21 @@
-"""One trial of a finished search as an export tells of it: how its images were made, what was measured, its place."""
+"""One trial of a finished search as an export: its folder with the model, whole or not at all, and what the folder says
+of how the trial's images were made, what was measured, and its place on the front."""
 
+import json
 import math
-from collections.abc import Sequence
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from trainables.config import ConfigError, TrainConfig
 from trainables.metrics import METRICS, OBJECTIVES
-from tune_fairlora.record.search_folder import Finished
+from tune_fairlora.record.search_folder import Finished, model_of
+from tune_fairlora.reporting import model_card
 
 COLUMNS = {
     "by_class": ("count", "recall", "precision", "f1", "loss"),
@@ -83,3 +91,45 @@ def null_for_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [null_for_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def all_or_nothing(out: Path, fill: Callable[[Path], float]) -> float:
+    """What ``fill`` returns, called with a temporary folder that then becomes ``out``: all of it is there or nothing.
+
+    Raises ConfigError where the disk is full or ``out`` was made meanwhile.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.mkdir()
+        result = fill(temporary)
+        os.replace(temporary, out)
+    except ConfigError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:  # a full disk, or an export that could not be loaded again
+        raise ConfigError(f"`out` {out} could not be written: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return result
+
+
+def export_trial(folder: Path, finished: Finished, number: int, why: str = "", merge: bool = False) -> float:
+    """Write a trial's model with its card and metrics into ``folder``, which exists and is empty; the largest
+    difference between the logits of the trial's model and of the one that is loaded from there. ``why`` says why it was
+    chosen."""
+    from trainables.export.write import write
+
+    config, settings, trial = finished.config(number), finished.settings, finished.state.trials[number]
+    model = model_of(finished, number, "choose another trial")
+    origin = {
+        "groups": settings["groups"],
+        "search": {key: settings.get(key, "") for key in ("id", "name", "space", "code_version")},
+        "trial": {"number": number, "seed": trial.seed, "config_id": trial.config_id},
+    }
+    weights, images = settings["weights_file"] or None, preprocessing(settings, config)
+    difference = write(folder, model, config, settings["classes"], weights, images, origin, merge)
+    measured = results(finished, number, why)
+    (folder / "metrics.json").write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    (folder / "README.md").write_text(model_card.text(facts, measured, settings), encoding="utf-8")
+    return difference

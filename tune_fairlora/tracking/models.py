@@ -1,6 +1,6 @@
 """Exported models as MLflow's logged models, with their metrics, and in its registry. Imports mlflow.
 
-A logged model is an export (``reporting/export_folder.py``) with an ``MLmodel`` file, so that
+A logged model is an export (``reporting/trial_results.py``) with an ``MLmodel`` file, so that
 ``mlflow.pyfunc.load_model`` runs it.
 """
 
@@ -30,7 +30,7 @@ FORBIDDEN = re.compile(r"[/:.%\"']")  # in a logged model's name
 
 def log_trial(store: MlflowStore, finished: Finished, number: int, run_id: str) -> str:
     """Log the model of a trial whose weights were kept, once; its id. Raises ConfigError where they are damaged."""
-    from tune_fairlora.reporting import export_folder
+    from tune_fairlora.reporting.trial_results import export_trial
 
     logged = _find(store, finished.settings["id"], number)
     if logged:
@@ -40,7 +40,7 @@ def log_trial(store: MlflowStore, finished: Finished, number: int, run_id: str) 
     with tempfile.TemporaryDirectory() as folder:
         export = Path(folder) / EXPORT
         export.mkdir()
-        export_folder.export_trial(export, finished, number)
+        export_trial(export, finished, number)
         tags = {"search_id": settings["id"], "search": settings["name"], "trial": number, "pareto": "true"}
         metrics = {k: v for k, v in trial.metrics.items() if k.startswith("val_")}
         return _log(store, run_id, FORBIDDEN.sub("_", trial.label), export, tags, trial.values, metrics)
