@@ -6,7 +6,6 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from http.client import HTTPException, HTTPMessage, HTTPResponse, InvalidURL
 from pathlib import Path
 from typing import IO, Any
@@ -48,8 +47,8 @@ def download(url: str, path: Path, *, progress: Progress | None = None, tries: i
 
 
 def _drop(part: Path) -> None:
-    for path in (part, Path(f"{part}.json")):
-        path.unlink(missing_ok=True)
+    part.unlink(missing_ok=True)
+    Path(f"{part}.json").unlink(missing_ok=True)
 
 
 def _size(part: Path) -> int:
@@ -116,7 +115,7 @@ def _described(url: str, response: HTTPResponse) -> tuple[int, dict[str, Any]]:
 
 def _append(url: str, response: HTTPResponse, part: Path, total: int, progress: Progress | None) -> None:
     with open(part, "ab") as file:
-        for chunk in _chunks(url, response):
+        while chunk := _chunk(url, response):
             file.write(chunk)
             if progress:
                 progress(file.tell(), total)
@@ -126,10 +125,9 @@ def _append(url: str, response: HTTPResponse, part: Path, total: int, progress: 
             raise _Broken(_line(url, f"it ended after {file.tell()} of {total} bytes"))
 
 
-def _chunks(url: str, response: HTTPResponse) -> Iterator[bytes]:
+def _chunk(url: str, response: HTTPResponse) -> bytes:
     try:
-        while chunk := response.read1(CHUNK):
-            yield chunk
+        return response.read1(CHUNK)
     except (OSError, HTTPException) as error:
         raise _Broken(_line(url, f"the connection broke off ({error or type(error).__name__})")) from error
 

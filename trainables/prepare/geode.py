@@ -15,15 +15,7 @@ import numpy as np
 
 from trainables.config import ConfigError
 from trainables.files import inside
-from trainables.prepare.listing import (
-    Listing,
-    check_unique,
-    codes_of,
-    draw_splits,
-    find_root,
-    read_table,
-    refuse_escapes,
-)
+from trainables.prepare import listing
 
 TABLE = "index.csv"
 GROUPS = ["Africa", "Americas", "EastAsia", "Europe", "SouthEastAsia", "WestAsia"]
@@ -32,35 +24,35 @@ SHARES = (0.72, 0.08, 0.20)  # 80:20, and of the 80 a tenth to search on: no sea
 SPLIT = "80:20 stratified by object x region, seeded, and a tenth of the 80 as val; no split ships"
 
 
-def read(source: Path) -> Listing:
+def read(source: Path) -> listing.Listing:
     """The listing of the distribution in ``source``, or up to two folders below it, sorted by file.
 
     The same images give the same split, whatever the order of the table. Raises ConfigError.
     """
-    root = find_root(source, TABLE)
-    rows = read_table(root / TABLE, ["file_path", "object", "region"])
+    root = listing.find_root(source, TABLE)
+    rows = listing.read_table(root / TABLE, ["file_path", "object", "region"])
     names = [inside(root, row["file_path"], f"{TABLE}: file_path").relative_to(root) for row in rows]
     # The paths start from ``images`` or the root, whichever has the first file that either has.
     bases = (base for name in names for base in (root / "images", root) if os.path.isfile(base / name))
     base = next(bases, root / "images")
     files = [base / name for name in names]
-    check_unique(files, base, TABLE)
-    refuse_escapes(root, files)
+    listing.check_unique(files, base, TABLE)
+    listing.refuse_escapes(root, files)
     objects = [row["object"].strip() for row in rows]
     for line, name in enumerate(objects, 2):
         if not name or not name.isprintable():
             raise ConfigError(f"{TABLE}, line {line}: `object` must be a name, but is {name!r}")
     # Spaces, underscores, hyphens and case do not count ("South East Asia").
-    regions = codes_of(rows, "region", TABLE, GROUPS, lambda region: re.sub("[ _-]", "", region.lower()))
+    regions = listing.codes_of(rows, "region", TABLE, GROUPS, lambda region: re.sub("[ _-]", "", region.lower()))
     order = sorted(range(len(rows)), key=lambda i: names[i].as_posix())
     classes = sorted(set(objects))
     label = np.array([classes.index(objects[i]) for i in order], np.int64)
     group = regions[order]
-    split = draw_splits(label, group, SHARES, "geode")
+    split = listing.draw_splits(label, group, SHARES, "geode")
     notes: dict[str, Any] = {
         "layout": f"{TABLE}, files from {'images' if base != root else 'the root'}",
         "split": SPLIT,
     }
     if len(classes) != CLASSES:  # a part of the data is a data set too, but the manifest says so
         notes["classes_expected"] = CLASSES
-    return Listing([files[i] for i in order], label, group, split, classes, list(GROUPS), notes=notes)
+    return listing.Listing([files[i] for i in order], label, group, split, classes, list(GROUPS), notes=notes)

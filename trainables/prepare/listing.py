@@ -5,7 +5,9 @@ one; and the reader of the user's own ``metadata.csv``. Nothing is decoded here.
 split (train, val, test). Without a split column the rows are split 70/15/15, seeded and stratified by label and group.
 """
 
+import contextlib
 import csv
+import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -193,38 +195,28 @@ def find_root(source: Path, marker: str, levels: int = 2) -> Path:
             raise ConfigError(f"{plain(source)} must hold one {marker}, but has {len(roots)}: pass one of {names}")
         if roots:
             return roots[0]
-        level = [below for folder in level for below in _folders(folder)]
+        below: list[Path] = []
+        for folder in level:
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:  # it may not be ours to read
+                below += sorted(Path(e.path) for e in entries if e.is_dir(follow_symlinks=False) and e.name[0] != ".")
+        level = below
     raise ConfigError(
         f"{plain(source)} must hold {marker}, itself or at most {levels} folders down, but does not: "
         f"pass the folder that the authors' archive unpacks into"
     )
 
 
-def _folders(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(e.path) for e in entries if e.is_dir(follow_symlinks=False) and e.name[0] != ".")
-    except OSError:  # not ours to read
-        return []
-
-
 def refuse_escapes(root: Path, files: Sequence[Path]) -> None:
     """Raise ConfigError if a link leads one of ``files``, each named below ``root``, out of it. They need not exist."""
     real = os.path.realpath(root)
-    inside: dict[str, bool] = {}  # the folders are few, the files many
+    # Remembered, as the folders are few, the files many.
+    below = functools.cache(lambda path: os.path.commonpath([real, os.path.realpath(path)]) == real)
     for file in files:
-        folder = os.path.dirname(file)
-        if folder not in inside:
-            inside[folder] = _below(real, folder)
-        if not inside[folder] or (os.path.islink(file) and not _below(real, file)):
+        if not below(os.path.dirname(file)) or (os.path.islink(file) and not below(file)):
             raise ConfigError(
                 f"every image must lie inside {plain(root)}, but a link leads {plain(file.relative_to(root))} "
                 f"out of it: copy the images there"
             )
-
-
-def _below(real: str, path: str | Path) -> bool:
-    return os.path.commonpath([real, os.path.realpath(path)]) == real
 
 
 def shown(names: Sequence[str]) -> list[str]:

@@ -48,16 +48,16 @@ def prepare_into(request: Request, progress: Progress, downloading: Progress) ->
         new = not request.out.exists()
         request.out.mkdir(exist_ok=True)
         try:
-            return _made(request, progress, downloading)
+            if (request.out / MANIFEST).exists():
+                return _same(request)
+            return _make(request, progress, downloading)
         finally:
             if new:  # a mistake leaves no empty folder behind
                 with contextlib.suppress(OSError):
                     request.out.rmdir()
 
 
-def _made(request: Request, progress: Progress, downloading: Progress) -> dict[str, Any]:
-    if (request.out / MANIFEST).exists():
-        return _same(request)
+def _make(request: Request, progress: Progress, downloading: Progress) -> dict[str, Any]:
     (request.out / STORE).unlink(missing_ok=True)  # whatever it is, nothing says what it was made from
     if request.name == "digits":
         write_digits(request.out / STORE, request.size)
@@ -72,9 +72,8 @@ def _made(request: Request, progress: Progress, downloading: Progress) -> dict[s
         "licence": licence,
         "home": home,
         "source": origin,
-        "preprocessing": decode.PREPROCESSING,
-        "preprocessing_version": decode.VERSION,
     }
+    content |= {"preprocessing": decode.PREPROCESSING, "preprocessing_version": decode.VERSION}
     text = json.dumps(content, indent=1, ensure_ascii=False)
     text = re.sub(r"\[\n[\s\d,]+\]", lambda numbers: " ".join(numbers[0].split()), text)  # a table's row on one line
     replace_atomically(request.out / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))

@@ -28,13 +28,10 @@ STORE, MANIFEST = "store.arrow", "manifest.json"
 
 def counts(store: Store) -> dict[str, Any]:
     """Images of each split, in all and as a table class × group (names left out: manifest order)."""
-    shape, tables = (len(store.manifest.classes), len(store.manifest.groups)), {}
-    for split in SPLITS:
-        rows = store.rows(split)
-        cells = np.zeros(shape, int)
-        np.add.at(cells, (store.label[rows], store.group[rows]), 1)
-        tables[split] = {"images": len(rows), "class_x_group": cells.tolist()}
-    return tables
+    cells = np.zeros((len(SPLITS), len(store.manifest.classes), len(store.manifest.groups)), int)
+    for table, split in zip(cells, SPLITS):
+        np.add.at(table, (store.label[store.split == split], store.group[store.split == split]), 1)
+    return {s: {"images": int(t.sum()), "class_x_group": t.tolist()} for s, t in zip(SPLITS, cells)}
 
 
 def facts(store: Store) -> dict[str, Any]:
@@ -106,9 +103,17 @@ def store_at(folder: str | Path, name: str, size: int) -> Path:
             f"`image_size <= {manifest['size']}` must hold for {folder}, but got image_size={size}: "
             f"prepare it again at {size} px"
         )
-    store = _opened(folder, manifest)
+    path = Path(folder).resolve() / STORE
+    try:
+        store = Store(path)
+        described = (store.manifest.name, store.manifest.size, store.manifest.fingerprint)
+    except UNREADABLE as error:
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{path} must be a whole store, but: {why}; prepare it again") from error
+    if described != (manifest["name"], manifest["size"], manifest["content_hash"]):
+        raise ConfigError(f"{path} must be what {MANIFEST} beside it describes, but is not: prepare it again")
     if manifest["size"] == size:
-        return store.path
+        return path
     key = hashlib.sha256(f"{store.manifest.fingerprint} {decode.VERSION} {size}".encode()).hexdigest()[:16]
     small = cache_folder() / f"{name}-{key}.arrow"
     with locked(small):
@@ -118,18 +123,3 @@ def store_at(folder: str | Path, name: str, size: int) -> Path:
                 resized = partial(pool.map, lambda image: decode.square(Image.fromarray(image), size))
                 write(small, replace(store.manifest, size=size), rows_of(store, resized))
     return small
-
-
-def _opened(folder: str | Path, manifest: dict[str, Any]) -> Store:
-    """The store beside ``manifest``, which must be the one that it describes."""
-    path = Path(folder).resolve() / STORE
-    try:
-        store = Store(path)
-        described = (store.manifest.name, store.manifest.size, store.manifest.fingerprint)
-    except UNREADABLE as error:
-        raise ConfigError(
-            f"{path} must be a whole store, but: {' '.join(str(error).split())}; prepare it again"
-        ) from error
-    if described != (manifest["name"], manifest["size"], manifest["content_hash"]):
-        raise ConfigError(f"{path} must be what {MANIFEST} beside it describes, but is not: prepare it again")
-    return store

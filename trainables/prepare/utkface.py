@@ -37,7 +37,12 @@ def read(source: Path, task: str) -> Listing:
     if task not in CLASSES:
         raise ConfigError(f"task must be one of {', '.join(CLASSES)}, but got {task!r}")
     root = _root(source)
-    names, others = _names(root)
+    try:
+        with os.scandir(root) as entries:
+            is_image = {e.name: e.name.endswith(".jpg") and (e.is_symlink() or e.is_file()) for e in entries}
+    except OSError as error:
+        raise ConfigError(f"{root} must be a folder that can be read, but: {error}") from error
+    names = sorted(name for name, image in is_image.items() if image)  # directories list in any order
     if not names:
         raise ConfigError(f"{root} must hold the .jpg files of UTKFace, but holds none: pass the folder that does")
     people, left_out = _people(names)
@@ -56,7 +61,7 @@ def read(source: Path, task: str) -> Listing:
         "split": SPLIT,
         "left_out": shown([f"{name}: {reason}" for name, reason in left_out.items()]),
         "odd_names_kept": shown(odd),
-        "other_files": shown(others),
+        "other_files": shown(sorted(is_image.keys() - set(names))),
     }
     positive = 1 if task == "gender" else None
     split = _splits(len(files))
@@ -74,16 +79,6 @@ def _root(source: Path) -> Path:
     if os.path.isdir(source) and not nested and (source.name == FOLDER or any(source.glob("*_*_*.jpg"))):
         return source
     return find_root(source, FOLDER, levels=1) / FOLDER
-
-
-def _names(root: Path) -> tuple[list[str], list[str]]:
-    """Sorted names: of the files that end with .jpg, and of everything else. Directories list in any order."""
-    try:
-        with os.scandir(root) as entries:
-            is_image = {e.name: e.name.endswith(".jpg") and (e.is_symlink() or e.is_file()) for e in entries}
-    except OSError as error:
-        raise ConfigError(f"{root} must be a folder that can be read, but: {error}") from error
-    return sorted(n for n, image in is_image.items() if image), sorted(n for n, image in is_image.items() if not image)
 
 
 def _people(names: list[str]) -> tuple[dict[str, tuple[int, int, int]], dict[str, str]]:

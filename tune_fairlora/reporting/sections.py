@@ -34,7 +34,7 @@ class ReportData:
     search: Search
     state: State
     order: pd.DataFrame
-    by: str = configurations.CHOSEN_BY
+    by: str
 
     @cached_property
     def drawing(self) -> tuple[str, str]:

@@ -74,13 +74,11 @@ def rows(table: dict[str, list[Any]], names: Sequence[str], columns: Sequence[st
 
 
 def _confirmed(finished: Finished, number: int, trained_on: str) -> dict[str, Any] | None:
-    table = finished.search.confirmed
-    if table.empty:
-        return None
-    for row in table[(table["number"] == number) & (table["trained_on"] == trained_on)].to_dict("records"):
-        groups = {name: row.get(f"test_group_accuracy[{name}]", math.nan) for name in finished.settings["groups"]}
-        metrics = {name: row.get(f"test_{name}", math.nan) for name in METRICS}
-        return {"metrics": metrics, "by_group": [{"name": k, "accuracy": v} for k, v in groups.items()]}
+    for row in finished.search.confirmed.to_dict("records"):
+        if (row["number"], row["trained_on"]) == (number, trained_on):
+            groups = {name: row.get(f"test_group_accuracy[{name}]", math.nan) for name in finished.settings["groups"]}
+            metrics = {name: row.get(f"test_{name}", math.nan) for name in METRICS}
+            return {"metrics": metrics, "by_group": [{"name": k, "accuracy": v} for k, v in groups.items()]}
     return None
 
 
