@@ -58,7 +58,7 @@ def refusal(folder: Path, **options) -> str:
         (["a.png,0,train", "b.png,0,val"], HEADER, "needs at least 2 classes, but the data have only '0'"),
         (["a.png,0,train", "b.png,1,val"], HEADER, "every label must have a training image, but '1' has none"),
         (["a.png,0,train", "b.png,1,train"], HEADER, "needs validation images"),
-        (["a.png,0,train", "b.png,1,dev"], HEADER, "line 3: `split` must be train, val or test, but is 'dev'"),
+        (["a.png,0,train", "b.png,1,dev"], HEADER, "line 3: `split` must be one of train, val, test, but is 'dev'"),
         (["a.png,0,train", "b.png,,train"], HEADER, "line 3: `label` must have a value"),
         (["a.png,0,train", "b.png,1"], HEADER, "line 3: as many values as columns"),
         (["a.png,0,train", "b.png,1,val,x"], HEADER, "line 3: as many values as columns"),

@@ -78,12 +78,7 @@ def read_listing(source: Path) -> Listing:
     label, classes = _codes(rows, "label")
     group, groups = _codes(rows, "group")
     if "split" in rows[0]:
-        for line, row in enumerate(rows, 2):
-            if row["split"] not in SPLITS:
-                raise ConfigError(
-                    f"{table.name}, line {line}: `split` must be train, val or test, but is {row['split']!r}"
-                )
-        split = np.array([row["split"] for row in rows])
+        split = np.array(SPLITS)[codes_of(rows, "split", table.name, SPLITS, key=str)]
     else:
         split = draw_splits(label, group, SHARES)
     return Listing(files, label, group, split, classes, groups, 1 if len(classes) == 2 else None)

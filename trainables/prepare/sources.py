@@ -13,8 +13,7 @@ from trainables.prepare.listing import Listing, find_root, read_listing
 class Source:
     """One row of SOURCES: ``address`` is a direct download or "", ``home`` where terms and files are found.
 
-    ``images`` and ``classes`` are those of the official distribution, 0 where they are the user's own; ``read`` lists
-    an unpacked distribution.
+    ``images`` and ``classes`` are those of the official distribution, 0 where they are the user's own.
     """
 
     about: str

@@ -179,8 +179,9 @@ def _new_folder(storage: Path, name: str) -> Path:
 def prepare(space: Space, options: SearchOptions, progress: Progress) -> Path:
     """The store of the space's images, made if the cache lacks it."""
     config = space.config({}, 0)
-    decoding = {"skip_corrupt": options.skip_corrupt, "progress": progress} if config.data != "digits" else {}
-    return datasets.prepare(config.data, options.data, config.image_size, **decoding)
+    return datasets.prepare(
+        config.data, options.data, config.image_size, skip_corrupt=options.skip_corrupt, progress=progress
+    )
 
 
 def code_version() -> str:
