@@ -22,7 +22,7 @@ from trainables.data.store import SPLITS
 from trainables.prepare.listing import Listing, find_root, refuse_escapes
 
 NAMES = {"variant": "data/variants.txt", "manufacturer": "data/manufacturers.txt"}
-IMAGES = "data/images"
+TABLE, IMAGES = "data/images_{}_{}.txt", "data/images"
 CLASSES, BANNER = 100, 20
 ID = re.compile(r"[0-9]+", re.ASCII)  # nothing else becomes part of a path
 
@@ -43,7 +43,7 @@ def read(source: Path) -> Listing:
                 raise ConfigError(
                     f"each image must stand in one split, but {image} is in {split_of[image]} and {split}"
                 )
-    both = _path("variant", "trainval")
+    both = TABLE.format("variant", "trainval")
     if os.path.exists(root / both):
         searched = tables["train"] | tables["val"]
         if differing := sorted(dict(_table(root, "variant", "trainval", variants).items() ^ searched.items())):
@@ -80,13 +80,9 @@ def _names(root: Path, kind: str) -> list[str]:
     return names
 
 
-def _path(kind: str, split: str) -> str:
-    return f"data/images_{kind}_{split}.txt"
-
-
 def _table(root: Path, kind: str, split: str, names: list[str]) -> dict[str, int]:
     """Image id -> code into ``names``, in the order of the lines."""
-    path, code = _path(kind, split), {name: i for i, name in enumerate(names)}
+    path, code = TABLE.format(kind, split), {name: i for i, name in enumerate(names)}
     table: dict[str, int] = {}
     for number, line in _lines(root, path):
         image, _, name = line.partition(" ")
@@ -102,7 +98,7 @@ def _table(root: Path, kind: str, split: str, names: list[str]) -> dict[str, int
 
 def _groups(root: Path, tables: dict[str, dict[str, int]]) -> tuple[np.ndarray, list[str], str]:
     """Group codes in the order of ``tables``, the groups' names, and a note: one group where no file names any."""
-    needed = [NAMES["manufacturer"], *(_path("manufacturer", split) for split in SPLITS)]
+    needed = [NAMES["manufacturer"], *(TABLE.format("manufacturer", split) for split in SPLITS)]
     missing = [name for name in needed if not os.path.exists(root / name)]
     if len(missing) == len(needed):
         why = "none: the manufacturers' files are missing"
@@ -115,7 +111,7 @@ def _groups(root: Path, tables: dict[str, dict[str, int]]) -> tuple[np.ndarray, 
         differing = sorted(maker.keys() ^ table.keys())
         if differing:
             raise ConfigError(
-                f"{_path('manufacturer', split)} must list the images of {_path('variant', split)}, "
+                f"{TABLE.format('manufacturer', split)} must list the images of {TABLE.format('variant', split)}, "
                 f"but {len(differing)} differ, the first {differing[0]}"
             )
         codes += [maker[image] for image in table]

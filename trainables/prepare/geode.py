@@ -49,10 +49,8 @@ def read(source: Path) -> listing.Listing:
     label = np.array([classes.index(objects[i]) for i in order], np.int64)
     group = regions[order]
     split = listing.draw_splits(label, group, SHARES, "geode")
-    notes: dict[str, Any] = {
-        "layout": f"{TABLE}, files from {'images' if base != root else 'the root'}",
-        "split": SPLIT,
-    }
+    layout = f"{TABLE}, files from {'images' if base != root else 'the root'}"
+    notes: dict[str, Any] = {"layout": layout, "split": SPLIT}
     if len(classes) != CLASSES:  # a part of the data is a data set too, but the manifest says so
         notes["classes_expected"] = CLASSES
     return listing.Listing([files[i] for i in order], label, group, split, classes, list(GROUPS), notes=notes)

@@ -87,17 +87,14 @@ def _same(request: Request) -> dict[str, Any]:
         raise ConfigError(
             f"`out` {request.out} holds {manifest['name']} at {manifest['size']} px already: choose another folder"
         )
-    source, origin = request.source, manifest["source"]
-    if source is None:
-        return manifest
-    if source.is_file():
-        same = file_hash(source) == origin.get("sha256")
-    else:
-        same = _listing_hash(SOURCES[request.name].read(source), source) == origin.get("listing")
-    if not same:
-        raise ConfigError(
-            f"`out` {request.out} was made from another source than {request.source} is now: choose another folder"
-        )
+    source = request.source
+    if source is not None:
+        archive = source.is_file()
+        now = file_hash(source) if archive else _listing_hash(SOURCES[request.name].read(source), source)
+        if now != manifest["source"].get("sha256" if archive else "listing"):
+            raise ConfigError(
+                f"`out` {request.out} was made from another source than {source} is now: choose another folder"
+            )
     return manifest
 
 

@@ -63,9 +63,8 @@ def read(source: Path, task: str) -> Listing:
         "odd_names_kept": shown(odd),
         "other_files": shown(sorted(is_image.keys() - set(names))),
     }
-    positive = 1 if task == "gender" else None
-    split = _splits(len(files))
-    return Listing(files, label, group, split, list(CLASSES[task]), list(GROUPS), positive, notes=notes)
+    classes, positive = (GENDERS, 1) if task == "gender" else (AGES, None)
+    return Listing(files, label, group, _splits(len(files)), list(classes), list(GROUPS), positive, notes=notes)
 
 
 def age_bin(age: np.ndarray) -> np.ndarray:
