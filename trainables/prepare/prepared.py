@@ -28,16 +28,18 @@ STORE, MANIFEST = "store.arrow", "manifest.json"
 
 def counts(store: Store) -> dict[str, Any]:
     """Images of each split, in all and as a table class × group (names left out: manifest order)."""
-    cells = np.zeros((len(SPLITS), len(store.manifest.classes), len(store.manifest.groups)), int)
-    for table, split in zip(cells, SPLITS):
-        np.add.at(table, (store.label[store.split == split], store.group[store.split == split]), 1)
-    return {s: {"images": int(t.sum()), "class_x_group": t.tolist()} for s, t in zip(SPLITS, cells)}
+    shape = (len(store.manifest.classes), len(store.manifest.groups))
+    tables = {split: np.zeros(shape, int) for split in SPLITS}
+    for split, cells in tables.items():
+        np.add.at(cells, (store.label[store.rows(split)], store.group[store.rows(split)]), 1)
+    return {split: {"images": int(cells.sum()), "class_x_group": cells.tolist()} for split, cells in tables.items()}
 
 
 def facts(store: Store) -> dict[str, Any]:
     """What ``manifest.json`` says of the store itself."""
     content = asdict(store.manifest) | {"splits": counts(store)}
-    return content | {"content_hash": content.pop("fingerprint")}
+    content["content_hash"] = content.pop("fingerprint")
+    return content
 
 
 def is_prepared(folder: str | Path) -> bool:
