@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
-from search_spaces.shipped import ALL
+from search_spaces import digits, ding_paper, fairlora_paper, folder
 from search_spaces.space import Space, from_file
 from trainables.config import lookup
 
+ALL = (
+    *(digits.SPACE, folder.VIT_TINY, folder.CLIP),
+    *(space for file in (fairlora_paper, ding_paper) for space in file.SPACES),
+)
 SPACES: dict[str, Space] = {space.name: space for space in ALL}
 
 

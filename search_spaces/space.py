@@ -2,11 +2,11 @@
 
 import dataclasses
 import itertools
-import runpy
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -245,10 +245,13 @@ def from_file(path: Path) -> Space:
     """
     if not path.is_file():
         raise ConfigError(f"--space {path} must be a file, but does not exist")
+    module = ModuleType(f"user_space_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses look their module up there
     sys.path.append(str(path.resolve().parent))  # the file's neighbours, behind everything of ours
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # no __pycache__ in the user's folder
     try:
-        space = runpy.run_path(str(path), run_name=f"user_space_{path.stem}").get("SPACE")
+        exec(compile(path.read_bytes(), path, "exec"), vars(module))
     except ConfigError:
         raise
     except SyntaxError as error:
@@ -258,6 +261,7 @@ def from_file(path: Path) -> Space:
     finally:
         sys.dont_write_bytecode = before
         sys.path.pop()
+    space = getattr(module, "SPACE", None)
     if not isinstance(space, Space):
         raise ConfigError(f"--space {path} must define SPACE = Space(...), but SPACE is {type(space).__name__}")
     return space

@@ -21,7 +21,7 @@ ALLOWED = {
 # Inside a package too: the modules and folders of the list import what stands before them, and their own.
 ORDER = {
     "trainables": "config metrics seeds groups files data prepare models training trial export",
-    "search_spaces": "space shipped",
+    "search_spaces": "space digits folder fairlora_paper ding_paper",
     "tune_fairlora": "startup record algorithms reporting tracking cli plan execution api "
     "search prepare confirm export fetch predict report ui __main__",
     "analysis": "record_format labels results pareto bounds table configurations pick figures tables html",
@@ -34,7 +34,7 @@ ONLY_IN = {
         for n in ("ray_cluster", "ray_executor", "fast_start", "gpu_sharing", "runner")
     },
     "mlflow": {"tune_fairlora/tracking/client.py", "tune_fairlora/tracking/models.py"},
-    "optuna": {"search_spaces/space.py", "search_spaces/shipped.py"}
+    "optuna": {f"search_spaces/{n}.py" for n in ("space", "digits", "folder", "fairlora_paper", "ding_paper")}
     | {f"tune_fairlora/algorithms/{n}.py" for n in ("searcher", "study", "samplers")}
     | {"tune_fairlora/plan/describe.py"},
     "torch": {f"tune_fairlora/plan/{n}.py" for n in ("checks", "describe")},  # besides the core
