@@ -35,7 +35,7 @@ ONLY_IN = {
     },
     "mlflow": {"tune_fairlora/tracking/client.py", "tune_fairlora/tracking/models.py"},
     "optuna": {f"search_spaces/{n}.py" for n in ("space", "digits", "folder", "fairlora_paper", "ding_paper")}
-    | {f"tune_fairlora/algorithms/{n}.py" for n in ("searcher", "study", "samplers")}
+    | {f"tune_fairlora/algorithms/{n}.py" for n in ("searcher", "study")}
     | {"tune_fairlora/plan/describe.py"},
     "torch": {f"tune_fairlora/plan/{n}.py" for n in ("checks", "describe")},  # besides the core
     "open_clip": {"trainables/models/clip.py", "trainables/models/zeroshot.py"},

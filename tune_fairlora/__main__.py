@@ -7,7 +7,7 @@ from tune_fairlora.startup import run_command
 
 def main() -> NoReturn:
     """What the console script calls; the command is the first argument (``cli.main``)."""
-    run_command("cli")
+    run_command()
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def run(space: str | os.PathLike[str], *, wait: bool = True, **options: Any) -> 
     An interrupt (Ctrl-C, a notebook's stop) ends it in order, and so does the end of this process: ``resume`` goes on.
     Raises ConfigError before anything is written, and RuntimeError if the search broke off or no trial was complete.
     """
-    from tune_fairlora.plan.options import SearchOptions, checked
+    from tune_fairlora.plan.search_options import SearchOptions, checked
 
     chosen = SearchOptions(**checked({"space": space, **options}))
     return _started(dict(vars(chosen)), None, wait)
@@ -56,7 +56,7 @@ def run(space: str | os.PathLike[str], *, wait: bool = True, **options: Any) -> 
 
 def resume(search: str | os.PathLike[str], *, wait: bool = True, **options: Any) -> "Search":
     """Go on with a search that was broken off, as ``run`` does; ``options`` are those to be changed."""
-    from tune_fairlora.plan.options import checked
+    from tune_fairlora.plan.search_options import checked
 
     return _started(checked(options), os.fspath(search), wait)
 

@@ -38,15 +38,14 @@ FIELD = re.compile(r"`([a-z_]+)`")  # how an error names an argument of the API,
 BROKEN_PIPE = 141  # the exit status that shells give for a reader that has gone away
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """``tune-fairlora COMMAND …``: the exit status of the command, or 2 where there is no such command."""
-    argv = sys.argv[1:] if argv is None else list(argv)
     if "_ARGCOMPLETE" in os.environ:
         _complete(os.environ["COMP_LINE"].split()[1:])
     if argv and argv[0] in COMMANDS:
-        status: int = importlib.import_module(f"tune_fairlora.{argv[0]}").main(argv[1:])
-        return status
-    return run(_overview(), argv[:1] or ["--help"], lambda args: len(lookup(COMMANDS, args.command, "command")), "")
+        module = importlib.import_module(f"tune_fairlora.{argv[0]}")
+        return run(module.parser(), argv[1:], module.command)
+    return run(_overview(), argv[:1] or ["--help"], lambda args: len(lookup(COMMANDS, args.command, "command")))
 
 
 def _overview() -> "Parser":
@@ -93,10 +92,12 @@ class Version(argparse.Action):
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of a command, called ``tune-fairlora NAME`` or ``python -m tune_fairlora.NAME`` as it was started."""
+    """The parser of a command, called ``tune-fairlora NAME`` or ``python -m tune_fairlora.NAME`` as it was started;
+    ``interrupted`` is what the command says after Ctrl-C."""
 
-    def __init__(self, command: str, description: str, **options: Any):
+    def __init__(self, command: str, description: str, interrupted: str = "interrupted", **options: Any):
         name = "tune-fairlora " if sys.argv[0].endswith("tune-fairlora") else "python -m tune_fairlora."
+        self.interrupted = interrupted
         super().__init__(prog=(name + command).rstrip(" ."), description=description, allow_abbrev=False, **options)
         self.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
 
@@ -108,11 +109,9 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message} (--help lists the options)")
 
 
-def run(
-    parser: Parser, argv: Sequence[str] | None, command: Callable[[argparse.Namespace], int], interrupted: str
-) -> int:
+def run(parser: Parser, argv: Sequence[str], command: Callable[[argparse.Namespace], int]) -> int:
     """The exit status of ``command``, called with the parsed ``argv``: 0 done, 1 failed; 2 with one line for a user's
-    mistake; 130 with ``interrupted``; 141 where nobody reads any longer (``| head``)."""
+    mistake; 130 interrupted; 141 where nobody reads any longer (``| head``)."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # Δ and λ must not break a terminal that has no such letters
             stream.reconfigure(errors="replace")
@@ -124,7 +123,7 @@ def run(
         print(f"error: {_with_options(' '.join(str(error).split()), parser)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
+        print(parser.interrupted, file=sys.stderr)
         return 130
     except BrokenPipeError:
         return BROKEN_PIPE
@@ -164,33 +163,24 @@ def duration(text: str) -> float:
     return seconds
 
 
-def positive(text: str) -> float:
-    return _number(text, float, lambda v: v > 0, "> 0")
+def _number(kind: type[Number], rule: str, holds: Callable[[Number], bool]) -> Callable[[str], Number]:
+    def number(text: str) -> Number:
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+            if holds(value):
+                return value
+        raise argparse.ArgumentTypeError(f"a number {rule} must be given, but got {text}")
+
+    return number
+
+
+positive = _number(float, "> 0", lambda v: v > 0)
+count = _number(int, ">= 0, whole", lambda v: v >= 0)
+positive_int = _number(int, ">= 1, whole", lambda v: v >= 1)
+seed = _number(int, "0 … 2147483647, whole", lambda v: 0 <= v < 2**31)
+port = _number(int, "1 … 65535, whole", lambda v: 1 <= v <= 65535)
+not_negative = _number(float, ">= 0 (or auto)", lambda v: v >= 0)
 
 
 def share(text: str) -> float | str:
-    return text if text == "auto" else _number(text, float, lambda v: v >= 0, ">= 0 (or auto)")
-
-
-def count(text: str) -> int:
-    return _number(text, int, lambda v: v >= 0, ">= 0, whole")
-
-
-def positive_int(text: str) -> int:
-    return _number(text, int, lambda v: v >= 1, ">= 1, whole")
-
-
-def seed(text: str) -> int:
-    return _number(text, int, lambda v: 0 <= v < 2**31, "0 … 2147483647, whole")
-
-
-def port(text: str) -> int:
-    return _number(text, int, lambda v: 1 <= v <= 65535, "1 … 65535, whole")
-
-
-def _number(text: str, kind: type[Number], holds: Callable[[Number], bool], rule: str) -> Number:
-    with contextlib.suppress(ValueError):
-        value = kind(text)
-        if holds(value):
-            return value
-    raise argparse.ArgumentTypeError(f"a number {rule} must be given, but got {text}")
+    return text if text == "auto" else not_negative(text)

@@ -21,6 +21,7 @@ def parser() -> cli.Parser:
     p = cli.Parser(
         "confirm",
         "Measure trials of a finished search on the test split; the numbers are kept in confirmed.parquet there.",
+        "interrupted; what was measured so far is kept",
     )
     p.add_argument("--search", required=True, metavar="NAME|DIR", help="a finished search in runs/, or its folder")
     p.add_argument("--trials", metavar="N,N", help="trials by number; default: those on the front")
@@ -29,12 +30,8 @@ def parser() -> cli.Parser:
     return p
 
 
-def main(argv: list[str] | None = None) -> int:
+def command(args: argparse.Namespace) -> int:
     """Run the command; the exit status: 0 done, 1 a refit diverged, 2 the user's mistake, 130 interrupted."""
-    return cli.run(parser(), argv, _command, "interrupted; what was measured so far is kept")
-
-
-def _command(args: argparse.Namespace) -> int:
     search, status = api.open(args.search), 0
     numbers = None if args.trials is None else [_whole(text) for text in args.trials.split(",")]
     for each in search.confirmations(numbers, args.refit, args.device):

@@ -20,6 +20,7 @@ def parser() -> cli.Parser:
     p = cli.Parser(
         "export",
         "Write one trial's model into a folder: weights, loader, class names, metrics, model card.",
+        "interrupted; nothing was written",
     )
     p.add_argument("--search", required=True, metavar="NAME", help="a finished search: its name in runs/, or a folder")
     which = p.add_mutually_exclusive_group(required=True)
@@ -34,17 +35,13 @@ def parser() -> cli.Parser:
     return p
 
 
-def main(argv: list[str] | None = None) -> int:
+def command(args: argparse.Namespace) -> int:
     """Run the command; the exit status: 0 done, 2 the user's mistake, 130 interrupted."""
-    return cli.run(parser(), argv, _command, "interrupted; nothing was written")
-
-
-def _command(args: argparse.Namespace) -> int:
     search = api.open(args.search)
     trial = search.trial(args.trial) if args.pick is None else search.best(args.pick)
+    export = trial.export(args.out, merge=args.merge, register=args.register, alias=args.alias)
     if trial.why:
         print(trial.why)
-    export = trial.export(args.out, merge=args.merge, register=args.register, alias=args.alias)
     size = sum(file.stat().st_size for file in export.folder.iterdir()) / 1e6
     print(
         f"trial {trial.number} is in {export.folder} ({size:.1f} MB); "

@@ -24,22 +24,16 @@ if TYPE_CHECKING:
 
 
 def parser() -> cli.Parser:
-    p = cli.Parser(
-        "fetch",
-        "Put a search's record (tables, settings, log) from MLflow into a new folder.",
-    )
+    about = "Put a search's record (tables, settings, log) from MLflow into a new folder."
+    p = cli.Parser("fetch", about, "interrupted; nothing was written")
     p.add_argument("--search", metavar="NAME", help="the search; default: the newest")
     p.add_argument("--tracking-uri", default=tracking_uri.DEFAULT, metavar="URI", help="MLflow's; default: %(default)s")
     p.add_argument("--out", type=Path, metavar="DIR", help="a new folder; default: runs/NAME")
     return p
 
 
-def main(argv: list[str] | None = None) -> int:
+def command(args: argparse.Namespace) -> int:
     """Run the command; the exit status: 0 done, 2 the user's mistake, 130 interrupted."""
-    return cli.run(parser(), argv, _command, "interrupted; nothing was written")
-
-
-def _command(args: argparse.Namespace) -> int:
     from tune_fairlora.record.event_log import EVENT_LOG
     from tune_fairlora.tracking.client import newest_search
 

@@ -22,6 +22,7 @@ from trainables.files import plain
 from tune_fairlora import cli
 
 if TYPE_CHECKING:
+    from trainables.export.labelled_folder import Labelled
     from trainables.export.predict import Exported, Predictions
 
 NUMBER = re.compile(r"[\d.]+|–")
@@ -29,10 +30,7 @@ UNREADABLE = 1  # exit status where some of the images could not be read
 
 
 def parser() -> cli.Parser:
-    p = cli.Parser(
-        "predict",
-        "Show images to an exported model: their classes, or the metrics of a labelled folder.",
-    )
+    p = cli.Parser("predict", "Show images to an exported model: their classes, or the metrics of a labelled folder.")
     p.add_argument("--model", type=Path, required=True, metavar="DIR", help="what tune_fairlora.export wrote")
     p.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, or one folder with metadata.csv")
     p.add_argument("--weights", metavar="FILE", help="pretrained weights, where the export names a file of yours")
@@ -42,12 +40,8 @@ def parser() -> cli.Parser:
     return p
 
 
-def main(argv: list[str] | None = None) -> int:
+def command(args: argparse.Namespace) -> int:
     """Run the command; the exit status: 0 done, 1 some images could not be read, 2 the user's mistake."""
-    return cli.run(parser(), argv, _command, "interrupted")
-
-
-def _command(args: argparse.Namespace) -> int:
     folders = [path for path in args.images if os.path.isdir(path)]
     if folders and len(args.images) > 1:
         raise ConfigError(f"either images or one folder must be given, but got {len(args.images)} with {folders[0]}")
@@ -56,16 +50,29 @@ def _command(args: argparse.Namespace) -> int:
     missing = [path for path in args.images if not os.path.exists(path)]
     if missing:
         raise ConfigError(f"every IMAGE must be a file, but {missing[0]} does not exist")
-    from trainables.export import predict
+    from trainables.export import labelled_folder, predict
 
     model = predict.open_model(args.model, args.weights)
-    return _judge(args, model, folders[0]) if folders else _name(args, model)
+    labelled = labelled_folder.read(folders[0], args.split, model.classes, model.groups) if folders else None
+    files = labelled.files if labelled else args.images
+    predictions = model.predict(files)
+    if not predictions.index:
+        raise ConfigError(f"no image could be read: {_listed(files)}")
+    if labelled:
+        _judge(args, model, labelled, predictions)
+    else:
+        _name(args, model, predictions)
+    if predictions.failed:
+        print(f"{len(predictions.failed)} image(s) could not be read: {_listed(predictions.failed)}", file=sys.stderr)
+    return UNREADABLE if predictions.failed else 0
 
 
-def _name(args: argparse.Namespace, model: "Exported") -> int:
+def _listed(files: list[Path]) -> str:
+    return ", ".join(plain(file) for file in files)
+
+
+def _name(args: argparse.Namespace, model: "Exported", predictions: "Predictions") -> None:
     """Print the classes of single images."""
-    predictions = model.predict(args.images)
-    _require_some(predictions, args.images)
     rows = []
     for i, probability in zip(predictions.index, predictions.probability.tolist()):
         best_first = sorted(zip(model.classes, probability), key=lambda pair: -pair[1])
@@ -75,17 +82,13 @@ def _name(args: argparse.Namespace, model: "Exported") -> int:
     else:
         shown = [(file, list(probability.items())[: args.top]) for file, probability in rows]
         _print_table([[file, *(cell for name, p in best for cell in (name, f"{p:.4f}"))] for file, best in shown])
-    return _unreadable(predictions.failed)
 
 
-def _judge(args: argparse.Namespace, model: "Exported", folder: Path) -> int:
+def _judge(args: argparse.Namespace, model: "Exported", labelled: "Labelled", predictions: "Predictions") -> None:
     """Print how well the model serves the classes and groups of a labelled folder."""
-    from trainables.export import labelled_folder, predict
+    from trainables.export import predict
     from tune_fairlora.reporting import trial_results
 
-    labelled = labelled_folder.read(folder, args.split, model.classes, model.groups)
-    predictions = model.predict(labelled.files)
-    _require_some(predictions, labelled.files)
     judged = predict.judge(predictions, labelled.label, labelled.group, len(model.classes), len(labelled.groups))
     tables = {"by_group": (judged.by_group, labelled.groups), "by_class": (judged.by_class, model.classes)}
     results: dict[str, Any] = {"images": len(predictions.index), "unreadable": list(map(str, predictions.failed))}
@@ -94,10 +97,9 @@ def _judge(args: argparse.Namespace, model: "Exported", folder: Path) -> int:
         lists = {column: values.tolist() for column, values in table.items()}
         results[name] = trial_results.rows(lists, names, trial_results.COLUMNS[name])
     results = trial_results.null_for_nan(results | {"confusion": judged.confusion.tolist()})
-    _print_json(results) if args.json else _print_evaluation(folder, args.split, results)
+    _print_json(results) if args.json else _print_evaluation(args.images[0], args.split, results)
     if labelled.training:
         print(f"note: {labelled.training} rows are of the split train; --split leaves them out", file=sys.stderr)
-    return _unreadable(predictions.failed)
 
 
 def _print_evaluation(folder: Path, split: str | None, results: dict[str, Any]) -> None:
@@ -127,18 +129,3 @@ def _print_table(rows: list[list[str]]) -> None:
 
 def _print_json(value: object) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=1))
-
-
-def _require_some(predictions: "Predictions", files: list[Path]) -> None:
-    if not predictions.index:
-        raise ConfigError(f"no image could be read: {_listed(files)}")
-
-
-def _unreadable(failed: list[Path]) -> int:
-    if failed:
-        print(f"{len(failed)} image(s) could not be read: {_listed(failed)}", file=sys.stderr)
-    return UNREADABLE if failed else 0
-
-
-def _listed(files: list[Path]) -> str:
-    return ", ".join(plain(file) for file in files)

@@ -21,8 +21,6 @@ from trainables.config import ConfigError
 from tune_fairlora import cli
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from trainables.prepare.make import Request
 
 SIZE = 256
@@ -35,6 +33,7 @@ def parser() -> cli.Parser:
         "prepare",
         "Read a data set as its authors distribute it into a store of decoded images, once. "
         "A command that was broken off goes on where it ended when it is given again.",
+        "interrupted; the same command goes on where this one ended",
     )
     p.add_argument("name", nargs="?", metavar="NAME", help="data set, a name of --list")
     p.add_argument("--source", type=Path, metavar="DIR|ARCHIVE", help="the authors' files, as a folder, tar or zip")
@@ -51,17 +50,11 @@ def parser() -> cli.Parser:
     return p
 
 
-def main(argv: list[str] | None = None) -> int:
+def command(args: argparse.Namespace) -> int:
     """Run the command; the exit status: 0 done, 1 ``--check`` found a difference, 2 the user's mistake, 130."""
-    return cli.run(parser(), argv, _command, "interrupted; the same command goes on where this one ended")
-
-
-def _command(args: argparse.Namespace) -> int:
     if args.list:
         return _list()
-    if args.check:
-        return _check(args.check)
-    return _prepare(args)
+    return _check(args.check) if args.check else _prepare(args)
 
 
 def _list() -> int:
@@ -88,6 +81,7 @@ def _check(folder: Path) -> int:
 
 def _prepare(args: argparse.Namespace) -> int:
     from trainables.prepare import make
+    from tune_fairlora.execution.terminal import Bars
 
     request = _request(args)
     try:
@@ -152,39 +146,3 @@ def _check_source(name: str, source: Path | None, download: bool) -> None:
     if not source and not download:
         needed = "--download, or --source" if row.address else f"--source (files: {row.home or 'your own'})"
         raise ConfigError(f"{name} needs {needed} with a folder or an archive")
-
-
-class Bars:
-    """Progress on stderr, if it is a terminal: bytes while downloading, images while decoding."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
-        hidden = not console.is_terminal
-        self._images = Progress(*columns, TextColumn("{task.completed}/{task.total}"), console=console, disable=hidden)
-        self._bytes = Progress(*columns, DownloadColumn(), console=console, disable=hidden)
-        self._tasks: dict[Progress, TaskID] = {}
-
-    def __enter__(self) -> "Bars":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for bar in self._tasks:
-            bar.stop()  # else an interrupt would leave the terminal without its cursor
-
-    def images(self, done: int, total: int) -> None:
-        self._show(self._images, "decoding", done, total)
-
-    def bytes(self, done: int, total: int) -> None:
-        self._show(self._bytes, "downloading", done, total or None)
-
-    def _show(self, bar: "Progress", text: str, done: int, total: int | None) -> None:
-        if bar not in self._tasks:
-            for other in self._tasks:
-                other.stop()
-            bar.start()
-            self._tasks[bar] = bar.add_task(text, total=total)
-        bar.update(self._tasks[bar], completed=done)

@@ -15,10 +15,8 @@ from tune_fairlora import api, cli
 
 
 def parser() -> cli.Parser:
-    p = cli.Parser(
-        "report",
-        "Write one HTML file with all that a search found; it opens anywhere, without a network.",
-    )
+    about = "Write one HTML file with all that a search found; it opens anywhere, without a network."
+    p = cli.Parser("report", about, "interrupted; no report was written")
     p.add_argument(
         "--search", required=True, metavar="NAME|DIR", help="a search in runs/, or its folder; may be running"
     )
@@ -33,11 +31,7 @@ def parser() -> cli.Parser:
     return p
 
 
-def main(argv: list[str] | None = None) -> int:
+def command(args: argparse.Namespace) -> int:
     """Run the command; the exit status: 0 done, 2 the user's mistake, 130 interrupted."""
-    return cli.run(parser(), argv, _command, "interrupted; no report was written")
-
-
-def _command(args: argparse.Namespace) -> int:
     print(api.open(args.search, args.storage).report(args.out, args.by))
     return 0

@@ -13,13 +13,18 @@ if __name__ == "__main__":
     run_command("search")  # imports this file again, under its own name
 
 import argparse
-from collections.abc import Mapping
-from typing import Any
 
 from trainables.config import FIELDS
 from tune_fairlora import cli
-from tune_fairlora.execution.launch import INTERRUPTED_MESSAGE, resume_search, run_search
-from tune_fairlora.plan.options import CONFIG_FILE, DEFAULTS, OPTIONS, SearchOptions, add_flags, checked, read_config
+from tune_fairlora.plan.search_options import (
+    CONFIG_FILE,
+    DEFAULTS,
+    OPTIONS,
+    SearchOptions,
+    add_flags,
+    checked,
+    read_config,
+)
 
 
 def parser() -> cli.Parser:
@@ -28,6 +33,7 @@ def parser() -> cli.Parser:
     p = cli.Parser(
         "search",
         "Search fine-tuning methods and their hyperparameters for accuracy (up) and ΔF1 (down).",
+        "interrupted before the search began; nothing was kept",
         epilog="hyperparameters for --set (default; a space may differ, see --describe):\n"
         + "\n".join(hyperparameters),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -48,14 +54,13 @@ def parser() -> cli.Parser:
     return p
 
 
-def main(argv: list[str] | None = None) -> int:
+def command(args: argparse.Namespace) -> int:
     """Run the command; the exit status: 0 done, 1 failed, 2 the user's mistake, 130 or 143 interrupted."""
-    return cli.run(parser(), argv, _command, INTERRUPTED_MESSAGE)
-
-
-def _command(args: argparse.Namespace) -> int:
     if args.list:
-        return _list()
+        from search_spaces import SPACES
+
+        print("\n".join(f"{name:21} {space.about}" for name, space in SPACES.items()))
+        return 0
     given = read_config(args.config) if args.config else {}
     given |= checked({name: value for name, value in vars(args).items() if name in OPTIONS})
     if args.resync:
@@ -64,27 +69,20 @@ def _command(args: argparse.Namespace) -> int:
 
         folder = search_folder.find(args.resync, given.get("storage", DEFAULTS["storage"]))
         return resync.resync(folder, given.get("tracking_uri"))
-    if args.describe:
-        from tune_fairlora.plan import describe
+    if args.describe or not args.resume:
+        SearchOptions(**given)  # a wrong option does not wait for the imports below
+    if not (args.describe or args.dry_run):
+        from tune_fairlora.execution import runner
 
-        return describe.describe(SearchOptions(**given))
-    if args.dry_run:
-        return _dry_run(args.resume, given)
-    return resume_search(args.resume, given) if args.resume else run_search(SearchOptions(**given))
-
-
-def _dry_run(resumed: str | None, given: Mapping[str, Any]) -> int:
-    from tune_fairlora.execution.terminal import DecodingBar
+        return runner.search(given, args.resume)
+    from tune_fairlora.execution.terminal import Bars
     from tune_fairlora.plan import describe, plan, resume
 
-    with DecodingBar() as bar:
-        made = resume.make_plan(resumed, given, bar) if resumed else plan.make_plan(SearchOptions(**given), bar)
+    if args.describe:
+        return describe.describe(SearchOptions(**given))
+    with Bars() as bars:
+        if args.resume:
+            made = resume.make_plan(args.resume, given, bars.images)
+        else:
+            made = plan.make_plan(SearchOptions(**given), bars.images)
     return describe.dry_run(made)
-
-
-def _list() -> int:
-    from search_spaces import SPACES
-
-    for name, space in SPACES.items():
-        print(f"{name:21} {space.about}")
-    return 0

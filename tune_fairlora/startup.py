@@ -23,8 +23,8 @@ OTHER_PACKAGES = ("trainables", "search_spaces", "analysis")
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 
 
-def run_command(name: str) -> NoReturn:
-    """Run ``tune_fairlora.<name>`` as a command and end the process with its exit status.
+def run_command(*words: str, module: str = "cli") -> NoReturn:
+    """Run ``main`` of ``tune_fairlora.<module>`` on ``words`` and the command line; end the process with its status.
 
     A command's file calls this before it imports anything: ``python -m`` has put the current folder first on the import
     path, and only ``prepare_process`` takes it off.
@@ -36,7 +36,7 @@ def run_command(name: str) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         leave(2)
     try:
-        status = importlib.import_module(f"tune_fairlora.{name}").main()
+        status = importlib.import_module(f"tune_fairlora.{module}").main([*words, *sys.argv[1:]])
     except SystemExit as end:  # --help and --version
         status = int(end.code or 0)
     leave(status)

@@ -34,10 +34,7 @@ LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY
 
 
 def parser() -> cli.Parser:
-    p = cli.Parser(
-        "ui",
-        "Start MLflow on a search's store and open it at the Pareto front; Ctrl-C ends it.",
-    )
+    p = cli.Parser("ui", "Start MLflow on a search's store and open it at the Pareto front; Ctrl-C ends it.", "")
     p.add_argument("--search", metavar="NAME", help="the search to show; default: the newest")
     p.add_argument("--port", type=cli.port, default=5000, help="of the page; default: %(default)s")
     p.add_argument("--host", default="127.0.0.1", help="who may see it; default: %(default)s, this machine alone")
@@ -46,12 +43,8 @@ def parser() -> cli.Parser:
     return p
 
 
-def main(argv: list[str] | None = None) -> int:
+def command(args: argparse.Namespace) -> int:
     """Run the command; the exit status: 0 done, 1 the server broke off, 2 the user's mistake."""
-    return cli.run(parser(), argv, _command, "")
-
-
-def _command(args: argparse.Namespace) -> int:
     from tune_fairlora.tracking import ui_views
     from tune_fairlora.tracking.client import newest_search
 

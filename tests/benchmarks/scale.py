@@ -30,8 +30,8 @@ from trainables.prepare import datasets
 from tune_fairlora.execution.controller import SearchController
 from tune_fairlora.execution.terminal import Progress
 from tune_fairlora.execution.time_budget import HangDetector, TimeBudget
-from tune_fairlora.plan.options import SearchOptions
 from tune_fairlora.plan.plan import Plan
+from tune_fairlora.plan.search_options import SearchOptions
 from tune_fairlora.record.event_log import Record
 
 TABLE = Path(__file__).parent / "data" / "digits.parquet"

@@ -24,8 +24,8 @@ from optuna.trial import TrialState
 from analysis.pareto import as_minimization, front
 from search_spaces.space import Space
 from tests.benchmarks.replay import DIRECTIONS, FAILED, OBJECTIVES, STOPPED, InOrder, NeverStop, Table
-from tune_fairlora.algorithms.moasha import MultiObjectiveAsha, family_of
-from tune_fairlora.algorithms.samplers import make_sampler
+from tune_fairlora.algorithms.scheduler import MultiObjectiveAsha, family_of
+from tune_fairlora.algorithms.searcher import make_sampler
 
 STATES = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL}  # stopped and collapsed trials are PRUNED
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tests.processes import patience
-from tune_fairlora.search import main
+from tune_fairlora import cli
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def empty_folder(tmp_path, monkeypatch):
 def fails(capsys, *argv: str) -> str:
     """The line that the command prints; it must be the only one, with status 2, and no file may have come or gone."""
     before = sorted(Path().rglob("*"))
-    assert main(list(argv)) == 2
+    assert cli.main(["search", *argv]) == 2
     _, err = capsys.readouterr()
     lines = [line for line in err.splitlines() if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("error: "), err

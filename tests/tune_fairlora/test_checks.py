@@ -103,12 +103,12 @@ def test_what_a_proof_cannot_hold_is_checked_each_time(cache, images):
 
 PLAN = """
 import json, sys
-from tune_fairlora.plan.options import SearchOptions
+from tune_fairlora.plan.search_options import SearchOptions
 from tune_fairlora.plan.plan import make_plan
 options = SearchOptions(space="digits", weights="random", storage=sys.argv[1])
 asked = []
-from tune_fairlora.execution.terminal import DecodingBar
-plan = make_plan(options, DecodingBar(), lambda options, trials, models: asked.append(models))
+from tune_fairlora.execution.terminal import Bars
+plan = make_plan(options, Bars().images, lambda options, trials, models: asked.append(models))
 plan.settings()
 import tune_fairlora.execution.ray_executor, tune_fairlora.tracking.tracker
 print(json.dumps({"models": asked, "torch": "torch" in sys.modules}))

@@ -16,7 +16,7 @@ from trainables.data import batches
 from trainables.data.store import Store
 from trainables.prepare import datasets
 from trainables.training.fit import evaluate_split, fit, trained_state
-from tune_fairlora import confirm
+from tune_fairlora import cli
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.record.tables import render
 
@@ -59,7 +59,7 @@ def confirmed(folder) -> pd.DataFrame:
 
 def test_the_saved_model_is_measured_on_the_test_split(search, capsys):
     folder, model, store = search
-    assert confirm.main(["--search", str(folder)]) == 0
+    assert cli.main(["confirm", "--search", str(folder)]) == 0
     seen = batches.open_confirmation(store)
     expected = evaluate_split(model, seen, seen.val, CONFIG).metrics
     tied = near_ties(logits_of(model, seen.val, CONFIG))  # its last block computes one row alone, and rounds otherwise
@@ -72,8 +72,8 @@ def test_the_saved_model_is_measured_on_the_test_split(search, capsys):
 
 def test_a_refit_trains_on_train_and_val_and_stands_beside_the_first(search):
     folder, _, store = search
-    assert confirm.main(["--search", str(folder)]) == 0
-    assert confirm.main(["--search", str(folder), "--refit", "trainval"]) == 0
+    assert cli.main(["confirm", "--search", str(folder)]) == 0
+    assert cli.main(["confirm", "--search", str(folder), "--refit", "trainval"]) == 0
     *_, last = fit(CONFIG, batches.open_confirmation(store, trainval=True))
     table = confirmed(folder)
     assert sorted(table.index) == ["train", "trainval"]
@@ -109,20 +109,20 @@ def test_train_val_and_test_are_apart_and_trainval_is_the_first_two(search):
     ],
 )
 def test_a_mistake_is_one_line(search, capsys, argv, message):
-    assert confirm.main(["--search", str(search[0]), *argv]) == 2
+    assert cli.main(["confirm", "--search", str(search[0]), *argv]) == 2
     out, err = capsys.readouterr()
     assert message in err and err.count("\n") == 1 and not out
 
 
 def test_a_folder_that_is_no_search_or_has_lost_its_images_is_refused(search, tmp_path, capsys):
-    assert confirm.main(["--search", str(tmp_path)]) == 2
+    assert cli.main(["confirm", "--search", str(tmp_path)]) == 2
     assert "must be the folder of a search, but has no events.jsonl" in capsys.readouterr().err
     shutil.copytree(search[0], tmp_path / "copy")
     settings = json.loads((search[0] / "search.json").read_text())
 
     def refused(**changes) -> str:
         (tmp_path / "copy/search.json").write_text(json.dumps(settings | changes))
-        assert confirm.main(["--search", str(tmp_path / "copy")]) == 2
+        assert cli.main(["confirm", "--search", str(tmp_path / "copy")]) == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1
         return err
@@ -143,4 +143,4 @@ def test_a_folder_that_is_no_search_or_has_lost_its_images_is_refused(search, tm
     (tmp_path / "copy/events.jsonl").write_text("".join(events[:-1]))
     assert "must be over before it is confirmed, but is still open" in refused()
     (tmp_path / "copy/search.json").write_text("{}")
-    assert confirm.main(["--search", str(tmp_path / "copy")]) == 2
+    assert cli.main(["confirm", "--search", str(tmp_path / "copy")]) == 2

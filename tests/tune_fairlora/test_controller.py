@@ -21,8 +21,8 @@ from trainables.trial.checkpoints import save_checkpoint, save_weights, trial_fo
 from tune_fairlora.execution.controller import SearchController
 from tune_fairlora.execution.terminal import Progress
 from tune_fairlora.execution.time_budget import HangDetector, TimeBudget
-from tune_fairlora.plan.options import SearchOptions
 from tune_fairlora.plan.plan import Plan
+from tune_fairlora.plan.search_options import SearchOptions
 from tune_fairlora.record.event_log import Record
 
 EPOCHS = 4

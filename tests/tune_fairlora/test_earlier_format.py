@@ -22,8 +22,8 @@ from search_spaces import SPACES
 from tests.mirror import search_runs
 from tests.processes import refusal
 from trainables.prepare import datasets
-from tune_fairlora import export, report, search
-from tune_fairlora.algorithms.study import searched_data
+from tune_fairlora import cli
+from tune_fairlora.algorithms.study import distribution_data
 from tune_fairlora.record.event_log import read_events
 from tune_fairlora.record.state import COMPLETE, INTERRUPTED, STOPPED, State
 from tune_fairlora.tracking.client import newest_search
@@ -59,13 +59,13 @@ def test_analysis_reads_it(folder: Path) -> None:
 
 
 def test_it_is_reported(folder: Path) -> None:
-    assert report.main(["--search", str(folder)]) == 0
+    assert cli.main(["report", "--search", str(folder)]) == 0
     page = (folder / "report.html").read_text()
     assert "rank: 0 | 1 | 2 | 4 | 8 | 16 | 32" in page and "lora 0.001 … 0.015 (log)" in page
 
 
 def test_a_trial_of_it_is_exported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export.main(["--search", str(folder), "--pick", "knee", "--merge"]) == 0
+    assert cli.main(["export", "--search", str(folder), "--pick", "knee", "--merge"]) == 0
     assert "trial 2 is in" in capsys.readouterr().out
     assert (folder / "exports/0002-merged/model.safetensors").stat().st_size > 400_000
 
@@ -79,7 +79,7 @@ def test_it_is_sent_to_another_mlflow_where_the_page_is_opened(folder: Path, sto
 
 
 def test_its_resume_is_planned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert search.main(["--resume", str(folder), "--dry-run"]) == 0
+    assert cli.main(["search", "--resume", str(folder), "--dry-run"]) == 0
     assert "5 trials begun, 1 of them not at their end, 6 in all" in capsys.readouterr().out
 
 
@@ -108,7 +108,7 @@ def test_the_settings_of_every_space_become_what_this_version_writes(name: str) 
         for field, entry in space.search.items()
     }
     settings = upgraded({"format": 2, "searched": texts, "seed": 3})
-    assert settings == {"format": FORMAT, "searched": searched_data(space), "seed": 3}
+    assert settings == {"format": FORMAT, "searched": distribution_data(space.search), "seed": 3}
     assert json.loads(json.dumps(settings)) == settings
 
 

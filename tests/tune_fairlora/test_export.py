@@ -25,7 +25,7 @@ from trainables.prepare.make import Request, prepare_into
 from trainables.training.fit import fit, trained_state
 from trainables.trial.checkpoints import save_weights, trial_folder
 from trainables.trial.trial import tables
-from tune_fairlora import export, predict
+from tune_fairlora import cli
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.record.tables import render
 from tune_fairlora.reporting import model_card
@@ -102,7 +102,7 @@ def search(tmp_path_factory, photos):
 
 
 def run(folder, *argv) -> int:
-    return export.main(["--search", str(folder), *map(str, argv)])
+    return cli.main(["export", "--search", str(folder), *map(str, argv)])
 
 
 @pytest.mark.parametrize(("number", "merge"), [(0, False), (0, True), (1, False)])
@@ -175,7 +175,7 @@ def test_names_out_of_the_users_data_run_nowhere(search, tmp_path, capsys, photo
     assert all(len(row.replace("\\|", "").split("|")) in (4, 5, 6, 7, 8) for row in rows)
     of_pipe = next(row for row in rows if "b\\\\x1b" in row and row.startswith("| a"))
     assert len(of_pipe.replace("\\|", "").split("|")) == 8  # its pipe parts no cells
-    assert predict.main(["--model", str(tmp_path / "m"), str(photos), "--split", "val"]) == 0
+    assert cli.main(["predict", "--model", str(tmp_path / "m"), str(photos), "--split", "val"]) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out and SCRIPT in out and FORMULA in out and "\\x1b[31m" in out
 

@@ -19,7 +19,7 @@ SEARCH = """
 import json, sys
 from tune_fairlora import startup
 startup.quiet_libraries()
-from tune_fairlora import search
+from tune_fairlora import cli
 from tune_fairlora.execution import fast_start
 from tune_fairlora.execution.controller import SearchController
 
@@ -29,7 +29,7 @@ def counted(self, number, report):
     return result(self, number, report) and number != 1
 SearchController.result = counted
 {damage}
-status = search.main(sys.argv[1:])
+status = cli.main(["search", *sys.argv[1:]])
 print(json.dumps([status, results]))
 """
 # Each order of the trials gives the same ones.

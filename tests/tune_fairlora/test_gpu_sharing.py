@@ -10,9 +10,9 @@ from trainables.config import ConfigError
 from tune_fairlora import cli
 from tune_fairlora.execution import gpu_sharing
 from tune_fairlora.execution.ray_cluster import RayCluster
-from tune_fairlora.execution.terminal import DecodingBar
-from tune_fairlora.plan.options import SearchOptions
+from tune_fairlora.execution.terminal import Bars
 from tune_fairlora.plan.plan import make_plan
+from tune_fairlora.plan.search_options import SearchOptions
 
 GIB = 1 << 30
 
@@ -63,17 +63,12 @@ def test_three_thirds_are_no_more_than_a_gpu(monkeypatch):
     assert gpu_sharing.share(GIB, 80 * GIB, 8) == 0.3333
 
 
-def test_what_is_found_is_said_in_one_line():
-    configs = gpu_sharing.largest(resolve("digits"))
-    line = gpu_sharing.sentence(configs, [2 * GIB, 2 * GIB, 3 * GIB, GIB], 80 * GIB, 0.5)
-    assert line == "a trial takes up to 3.0 of 80 GiB (fft): --gpus-per-trial 0.5"
-
-
 def test_auto_is_an_option_and_where_there_is_no_gpu_it_is_none(tmp_path):
     options = SearchOptions(space="digits", gpus_per_trial="auto", storage=str(tmp_path))
-    plan = make_plan(options, DecodingBar())
+    plan = make_plan(options, Bars().images)
     held = RayCluster()
-    held._hold([{"CPU": 4.0}], 1.0, options.gpus_per_trial, 9)
+    held.nodes, held.most = [{"CPU": 4.0}], 9
+    held.count_slots(1.0, options.gpus_per_trial)
     assert (options.gpus_per_trial, held.gpus, held.at_once) == ("auto", 0.0, 4)
     assert held.share_gpus(plan) == "" and held.at_once == 4
     with pytest.raises(ConfigError, match="a number >= 0 \\(or auto\\) must be given, but got some"):
@@ -84,7 +79,7 @@ def test_auto_is_an_option_and_where_there_is_no_gpu_it_is_none(tmp_path):
 def test_a_probe_decides_how_many_are_at_work(tmp_path, monkeypatch):
     """The probe's own numbers are test_gpu.py's matter: here they are given."""
     options = SearchOptions(space="digits", gpus_per_trial="auto", storage=str(tmp_path))
-    plan, asked = make_plan(options, DecodingBar()), []
+    plan, asked = make_plan(options, Bars().images), []
 
     def measure(configs, store, weights, cpus):
         asked.append((len(configs), store, cpus))
@@ -92,7 +87,8 @@ def test_a_probe_decides_how_many_are_at_work(tmp_path, monkeypatch):
 
     monkeypatch.setattr(gpu_sharing, "measure", measure)
     held = RayCluster()
-    held._hold([{"CPU": 16.0, "GPU": 2.0}, {"CPU": 4.0}], 1.0, options.gpus_per_trial, 24)
+    held.nodes, held.most = [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 4.0}], 24
+    held.count_slots(1.0, options.gpus_per_trial)
     assert (held.gpus, held.at_once) == (1.0, 2)
     assert held.share_gpus(plan) == "a trial takes up to 3.0 of 80 GiB (fairfft): --gpus-per-trial 0.5"
     assert (held.gpus, held.at_once) == (0.5, 4) and asked == [(4, str(plan.store), 1.0)]

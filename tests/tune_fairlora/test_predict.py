@@ -16,7 +16,7 @@ from trainables.models.adapters import adapt
 from trainables.models.create import fresh_model
 from trainables.models.forward import forward
 from trainables.prepare.decode import decode
-from tune_fairlora import predict
+from tune_fairlora import cli
 
 CLASSES, GROUPS = ["red", "=cmd()", "<script>alert(1)</script>"], ["day", "night"]
 
@@ -57,7 +57,7 @@ def table(folder, columns="file_path,label_name,group_name,split", **changes):
 
 
 def run(model, *argv) -> int:
-    return predict.main(["--model", str(model), *map(str, argv)])
+    return cli.main(["predict", "--model", str(model), *map(str, argv)])
 
 
 def test_an_image_is_named_with_its_probability(model, photos, capsys):

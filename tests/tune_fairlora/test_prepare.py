@@ -18,7 +18,7 @@ from tests.processes import patience
 from trainables.config import ConfigError
 from trainables.data.store import Store
 from trainables.prepare import datasets, sources
-from tune_fairlora import prepare
+from tune_fairlora import cli
 
 DRAW = {
     "geode": drawn.draw_geode,
@@ -42,7 +42,7 @@ def counts(manifest: dict) -> tuple[int, ...]:
 
 
 def run(*argv: object) -> int:
-    return prepare.main([str(arg) for arg in argv])
+    return cli.main(["prepare", *map(str, argv)])
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +302,7 @@ def test_an_archive_that_is_none_or_another_data_set_is_one_line(tmp_path, capsy
 
 
 def test_the_list_needs_neither_torch_nor_a_data_set():
-    code = "import sys; from tune_fairlora import prepare; prepare.main(['--list']); assert 'torch' not in sys.modules"
+    code = "import sys, tune_fairlora.cli as cli; cli.main(['prepare', '--list']); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in (*sources.SOURCES, "digits", "CC BY 4.0", "non-commercial"))

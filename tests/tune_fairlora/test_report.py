@@ -18,7 +18,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from tests import told
 from tests.analysis.handmade import HOSTILE, NAME
 from tests.processes import patience
-from tune_fairlora import report
+from tune_fairlora import cli
 from tune_fairlora.algorithms.study import distribution_data
 from tune_fairlora.reporting import sections
 from tune_fairlora.reporting.page import document
@@ -60,7 +60,7 @@ def made(tmp_path_factory) -> tuple[Path, Page, str]:
         classes=[*HOSTILE, "owl", "a|b"],
         groups=list(HOSTILE),
     )
-    assert report.main(["--search", str(folder)]) == 0
+    assert cli.main(["report", "--search", str(folder)]) == 0
     text = (folder / "report.html").read_text()
     return folder, Page(text), text
 
@@ -126,14 +126,14 @@ def test_the_curve_follows_the_order_in_which_trials_ended(tmp_path):
 
 def test_a_search_that_runs_and_one_without_a_complete_trial_have_a_report(tmp_path):
     told.write(tmp_path / "runs", trials=6, statuses=["complete", "running"], close=None)
-    assert report.main(["--search", str(tmp_path / "runs")]) == 0
+    assert cli.main(["report", "--search", str(tmp_path / "runs")]) == 0
     assert "The search is still running" in Page((tmp_path / "runs/report.html").read_text()).text
     told.write(tmp_path / "none", trials=2, statuses=["failed", "stopped"], close="interrupted")
-    assert report.main(["--search", str(tmp_path / "none")]) == 0
+    assert cli.main(["report", "--search", str(tmp_path / "none")]) == 0
     text = Page((tmp_path / "none/report.html").read_text()).text
     assert "no trial is complete" in text and "ended early (interrupted)" in text and "reason" in text
     told.write(tmp_path / "begun", trials=0, close=None)
-    assert report.main(["--search", str(tmp_path / "begun")]) == 0
+    assert cli.main(["report", "--search", str(tmp_path / "begun")]) == 0
 
 
 def test_confirmed_numbers_come_in_their_own_section(made, tmp_path):
@@ -145,7 +145,7 @@ def test_confirmed_numbers_come_in_their_own_section(made, tmp_path):
     told_of = json.loads((folder / "search.json").read_text()) | {"data": "waterbirds"}
     (folder / "search.json").write_text(json.dumps(told_of))
     pd.DataFrame([row]).to_parquet(folder / "confirmed.parquet")
-    assert report.main(["--search", str(folder), "--out", str(tmp_path / "out.html")]) == 0
+    assert cli.main(["report", "--search", str(folder), "--out", str(tmp_path / "out.html")]) == 0
     page = Page((tmp_path / "out.html").read_text())
     assert "Measured on the test split" in page.texts and "Methods compared, test split" in page.texts
     assert "25.00" in page.texts and "but for the section that says test split" in page.text
@@ -155,7 +155,7 @@ def test_confirmed_numbers_come_in_their_own_section(made, tmp_path):
 
 def test_several_seeds_give_deviations(tmp_path):
     told.write(tmp_path / "two", trials=8, seeds=2)
-    assert report.main(["--search", str(tmp_path / "two")]) == 0
+    assert cli.main(["report", "--search", str(tmp_path / "two")]) == 0
     text = Page((tmp_path / "two/report.html").read_text()).text
     assert "mean ± standard deviation over 2 seeds" in text and "one seed" not in text
 
@@ -163,14 +163,14 @@ def test_several_seeds_give_deviations(tmp_path):
 def test_three_objectives_of_which_one_has_no_interval(tmp_path):
     objectives = {"val_accuracy": "maximize", "val_eod_max": "minimize", "val_loss": "minimize"}
     told.write(tmp_path / "three", objectives=list(objectives), directions=list(objectives.values()))
-    assert report.main(["--search", str(tmp_path / "three")]) == 0
+    assert cli.main(["report", "--search", str(tmp_path / "three")]) == 0
     page = Page((tmp_path / "three/report.html").read_text())
     assert "EOD max ↓" in page.texts and "loss (nats) ↓" in page.texts and "Not shown" not in page.text
 
 
 def test_it_is_found_by_name_and_prints_the_path(made, capsys, monkeypatch):
     monkeypatch.chdir(made[0].parent.parent)
-    assert report.main(["--search", NAME, "--storage", str(made[0].parent), "--by", "val_delta_f1"]) == 0
+    assert cli.main(["report", "--search", NAME, "--storage", str(made[0].parent), "--by", "val_delta_f1"]) == 0
     assert capsys.readouterr().out.strip() == str(made[0] / "report.html")
     assert "lowest validation ΔF1" in Page((made[0] / "report.html").read_text()).text
     assert [path.name for path in made[0].iterdir() if path.suffix == ".tmp"] == []
@@ -188,7 +188,7 @@ def test_it_is_found_by_name_and_prints_the_path(made, capsys, monkeypatch):
 )
 def test_a_mistake_is_one_line(made, tmp_path, capsys, monkeypatch, argv, message):
     monkeypatch.chdir(tmp_path)
-    assert report.main([a.replace("{}", str(made[0])) for a in argv]) == 2
+    assert cli.main(["report", *(a.replace("{}", str(made[0])) for a in argv)]) == 2
     out, err = capsys.readouterr()
     assert message in err and err.count("\n") == 1 and not out
 
@@ -196,13 +196,13 @@ def test_a_mistake_is_one_line(made, tmp_path, capsys, monkeypatch, argv, messag
 def test_damaged_tables_are_one_line(made, tmp_path, capsys):
     shutil.copytree(made[0], tmp_path / "copy")
     (tmp_path / "copy/trials.parquet").write_bytes(b"torn")
-    assert report.main(["--search", str(tmp_path / "copy")]) == 2
+    assert cli.main(["report", "--search", str(tmp_path / "copy")]) == 2
     (tmp_path / "copy/trials.parquet").unlink()
-    assert report.main(["--search", str(tmp_path / "copy")]) == 2
+    assert cli.main(["report", "--search", str(tmp_path / "copy")]) == 2
     shutil.copyfile(made[0] / "trials.parquet", tmp_path / "copy/trials.parquet")
     with open(tmp_path / "copy/events.jsonl", "a") as log:
         log.write('{"event": "end", "time": 0, "number": 99}\n')
-    assert report.main(["--search", str(tmp_path / "copy")]) == 2
+    assert cli.main(["report", "--search", str(tmp_path / "copy")]) == 2
     first, second, third = capsys.readouterr().err.splitlines()
     assert "must be whole, but" in first and "has no trials.parquet" in second and "an event of it is not" in third
 
@@ -210,8 +210,8 @@ def test_damaged_tables_are_one_line(made, tmp_path, capsys):
 def test_it_needs_neither_torch_nor_ray_and_no_file_of_the_user_hides_ours(made, tmp_path):
     (tmp_path / "analysis.py").write_text("raise SystemExit('the user\\'s')")
     code = (
-        "import sys; from tune_fairlora import report; "
-        f"report.main(['--search', {str(made[0])!r}, '--out', 'r.html']); "
+        "import sys; from tune_fairlora import cli; "
+        f"cli.main(['report', '--search', {str(made[0])!r}, '--out', 'r.html']); "
         "print([name for name in ('torch', 'ray', 'mlflow', 'optuna') if name in sys.modules])"
     )
     root = str(Path(__file__).resolve().parents[2])

@@ -12,11 +12,11 @@ from tests.processes import started
 from tests.records import metrics
 from trainables.config import TrainConfig
 from trainables.trial.checkpoints import save_checkpoint, trial_folder
-from tune_fairlora import search
+from tune_fairlora import cli
 from tune_fairlora.algorithms.searcher import StudySearcher
-from tune_fairlora.execution.terminal import DecodingBar
+from tune_fairlora.execution.terminal import Bars
 from tune_fairlora.plan import plan
-from tune_fairlora.plan.options import SearchOptions
+from tune_fairlora.plan.search_options import SearchOptions
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.tracking.tracking_uri import without_password
 
@@ -46,8 +46,8 @@ def original(tmp_path_factory) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        with DecodingBar() as bar:
-            made = plan.make_plan(SearchOptions(**OPTIONS), bar)
+        with Bars() as bars:
+            made = plan.make_plan(SearchOptions(**OPTIONS), bars.images)
     finally:
         os.chdir(before)
     made.folder.mkdir(parents=True)
@@ -81,7 +81,7 @@ def content(folder: Path) -> dict:
 
 
 def dry_run(capsys, *options: str) -> tuple[int, str]:
-    status = search.main(["--dry-run", *options])
+    status = cli.main(["search", "--dry-run", *options])
     captured = capsys.readouterr()
     return status, captured.out + captured.err
 

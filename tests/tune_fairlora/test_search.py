@@ -20,7 +20,7 @@ from PIL import Image
 from analysis import results
 from tests.processes import patience
 from trainables.export import load
-from tune_fairlora import export
+from tune_fairlora import cli
 from tune_fairlora.record.event_log import read_events
 
 TINY = ["--space", "digits", "--epochs", "2", "--set", "batch_size=128", "--scheduler", "none"]
@@ -125,7 +125,7 @@ def test_the_adapters_of_the_front_are_models_once_and_one_can_be_registered(fin
     number = str(front["number"].iloc[-1])
     for version in ("first", "again"):
         argv = ["--search", "six", "--trial", number, "--register", "digits", "--alias", "best", "--out", version]
-        assert export.main(argv) == 0
+        assert cli.main(["export", *argv]) == 0
     assert "models:/digits@best" in capsys.readouterr().out
     assert [v.version for v in client.search_model_versions("name = 'digits'")] == [1]
     assert _models(client, experiment) >= {int(number)}
@@ -298,10 +298,10 @@ def test_trials_that_fail_or_diverge_are_recorded_and_the_search_goes_on(tmp_pat
 def test_help_and_list_need_none_of_the_heavy_libraries():
     code = """
 import sys
-from tune_fairlora import search
+from tune_fairlora import cli
 for argv in (["--help"], ["--list"]):
     try:
-        search.main(argv)
+        cli.main(["search", *argv])
     except SystemExit as end:
         assert end.code == 0
 heavy = {"torch", "ray", "mlflow", "timm", "peft", "pandas", "sklearn", "matplotlib"} & set(sys.modules)

@@ -10,8 +10,8 @@ import yaml
 from trainables.config import ConfigError
 from tune_fairlora import cli
 from tune_fairlora.plan import resume
-from tune_fairlora.plan.options import DEFAULTS, OPTIONS, SearchOptions, checked, read_config
-from tune_fairlora.search import main, parser
+from tune_fairlora.plan.search_options import DEFAULTS, OPTIONS, SearchOptions, checked, read_config
+from tune_fairlora.search import parser
 
 # Of each option: as on the command line, another value than its default, and that value as Python has it.
 OTHER = {
@@ -135,7 +135,7 @@ def test_errors_name_fields_in_python_and_flags_on_the_command_line(capsys):
     def command(_) -> int:
         raise ConfigError("`max_failures` and `lr`")
 
-    assert cli.run(parser(), [], command, "") == 2
+    assert cli.run(parser(), [], command) == 2
     assert capsys.readouterr().err == "error: --max-failures and `lr`\n"
 
 
@@ -146,7 +146,10 @@ def test_a_search_is_described_by_a_file_and_flags_go_before_it(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text(CONFIG)
     assert read_config("c.yaml")["tracking_uri"] == "sqlite:///x.db"
-    assert main(["--config", "c.yaml", "--epochs", "3", "--objectives", "accuracy,delta_f1", "--describe"]) == 0
+    assert (
+        cli.main(["search", "--config", "c.yaml", "--epochs", "3", "--objectives", "accuracy,delta_f1", "--describe"])
+        == 0
+    )
     shown = capsys.readouterr().out.splitlines()
     assert "  epochs         3" in shown and "  rank           4 | 8" in shown and "  batch_size     128" in shown
     assert shown[1].startswith("objectives: val_accuracy, val_delta_f1;")
@@ -168,7 +171,7 @@ def test_a_wrong_file_is_one_line(tmp_path, monkeypatch, capsys, text, message):
     monkeypatch.chdir(tmp_path)
     if text is not None:
         Path("c.yaml").write_text(text)
-    assert main(["--config", "c.yaml", "--describe"]) == 2
+    assert cli.main(["search", "--config", "c.yaml", "--describe"]) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1 and not Path("made").exists()
 

@@ -13,10 +13,9 @@ from search_spaces.space import Space
 from tests.processes import refusal
 from tests.records import TrialLauncher, begun
 from trainables.config import METHODS, ConfigError, TrainConfig
-from tune_fairlora.algorithms.samplers import SAMPLERS
-from tune_fairlora.algorithms.searcher import StudySearcher
-from tune_fairlora.plan import enqueue
-from tune_fairlora.plan.options import SAMPLER_NAMES
+from tune_fairlora.algorithms.searcher import SAMPLERS, StudySearcher
+from tune_fairlora.plan.plan import read_points
+from tune_fairlora.plan.search_options import SAMPLER_NAMES
 from tune_fairlora.record.event_log import Record
 
 GRID_SPACE = Space(
@@ -289,7 +288,7 @@ def test_constraints_reach_the_sampler_and_mark_what_breaks_them(tmp_path):
 def test_enqueued_points_come_first(tmp_path):
     path = tmp_path / "points.json"
     path.write_text('[{"method": "fairlora", "rank": 16, "lam": 3}, {"method": "fft"}]')
-    points = enqueue.read(str(path), SPACES["digits"])
+    points = read_points(str(path), SPACES["digits"])
     first, second, third = drive(make(tmp_path / "s", enqueue=points), 3)
     assert (first["method"], first["rank"], first["lam"], first["lr"]) == ("fairlora", 16, 3.0, 5e-3)
     assert second["method"] == "fft" and third["method"] == "lora"
@@ -312,4 +311,4 @@ def test_enqueued_points_come_first(tmp_path):
 def test_points_that_the_space_does_not_hold_are_refused(tmp_path, text, words):
     path = tmp_path / "points.json"
     path.write_text(text)
-    assert words in refusal(enqueue.read, str(path), SPACES["digits"])
+    assert words in refusal(read_points, str(path), SPACES["digits"])

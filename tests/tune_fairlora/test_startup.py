@@ -198,8 +198,8 @@ def test_what_ray_refuses_is_one_line_and_leaves_no_ray():
 def test_a_slip_is_answered_before_libraries_are_imported(argv):
     code = f"""
 import sys
-from tune_fairlora import search
-assert search.main({argv!r}) == 2
+from tune_fairlora import cli
+assert cli.main(["search", *{argv!r}]) == 2
 heavy = {{"torch", "ray", "timm", "peft", "mlflow", "pandas", "sklearn"}} & set(sys.modules)
 assert not heavy, heavy
 """

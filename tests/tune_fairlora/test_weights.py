@@ -6,7 +6,7 @@ from search_spaces import resolve
 from trainables.data.store import Manifest
 from trainables.models import zeroshot
 from trainables.prepare import datasets
-from tune_fairlora import search
+from tune_fairlora import cli
 from tune_fairlora.plan.checks import ModelCheckCache, check_weights
 
 
@@ -43,6 +43,6 @@ def test_reading_class_names_is_announced_once(capsys, tmp_path, monkeypatch):
     ],
 )
 def test_table_5_comes_out_of_describe(capsys, space, lines):
-    assert search.main(["--space", space, "--describe"]) == 0
+    assert cli.main(["search", "--space", space, "--describe"]) == 0
     shown = capsys.readouterr().out
     assert all(line in shown for line in lines)

@@ -54,7 +54,7 @@ class RayTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """In a list, as Ray would flatten a dict each time that it hands it on. Ray itself is not told ``done``: it
-        would stop the trial without asking the scheduler (``RayScheduler``)."""
+        would stop the trial without asking the scheduler (``SchedulerAdapter``)."""
         assert self.trial is not None
         return {"report": [self.trial.step()]}
 

@@ -1,4 +1,4 @@
-"""The searcher: a Ray Tune Searcher over an Optuna study whose memory is a file in the search's folder.
+"""The samplers, and the searcher: a Ray Tune Searcher over an Optuna study whose memory is a file in the folder.
 
 Ray's own OptunaSearch tells early-stopped trials as complete, leaves NaN trials running and drops a restored trial's
 result; hence this one. The trial's Optuna number is its identity everywhere.
@@ -6,18 +6,19 @@ result; hence this one. The trial's Optuna number is its identity everywhere.
 
 import json
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from warnings import catch_warnings, simplefilter
 
 import optuna
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from search_spaces.space import Space
 from trainables.config import TrainConfig
 from trainables.seeds import seed_for
-from tune_fairlora.algorithms.samplers import make_sampler
 from tune_fairlora.algorithms.study import STUDY_FILE, SearchStudy, forget_outcomes
 from tune_fairlora.record.state import COLLAPSED, COMPLETE, STOPPED, State, Trial
 
@@ -25,20 +26,38 @@ OPTUNA_STATES = {COMPLETE: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, COLL
 WORST_VIOLATION = 1e9  # of a constraint whose metric has no value
 
 
+def _tpe(seed: int) -> TPESampler:
+    # `group` samples the parameters of each method jointly although the methods' sets differ; `constant_liar` keeps
+    # trials that run side by side apart.
+    return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+
+
+# Each makes an Optuna sampler from a seed. The names stand in ``plan/search_options.py`` too (SAMPLER_NAMES), so that
+# ``--help`` needs no Optuna. A Gaussian process models what all trials share; TPE draws what only some methods have.
+SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": _tpe,
+    "random": lambda seed: RandomSampler(seed=seed),
+    "nsga2": lambda seed: NSGAIISampler(seed=seed),
+    "gp": lambda seed: GPSampler(seed=seed, independent_sampler=_tpe(seed), deterministic_objective=False),
+    "grid": lambda seed: RandomSampler(seed=seed),  # never asked: every point of a grid is enqueued
+}
+
+
+def make_sampler(name: str, seed: int) -> BaseSampler:
+    """The Optuna sampler called ``name``, whose randomness is ``seed`` alone. It is made anew for each point, so that a
+    resumed search goes on as it would have: it keeps no state."""
+    with catch_warnings():
+        simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return SAMPLERS[name](seed % 2**32)  # numpy's legacy generator takes 32 bits
+
+
 class TrialLauncher(Protocol):
-    """Whoever runs the trials."""
+    """Whoever runs the trials: notes that one starts or goes on and returns what Ray's trial is to get; knows whether
+    the time that is left suffices for another, and whether some are at work."""
 
-    def launch(self, number: int, config: TrainConfig) -> dict[str, Any]:
-        """Note that trial ``number`` starts, or goes on, and return what Ray's trial is to get."""
-        ...
-
-    def may_start(self) -> bool:
-        """Whether the time that is left suffices for another trial."""
-        ...
-
-    def busy(self) -> bool:
-        """Whether trials are at work."""
-        ...
+    def launch(self, number: int, config: TrainConfig) -> dict[str, Any]: ...
+    def may_start(self) -> bool: ...
+    def busy(self) -> bool: ...
 
 
 class StudySearcher(Searcher):

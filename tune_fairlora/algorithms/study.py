@@ -106,15 +106,11 @@ class SearchStudy:
             trial.set_constraint(name, violation)
 
 
-def searched_data(space: Space) -> dict[str, Any]:
-    """The space's distributions as the record holds them, by field, or by field and method."""
-    return {name: distribution_data(entry) for name, entry in space.search.items()}
-
-
-def distribution_data(entry: BaseDistribution | Mapping[str, BaseDistribution]) -> dict[str, Any]:
-    """{"name": "IntDistribution", "attributes": {"low": 1, "high": 8, …}}, or such a one for each method."""
+def distribution_data(entry: BaseDistribution | Mapping[str, Any]) -> dict[str, Any]:
+    """As the record holds it: {"name": "IntDistribution", "attributes": {"low": 1, "high": 8, …}}; of a mapping, such
+    as a space's ``search``, by its keys."""
     if isinstance(entry, Mapping):
-        return {method: distribution_data(distribution) for method, distribution in entry.items()}
+        return {key: distribution_data(each) for key, each in entry.items()}
     data: dict[str, Any] = json.loads(distribution_to_json(entry))
     return data
 

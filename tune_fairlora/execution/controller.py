@@ -8,7 +8,7 @@ from typing import Any
 
 from trainables.config import TrainConfig
 from trainables.trial.checkpoints import discard, drop_checkpoint, drop_torn, load_checkpoint, trial_folder
-from tune_fairlora.algorithms.moasha import MultiObjectiveAsha, family_of
+from tune_fairlora.algorithms.scheduler import MultiObjectiveAsha, family_of
 from tune_fairlora.algorithms.searcher import StudySearcher
 from tune_fairlora.execution.terminal import Progress
 from tune_fairlora.execution.time_budget import HangDetector, TimeBudget
@@ -34,35 +34,33 @@ class SearchController:
         self.open: set[int] = set()  # the trials that are running
         self._tables: dict[int, dict[str, Any]] = {}  # of each open trial's last epoch
         self._diverged: dict[int, str] = {}
-        self._stopped: set[int] = set()  # the trials that the scheduler has stopped
         self._kept = kept(record)  # the trials whose weights stay on disk
-        self.scheduler = make_scheduler(plan)
-        again = [trial.number for trial in to_go_on(record, plan.options.max_failures)]
         options = plan.options
+        self.scheduler: MultiObjectiveAsha | None = None
+        if options.scheduler != "none":
+            periods = {"grace_period": options.grace_period, "reduction_factor": options.reduction_factor}
+            guess = 1 / len(plan.manifest.classes)
+            self.scheduler = MultiObjectiveAsha(plan.space.objectives, guess=guess, **periods)
+        again = [trial.number for trial in to_go_on(record, options.max_failures)]
         counts = (plan.trials, options.seeds, plan.points, again)
         self.searcher = StudySearcher(plan.space, plan.folder, options.sampler, options.seed, record, self, *counts)
 
     def take_up(self) -> None:
-        """Bring everything to where the log is. A trial that has reached its end already does not go on."""
+        """Bring everything to where the log is: scheduler, budget and hang detector learn what they knew. A trial that
+        has reached its end already does not go on."""
         for event in self.record.events:
-            self._replay(event)
+            if event["event"] == "epoch":
+                self._learn(event["seconds"])
+                if self.scheduler is not None:
+                    values = self.record.trials[event["number"]].values
+                    family = family_of(values["method"])
+                    self.scheduler.replay(event["number"], event["epoch"], values["epochs"], event["metrics"], family)
         for trial in [self.record.trials[number] for number in self.searcher.again]:
             if trial.epochs and len(trial.epochs) not in trial.decisions:
                 self._judge(trial)  # the search died between a report and the decision on it
-            if trial.number in self._stopped:
+            if trial.stopped:
                 self.searcher.again.remove(trial.number)
                 self._close_stopped(trial)
-
-    def _replay(self, event: dict[str, Any]) -> None:
-        """Tell scheduler, budget and hang detector what they knew; the scheduler decides as it did then."""
-        if event["event"] == "epoch":
-            self._learn(event["seconds"])
-            values = self.record.trials[event["number"]].values
-            if self.scheduler is not None:
-                family = family_of(values["method"])
-                self.scheduler.replay(event["number"], event["epoch"], values["epochs"], event["metrics"], family)
-        elif event["event"] == "decision" and not event["keep"]:
-            self._stopped.add(event["number"])
 
     def _learn(self, seconds: float) -> None:
         self.budget.learn(seconds)
@@ -112,24 +110,21 @@ class SearchController:
             self.record.add("epoch", number=number, **{name: result[name] for name in fields if name in result})
             self._learn(result["seconds"])
             self._judge(trial)
-        return number not in self._stopped and not result["done"]
+        return not trial.stopped and not result["done"]
 
     def _judge(self, trial: Trial) -> None:
         """Ask the scheduler about the trial's last epoch, and write down what it says."""
         if self.scheduler is None:
             return
-        epoch, budget = len(trial.epochs), trial.values["epochs"]
+        trials, epoch, budget = self.record.trials, len(trial.epochs), trial.values["epochs"]
         decision = self.scheduler.report(trial.number, epoch, budget, trial.metrics, family_of(trial.values["method"]))
         if decision is None:
             return
         keep, text = decision.keep, decision.text
-        stopped = [n for n in self.record.siblings(trial.number) if n in self._stopped]
+        stopped = [n for n in self.record.siblings(trial.number) if n in trials and trials[n].stopped]
         if keep and stopped:  # the front takes a configuration with all its seeds or not at all
             keep, text = False, f"stopped at epoch {epoch}: trial {stopped[0]}, another seed of it, was stopped"
-        if epoch not in trial.decisions:
-            self.record.add("decision", number=trial.number, epoch=epoch, keep=keep, text=text)
-        if not keep:
-            self._stopped.add(trial.number)
+        self.record.add("decision", number=trial.number, epoch=epoch, keep=keep, text=text)
 
     def ended(self, number: int) -> None:
         """A trial came to its end without an error: at full fidelity, stopped, or diverged."""
@@ -207,15 +202,3 @@ class SearchController:
 def kept(record: Record) -> set[int]:
     """The trials whose weights stay: the front, and those that may still come onto it when other seeds end."""
     return {*record.front(), *record.undecided()}
-
-
-def make_scheduler(plan: Plan) -> MultiObjectiveAsha | None:
-    """The scheduler that ``plan`` names; None for ``none``."""
-    if plan.options.scheduler == "none":
-        return None
-    return MultiObjectiveAsha(
-        plan.space.objectives,
-        guess=1 / len(plan.manifest.classes),
-        grace_period=plan.options.grace_period,
-        reduction_factor=plan.options.reduction_factor,
-    )

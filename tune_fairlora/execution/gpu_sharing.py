@@ -82,9 +82,3 @@ def most_on_one(nodes: Sequence[dict[str, float]], cpus: float, trials: int) -> 
     with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1 and node.get("CPU", 0) >= cpus]
     by_cores = min(int(node["CPU"] / cpus / node["GPU"] + 1e-9) for node in with_gpu)
     return max(1, min(by_cores, math.ceil(trials / sum(node["GPU"] for node in with_gpu))))
-
-
-def sentence(configs: list[TrainConfig], needed: list[int], total: int, gpus: float) -> str:
-    """What was measured, for the terminal."""
-    most, method = max(zip(needed, [config.method for config in configs]))
-    return f"a trial takes up to {most / GIB:.1f} of {total / GIB:.0f} GiB ({method}): --gpus-per-trial {gpus:g}"

@@ -13,9 +13,9 @@ from trainables.config import ConfigError
 from trainables.files import first_line
 from tune_fairlora.execution import fast_start, gpu_sharing
 from tune_fairlora.execution.signals import Signals, redirect_output
-from tune_fairlora.plan.options import SearchOptions
+from tune_fairlora.plan.checks import address_of
 from tune_fairlora.plan.plan import Plan
-from tune_fairlora.plan.ray_address import address_of
+from tune_fairlora.plan.search_options import SearchOptions
 from tune_fairlora.startup import environment, fast_start_enabled
 
 TUNE_MODULES = ("ray.tune", "trainables.trial.ray_trainable")
@@ -33,7 +33,8 @@ class RayCluster:
     """
 
     def __init__(self) -> None:
-        self.gpus, self.at_once = 0.0, 0  # GPUs a trial; how many trials fit
+        self.nodes: list[dict[str, float]] = []  # what each has
+        self.gpus, self.at_once, self.most = 0.0, 0, 0  # GPUs a trial; how many trials fit, and at most that many run
         self.printed, self.up = "", 0.0  # what Ray printed while it started; when it was up, seconds since 1970
         self._address, self._folder = "local", Path()
         self._prestarted = 0  # workers, which say in the folder that they are ready
@@ -55,10 +56,10 @@ class RayCluster:
             self._folder = Path(self._end.enter_context(tempfile.TemporaryDirectory(prefix="tune-fairlora-")))
         except OSError as error:
             raise ConfigError(f"Ray needs a folder for temporary files ($TMPDIR), but: {error}") from error
-        concurrent, settings = min(options.max_concurrent or trials, trials), {}
+        self.most, settings = min(options.max_concurrent or trials, trials), {}
         local, fast = self._address == "local", fast_start_enabled()
         if local and fast:
-            settings = fast_start.worker_settings(options.cpus_per_trial, options.gpus_per_trial, concurrent)
+            settings = fast_start.worker_settings(options.cpus_per_trial, options.gpus_per_trial, self.most)
             settings[fast_start.READY_FOLDER] = str(self._folder)
         with redirect_output(self._folder / "log.txt") as console:
             console.print("starting Ray …" if local else f"joining Ray at {self._address} …")
@@ -67,8 +68,8 @@ class RayCluster:
             self._connect(settings)
             import ray
 
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            self._hold(nodes, options.cpus_per_trial, options.gpus_per_trial, concurrent)
+            self.nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            self.count_slots(options.cpus_per_trial, options.gpus_per_trial)
             imported.wait()
             try:
                 if fast:
@@ -116,11 +117,10 @@ class RayCluster:
             self._prestarted = 0
             self._connect({})
 
-    def _hold(self, nodes: list[dict[str, float]], cpus: float, gpus: float | str | None, concurrent: int) -> None:
-        """How many trials of these resources run at once."""
-        self._nodes, self._concurrent = nodes, concurrent
-        self.gpus, fits = slots(nodes, cpus, None if isinstance(gpus, str) else gpus)
-        self.at_once = min(fits, concurrent)
+    def count_slots(self, cpus: float, gpus: float | str | None) -> None:
+        """Find out how many trials of these resources run at once."""
+        self.gpus, fits = slots(self.nodes, cpus, None if isinstance(gpus, str) else gpus)
+        self.at_once = min(fits, self.most)
 
     def share_gpus(self, plan: Plan) -> str:
         """Find out how many trials share a GPU, if ``plan`` leaves that to us and there is one; returns the line to
@@ -129,9 +129,10 @@ class RayCluster:
             return ""
         configs, cpus = gpu_sharing.largest(plan.space), plan.options.cpus_per_trial
         needed, total = gpu_sharing.measure(configs, str(plan.store), plan.weights, cpus)
-        most = gpu_sharing.most_on_one(self._nodes, cpus, self._concurrent)
-        self._hold(self._nodes, cpus, gpu_sharing.share(max(needed), total, most), self._concurrent)
-        return gpu_sharing.sentence(configs, needed, total, self.gpus)
+        largest, method = max(zip(needed, [config.method for config in configs]))
+        self.count_slots(cpus, gpu_sharing.share(largest, total, gpu_sharing.most_on_one(self.nodes, cpus, self.most)))
+        gib = f"{largest / gpu_sharing.GIB:.1f} of {total / gpu_sharing.GIB:.0f} GiB"
+        return f"a trial takes up to {gib} ({method}): --gpus-per-trial {self.gpus:g}"
 
     def await_workers(self, signals: Signals) -> None:
         """Wait until all pre-started workers have imported their libraries; otherwise Tune reuses the first idle worker

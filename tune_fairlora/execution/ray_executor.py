@@ -54,7 +54,7 @@ class RayExecutor(tune.Callback):
             tune.with_resources(RayTrainable, resources),
             tune_config=tune.TuneConfig(
                 search_alg=self.controller.searcher,
-                scheduler=RayScheduler(self.controller),
+                scheduler=SchedulerAdapter(self.controller),
                 num_samples=-1,  # the searcher says when it is over: retries are trials of Ray's, too
                 max_concurrent_trials=self.slots,
                 reuse_actors=True,
@@ -107,8 +107,8 @@ class RayExecutor(tune.Callback):
             shutil.rmtree(self.controller.plan.folder / RAY_FOLDER, ignore_errors=True)
 
 
-class RayScheduler(FIFOScheduler):
-    """The one door for results: Ray hands every result of every trial to its scheduler, once.
+class SchedulerAdapter(FIFOScheduler):
+    """Takes results to the controller, which decides: Ray hands every result of every trial to its scheduler, once.
 
     Ray stops a trial whose result says ``done`` without asking its scheduler. So ``RayTrainable`` keeps ``done`` inside
     its report, and the controller stops a trial at its last epoch as at any other.

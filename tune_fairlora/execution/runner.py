@@ -1,4 +1,7 @@
-"""Runs a plan: lets the controller work, and ends everything properly whatever happens."""
+"""A search from its options to its end, in this process, which should do nothing else (``search_process.py``).
+
+It is planned while Ray starts; then the controller works, and whatever happens everything ends properly.
+"""
 
 import importlib
 import json
@@ -6,7 +9,7 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +18,13 @@ from rich.console import Console
 
 from trainables.config import ConfigError
 from trainables.files import replace_atomically
-from tune_fairlora import startup
+from tune_fairlora import cli, startup
 from tune_fairlora.execution.ray_cluster import RayCluster, shut_down
 from tune_fairlora.execution.signals import Signals, redirect_output
-from tune_fairlora.execution.terminal import Progress, front_table
-from tune_fairlora.plan.options import CONFIG_FILE, OPTIONS
-from tune_fairlora.plan.plan import Plan
+from tune_fairlora.execution.terminal import Bars, Progress, front_table
+from tune_fairlora.plan import resume
+from tune_fairlora.plan.plan import Plan, make_plan
+from tune_fairlora.plan.search_options import CONFIG_FILE, OPTIONS, SearchOptions
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.record.state import COMPLETE, FAILED, INTERRUPTED, STOPPED
 from tune_fairlora.record.tables import render, render_front
@@ -38,9 +42,35 @@ SHORT_CLOSE_SECONDS = 3.0  # for MLflow where a time budget is used up
 LIBRARY_LOG = "log.txt"  # what Ray, MLflow and their processes print
 
 
-def run(plan: Plan, cluster: RayCluster, signals: Signals) -> int:
-    """Carry out ``plan`` on a Ray that is up; returns the exit status: 0 done, 1 failed or nothing complete, 130 or
-    143 interrupted. Raises ConfigError if the search's folder cannot be made."""
+def search(
+    given: Mapping[str, Any], resumed: str | None = None, planned: Callable[[Path], object] = lambda folder: None
+) -> int:
+    """Carry out a new search with the options ``given``, or go on with ``resumed``, a folder or a name in ``storage``,
+    with those ``given`` anew. Returns the exit status: 0 done, 1 failed or nothing complete, 130 or 143 interrupted.
+
+    ``planned`` is called with the search's folder once nothing stands in its way. Raises ConfigError, which names the
+    field; then nothing was written, and a search that is resumed is as it was.
+    """
+    make = partial(resume.make_plan, resumed, given) if resumed else partial(make_plan, SearchOptions(**given))
+    with cli.errors_name_fields(OPTIONS), Signals() as signals, RayCluster() as ray:
+
+        def begin(options: SearchOptions, trials: int, models: bool) -> None:
+            ray.start(options, trials, models)
+            signals.install()  # Ray has put a handler of its own in place
+
+        try:
+            with Bars() as bars:
+                plan = make(bars.images, begin)
+            planned(plan.folder)
+            return _run(plan, ray, signals)
+        except KeyboardInterrupt:  # later ones are answered by `carry_out`
+            kept = "went on; it is as it was" if resumed else "began; nothing was kept"
+            print(f"interrupted before the search {kept}", file=sys.stderr)
+            return signals.exit_status
+
+
+def _run(plan: Plan, cluster: RayCluster, signals: Signals) -> int:
+    """Carry out ``plan`` on a Ray that is up. Raises ConfigError if the search's folder cannot be made."""
     console = Console(highlight=False)
     if shared := cluster.share_gpus(plan):
         console.print(shared)

@@ -7,7 +7,7 @@ stays as it is, in a script without a main guard, in a notebook, in any thread, 
 if __name__ == "__main__":
     from tune_fairlora.startup import run_command
 
-    run_command("execution.search_process")  # imports this file again, under its own name
+    run_command(module="execution.search_process")  # imports this file again, under its own name
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -128,12 +128,11 @@ def _environment() -> dict[str, str]:
     return os.environ | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
 
 
-def main() -> int:
+def main(argv: Sequence[str]) -> int:
     """The search's side: read the request, search, and tell folder or error."""
-    from tune_fairlora.execution.launch import resume_search, run_search
-    from tune_fairlora.plan.options import SearchOptions
+    from tune_fairlora.execution import runner
 
-    number = int(sys.argv[1])
+    number = int(argv[0])
     os.set_inheritable(number, False)  # not for Ray's processes
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_caller, daemon=True).start()
@@ -141,13 +140,8 @@ def main() -> int:
     def tell(**message: str) -> None:
         os.write(number, json.dumps(message).encode() + b"\n")
 
-    def planned(folder: Path) -> None:
-        tell(folder=str(folder))
-
     try:
-        if request["resumed"] is None:
-            return run_search(SearchOptions(**request["options"]), planned)
-        return resume_search(request["resumed"], request["options"], planned)
+        return runner.search(request["options"], request["resumed"], lambda folder: tell(folder=str(folder)))
     except ConfigError as error:
         tell(error=str(error))
         return 2

@@ -5,7 +5,9 @@ import statistics
 
 from rich import box
 from rich.console import Console, Group
+from rich.filesize import decimal
 from rich.live import Live
+from rich.progress import BarColumn, TaskID, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -78,25 +80,34 @@ class Progress:
         return Group(Text(head, style="bold"), Text(f"running: {running}"), front_table(record, "Front so far"))
 
 
-class DecodingBar:
-    """A progress bar that appears with the first image, as a callback ``(decoded, total)``."""
+class Bars:
+    """Bars on stderr, if it is a terminal, each from its first step on: images decoded, bytes downloaded."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
-        self._bar = ProgressBar(console=console, transient=True, disable=not console.is_terminal)
+        columns = "{task.description}", BarColumn(), TimeRemainingColumn(), "{task.fields[amount]}"
+        self._bars = ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> "DecodingBar":
+    def __enter__(self) -> "Bars":
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._bar.tasks:
-            self._bar.stop()  # else an interrupt would leave the terminal without its cursor
+        if self._tasks:
+            self._bars.stop()  # else an interrupt would leave the terminal without its cursor
 
-    def __call__(self, decoded: int, total: int) -> None:
-        if not self._bar.tasks:
-            self._bar.start()
-            self._bar.add_task("decoding images", total=total)
-        self._bar.update(self._bar.task_ids[0], completed=decoded)
+    def images(self, done: int, total: int) -> None:
+        self._show("decoding images", done, total, f"{done}/{total}")
+
+    def bytes(self, done: int, total: int) -> None:
+        """``total`` is 0 where the server does not say."""
+        self._show("downloading", done, total or None, f"{decimal(done)}/{decimal(total) if total else '?'}")
+
+    def _show(self, text: str, done: int, total: int | None, amount: str) -> None:
+        if text not in self._tasks:
+            self._bars.start()
+            self._tasks[text] = self._bars.add_task(text, amount=amount)
+        self._bars.update(self._tasks[text], completed=done, total=total, amount=amount)
 
 
 def heading(name: str) -> str:

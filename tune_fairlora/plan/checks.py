@@ -1,4 +1,4 @@
-"""Whether space, data and weights fit, checked before a search starts. Each check raises ConfigError in one line.
+"""Whether space, data, weights and Ray's address fit, checked before a search starts: ConfigError in one line if not.
 
 torch comes with the last check alone, ``check_weights``, which builds each method's model: most of a search's start.
 Its result depends on the configurations, the classes, the weights' content, the libraries and our code, and on nothing
@@ -9,6 +9,8 @@ own process never imports torch.
 import contextlib
 import hashlib
 import json
+import os
+import socket
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +28,7 @@ LIBRARIES = ("torch", "torchvision", "timm", "peft", "transformers", "open_clip_
 # Of a configuration, what its model depends on.
 MODEL_FIELDS = ("backbone", "image_size", "head", "method", "rank", "alpha", "dropout", "targets", "last_blocks")
 CORE = Path(__file__).resolve().parents[2] / "trainables"
+ANSWER_SECONDS = 10
 SMALL_CLASS = 10  # validation images, under which one image moves a class's recall by more than 10 points
 
 
@@ -143,3 +146,32 @@ class ModelCheckCache:
         with contextlib.suppress(OSError):  # no cache folder: every search checks anew
             return cache_folder() / f"model-check-{key[:32]}.json"
         return None
+
+
+def require_ray(address: str | None) -> None:
+    """Raise ConfigError unless a Ray answers at ``address``; Ray would try a closed or silent port for minutes."""
+    address = address_of(address)
+    if address in ("local", "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"`address` must be host:port, auto or local, but got {address}")
+    try:
+        with socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS) as connection:
+            answers = os.environ.get("RAY_USE_TLS", "0") == "1" or _speaks_grpc(connection)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"`address` {address} does not answer ({error})") from error
+    if not answers:
+        raise ConfigError(f"`address` {address} answers, but not as Ray does: is it the head's port (6379 by default)?")
+
+
+def address_of(address: str | None) -> str:
+    """The option, else what Ray's own environment variable says, else a Ray that is started here."""
+    return address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def _speaks_grpc(connection: socket.socket) -> bool:
+    """Ray's ports speak gRPC, so HTTP/2: the server greets with a SETTINGS frame (RFC 9113, section 3.4)."""
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+    frame = connection.recv(9)
+    return len(frame) > 3 and frame[3] == 4

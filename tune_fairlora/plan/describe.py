@@ -1,18 +1,18 @@
 """``--describe`` and ``--dry-run``: what a search would do, in words."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import FloatDistribution, IntDistribution
 from rich.console import Console
 
-from search_spaces.space import Distribution, Space
+from search_spaces.space import Space
 from trainables.config import METHODS, absent_for
 from trainables.models import adapters, create
-from tune_fairlora.plan.options import SearchOptions
 from tune_fairlora.plan.plan import Plan, resolve_space
 from tune_fairlora.plan.resume import to_go_on
+from tune_fairlora.plan.search_options import SearchOptions
 
 EXAMPLE_CLASSES = 10  # the digits have as many, and a user's folder that is not given may have any number
 
@@ -28,7 +28,7 @@ def describe(options: SearchOptions) -> int:
         soft_wrap=True,
     )
     _section(out, "fixed", {name: str(value) for name, value in space.fixed.items()})
-    searched = {name: _by_method(entry, _distribution) for name, entry in space.search.items()}
+    searched = {name: _text(entry) for name, entry in space.search.items()}
     _section(out, "searched", {"method": " | ".join(space.methods), **searched})
     owners = {name: [m for m in METHODS if name not in absent_for(m)] for name in space.search}
     _section(out, "exists only for", {n: ", ".join(some) for n, some in owners.items() if len(some) < len(METHODS)})
@@ -37,7 +37,7 @@ def describe(options: SearchOptions) -> int:
         values = ", ".join(f"{name.partition(':')[0]}={value}" for name, value in start.items())
         out.print(f"  {values}", soft_wrap=True)
     if space.grid:
-        axes = ", ".join(f"{name} {_by_method(entry, _values)}" for name, entry in space.grid.items())
+        axes = ", ".join(f"{name} {_text(entry)}" for name, entry in space.grid.items())
         out.print(f"\n--sampler grid tries {len(space.grid_points())} points: {axes}", markup=False, soft_wrap=True)
     classes = _class_count(space, options.data)
     heading = f"trained parameters, {classes} classes (LoRA totals count the head twice, as peft does)"
@@ -53,21 +53,13 @@ def _section(out: Console, title: str, rows: Mapping[str, str]) -> None:
         out.print(f"  {name:14} {text}", markup=False, soft_wrap=True)
 
 
-def _by_method(entry: Any, text: Callable[[Any], str]) -> str:
-    """The text of an entry that holds for all methods, or of each method's own."""
+def _text(entry: Any) -> str:
+    """Of a distribution or a list of values that holds for all methods, or of each method's own."""
     if isinstance(entry, Mapping):
-        return "; ".join(f"{method}: {text(one)}" for method, one in entry.items())
-    return text(entry)
-
-
-def _distribution(distribution: Distribution) -> str:
-    if isinstance(distribution, CategoricalDistribution):
-        return _values(distribution.choices)
-    return f"{distribution.low:g} … {distribution.high:g}{' (log)' if distribution.log else ''}"
-
-
-def _values(values: Sequence[object]) -> str:
-    return " | ".join(map(str, values))
+        return "; ".join(f"{method}: {_text(one)}" for method, one in entry.items())
+    if isinstance(entry, (FloatDistribution, IntDistribution)):
+        return f"{entry.low:g} … {entry.high:g}{' (log)' if entry.log else ''}"
+    return " | ".join(map(str, getattr(entry, "choices", entry)))
 
 
 def _class_count(space: Space, source: str | None) -> int:

@@ -4,6 +4,7 @@ What needs torch (``checks.check_weights``) comes while Ray starts, and only whe
 """
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -18,14 +19,14 @@ from typing import Any
 from analysis.record_format import FORMAT
 from search_spaces import resolve
 from search_spaces.space import Point, Space
-from trainables.config import ConfigError
+from trainables.config import FIELDS, ConfigError, lookup
 from trainables.data.store import Manifest, Store
 from trainables.metrics import OBJECTIVES
 from trainables.models.backbones import fingerprint, require_file, require_size
 from trainables.prepare import datasets
-from tune_fairlora.algorithms.study import searched_data
-from tune_fairlora.plan import checks, enqueue, ray_address
-from tune_fairlora.plan.options import OPTIONS, SearchOptions
+from tune_fairlora.algorithms.study import distribution_data
+from tune_fairlora.plan import checks
+from tune_fairlora.plan.search_options import OPTIONS, SearchOptions
 from tune_fairlora.record import constraints
 from tune_fairlora.record.event_log import Record, collapse_floor
 from tune_fairlora.tracking.tracking_uri import absolute_uri, check_store
@@ -87,7 +88,7 @@ def space_facts(space: Space) -> dict[str, Any]:
         "space": space.name,
         "methods": list(space.methods),
         "fixed": dict(space.fixed),
-        "searched": searched_data(space),
+        "searched": distribution_data(space.search),
         "objectives": list(space.objectives),
         "directions": [OBJECTIVES[name] for name in space.objectives],
     }
@@ -101,7 +102,7 @@ def make_plan(options: SearchOptions, progress: Progress, begin: Begin = lambda 
     space = resolve_space(options)
     folder = _new_folder(Path(options.storage), options.name or f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     check_addresses(options)
-    points = tuple(enqueue.read(options.enqueue, space)) if options.enqueue else ()
+    points = tuple(read_points(options.enqueue, space)) if options.enqueue else ()
     base = space.config({}, 0)
     require_size(base.backbone, base.image_size)
     return assemble(options, space, folder, prepare(space, options, progress), points, begin)
@@ -111,7 +112,7 @@ def check_addresses(options: SearchOptions) -> None:
     """Raise ConfigError unless MLflow's store, the file of weights and Ray are where the options say."""
     check_store(absolute_uri(options.tracking_uri))
     require_file(options.weights)
-    ray_address.require_answer(options.address)
+    checks.require_ray(options.address)
 
 
 def assemble(
@@ -159,6 +160,42 @@ def resolve_space(options: SearchOptions) -> Space:
         settings[name] = text
     space = resolve(options.space).with_changes(settings, options.methods, **fixed)
     return space if options.objectives is None else dataclasses.replace(space, objectives=options.objectives)
+
+
+def read_points(path: str, space: Space) -> list[Point]:
+    """The points of ``--enqueue FILE``, in JSON: a list of objects, or one object a line.
+
+    A searched hyperparameter that a point ``{"method": …, "rank": …}`` leaves out is that of its method's first point.
+    Raises ConfigError on a value that the space does not hold.
+    """
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"`enqueue` {path} must be a file that can be read ({error})") from error
+    try:
+        entries = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.splitlines() if x]
+    except ValueError as error:
+        raise ConfigError(f"`enqueue` {path} must hold JSON: a list of objects, or one a line ({error})") from error
+    if not entries:
+        raise ConfigError(f"`enqueue` {path} must hold at least one point, but is empty")
+    return [_point(entry, f"`enqueue` {path}, point {i}", space) for i, entry in enumerate(entries, 1)]
+
+
+def _point(entry: Any, where: str, space: Space) -> Point:
+    if not isinstance(entry, dict) or entry.get("method") not in space.methods:
+        raise ConfigError(f"{where} must be an object with a method of {', '.join(space.methods)}: {entry}")
+    method = entry["method"]
+    point = space.first_point(method)
+    for name, value in entry.items():
+        kind = lookup(FIELDS, name, "hyperparameter").type
+        distribution = space.distribution(name, method)
+        if name != "method" and distribution is None:
+            raise ConfigError(f"{where} has {name}, which this space does not search for {method}")
+        if name != "method" and not space.holds(name, method, value):
+            raise ConfigError(f"{where} has {name}={value}, outside of {distribution}")
+        point[name] = float(value) if kind is float else value  # JSON writes a float that is whole as an int
+    space.config(point, 0)  # its rules, in one line
+    return point
 
 
 def _new_folder(storage: Path, name: str) -> Path:

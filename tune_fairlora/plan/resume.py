@@ -11,7 +11,7 @@ from trainables.models.backbones import fingerprint
 from trainables.trial import checkpoints
 from tune_fairlora.algorithms import study
 from tune_fairlora.plan import plan
-from tune_fairlora.plan.options import DEFAULTS, OPTIONS, SearchOptions, checked
+from tune_fairlora.plan.search_options import DEFAULTS, OPTIONS, SearchOptions, checked
 from tune_fairlora.record.event_log import EVENT_LOG, Record
 from tune_fairlora.record.search_folder import find
 from tune_fairlora.record.state import FAILED, INTERRUPTED, RUNNING, Trial
@@ -113,8 +113,8 @@ def _compare(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> No
 def to_go_on(record: Record, max_failures: int) -> list[Trial]:
     """The trials that a resumed search continues, by number: the interrupted ones, and those that failed no more often
     than allowed (a model that diverged would diverge again)."""
-    return [trial for _, trial in sorted(record.trials.items()) if _goes_on(trial, max_failures)]
 
+    def goes_on(trial: Trial) -> bool:
+        return trial.status in (RUNNING, INTERRUPTED) or (trial.status == FAILED and 0 < trial.faults <= max_failures)
 
-def _goes_on(trial: Trial, max_failures: int) -> bool:
-    return trial.status in (RUNNING, INTERRUPTED) or (trial.status == FAILED and 0 < trial.faults <= max_failures)
+    return [trial for _, trial in sorted(record.trials.items()) if goes_on(trial)]

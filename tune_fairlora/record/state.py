@@ -31,6 +31,7 @@ class Trial:
     reason: str = ""
     epochs: list[dict[str, Any]] = field(default_factory=list)
     decisions: dict[int, str] = field(default_factory=dict)  # epoch -> the scheduler's, in words
+    stopped: bool = False  # by the scheduler
     faults: int = 0  # how often its process failed
     tables: dict[str, Any] = field(default_factory=dict)
     run_id: str = ""
@@ -122,7 +123,8 @@ class State:
             trial.epochs.append({k: entry[k] for k in ("epoch", "metrics", "seconds")})
 
     def _on_decision(self, entry: Event) -> None:
-        self.trials[entry["number"]].decisions[entry["epoch"]] = entry["text"]
+        trial = self.trials[entry["number"]]
+        trial.decisions[entry["epoch"]], trial.stopped = entry["text"], not entry["keep"]
 
     def _on_fault(self, entry: Event) -> None:
         self.trials[entry["number"]].faults += 1

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables.config import ConfigError
-from tune_fairlora.algorithms.moasha import Decision, MultiObjectiveAsha, by_hypervolume
+from tune_fairlora.algorithms.scheduler import Decision, MultiObjectiveAsha, by_hypervolume
 
 SIGN = {"val_accuracy": -1, "val_delta_f1": 1, "val_loss": 1}
 NAMES = tuple(SIGN)

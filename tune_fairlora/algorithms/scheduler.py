@@ -41,26 +41,6 @@ class Decision:
     text: str
 
 
-class Rung:
-    """The trials that reached one epoch of one budget, in the order of their arrival; it only grows."""
-
-    def __init__(self, objectives: int) -> None:
-        self.arrival: dict[int, int] = {}  # trial number -> its row
-        self._rows = np.empty((64, objectives + 1))  # to be minimised, and the recall; twice as many when it is full
-
-    def add(self, number: int, costs: np.ndarray, recall: float) -> None:
-        row = len(self.arrival)
-        if row == len(self._rows):
-            self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
-        self._rows[row, :-1], self._rows[row, -1] = costs, recall
-        self.arrival[number] = row
-
-    def until(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Costs ``[n, m]`` and recalls ``[n]`` of the trials up to ``number``, which is the last."""
-        rows = self._rows[: self.arrival[number] + 1]
-        return rows[:, :-1], rows[:, -1]
-
-
 class MultiObjectiveAsha:
     """Decides at each rung whether a trial goes on.
 
@@ -109,7 +89,8 @@ class MultiObjectiveAsha:
                 raise ConfigError(f"`{rule}` must hold, but got {value}")
         self.objectives, self.directions = tuple(objectives), [OBJECTIVES[name] for name in objectives]
         self.guess, self.grace_period, self.reduction_factor, self.floor = guess, grace_period, reduction_factor, floor
-        self.state: dict[tuple[str, int, int], Rung] = {}  # by (family, budget, epoch)
+        # (family, budget, epoch) -> trial number -> costs, to be minimised, and recall; in the order of arrival.
+        self.state: dict[tuple[str, int, int], dict[int, list[float]]] = {}
 
     def rungs(self, budget: int) -> tuple[int, ...]:
         """The epochs at which a trial of ``budget`` epochs is judged. The last is none: nothing is left to save."""
@@ -132,36 +113,17 @@ class MultiObjectiveAsha:
             is not recorded, and its end will say what became of it. A trial that is retried from an older checkpoint
             may report a rung a second time: only the first counts, and its decision is given again.
         """
-        rung = self._record(number, epoch, budget, metrics, family)
-        if rung is None:
+        self.replay(number, epoch, budget, metrics, family)
+        rung = self.state.get((family, budget, epoch), {})
+        if number not in rung:
             return None
-        return self._decide(epoch, *rung.until(number))
-
-    def replay(self, number: int, epoch: int, budget: int, metrics: dict[str, float], family: str = "") -> None:
-        """``report`` without the decision: all logged epochs in their order restore the state of a resumed search."""
-        self._record(number, epoch, budget, metrics, family)
-
-    def _record(self, number: int, epoch: int, budget: int, metrics: dict[str, float], family: str) -> Rung | None:
-        """The rung that trial ``number`` stands on now, or None. Only the exact epoch counts: a trial that comes by
-        later has trained for longer than those it would be compared with."""
-        if epoch not in self.rungs(budget):
-            return None
-        rung = self.state.get((family, budget, epoch))
-        if rung is not None and number in rung.arrival:
-            return rung
-        values, recall = [metrics.get(name, nan) for name in self.objectives], metrics.get(RECALL, nan)
-        if not all(isfinite(value) for value in (*values, recall)):
-            return None
-        rung = self.state.setdefault((family, budget, epoch), Rung(len(self.objectives)))
-        rung.add(number, as_minimization([values], self.directions)[0], recall)
-        return rung
-
-    def _decide(self, epoch: int, costs: np.ndarray, recalls: np.ndarray) -> Decision:
-        """On the last row of ``costs`` [n, m] and ``recalls`` [n]."""
-        n, least = len(costs), self.reduction_factor
+        rows = np.array([*rung.values()][: [*rung].index(number) + 1])  # up to the trial, which is the last
+        costs, recalls, n, least = rows[:, :-1], rows[:, -1], len(rows), self.reduction_factor
         if n < least:
             return Decision(True, f"kept at epoch {epoch}: {n} of the {least} trials that a comparison takes")
-        lowest = recall_floor(recalls, self.guess, self.floor)
+        # Taken down from the median, so that no rounding error lifts a floor over it and stops a rung of equal trials.
+        median = float(np.median(recalls))
+        lowest = max(self.guess, median - (1 - self.floor) * (median - self.guess)) if self.floor else -inf
         sound = recalls >= lowest
         if not sound[-1]:
             why = f"{RECALL} {recalls[-1]:.4f} is under the floor {lowest:.4f}"
@@ -171,19 +133,20 @@ class MultiObjectiveAsha:
         verb = "kept" if reached <= best else "stopped"
         return Decision(reached <= best, f"{verb} at epoch {epoch}: place {reached} of {n}, keeps best {best}")
 
+    def replay(self, number: int, epoch: int, budget: int, metrics: dict[str, float], family: str = "") -> None:
+        """``report`` without the decision: all logged epochs in their order restore the state of a resumed search.
+
+        Only the exact epoch counts: a trial that comes by later has trained for longer than those of the rung.
+        """
+        measured = [metrics.get(name, nan) for name in (*self.objectives, RECALL)]
+        if epoch in self.rungs(budget) and all(map(isfinite, measured)):
+            costs = as_minimization([measured[:-1]], self.directions)[0]
+            self.state.setdefault((family, budget, epoch), {}).setdefault(number, [*costs, measured[-1]])
+
 
 def family_of(method: str) -> str:
     """The methods that learn at one pace: those that train adapters, and those that train every weight."""
     return "adapters" if METHODS[method].lora else "full"
-
-
-def recall_floor(recalls: np.ndarray, guess: float, floor: float) -> float:
-    """The least mean recall of a sound trial; ``recalls`` are those of all trials of the rung, [n] with n >= 1."""
-    if floor == 0:
-        return -inf
-    # Taken down from the median, so that no rounding error lifts a floor over it and stops a rung of equal trials.
-    median = float(np.median(recalls))
-    return max(guess, median - (1 - floor) * (median - guess))
 
 
 def place(costs: np.ndarray, best: int) -> int:

@@ -19,7 +19,7 @@ import yaml
 from trainables.config import METHODS, ConfigError, lookup, parse
 from trainables.models.backbones import RANDOM
 from tune_fairlora import cli
-from tune_fairlora.algorithms.moasha import GRACE_PERIOD, REDUCTION_FACTOR
+from tune_fairlora.algorithms.scheduler import GRACE_PERIOD, REDUCTION_FACTOR
 from tune_fairlora.record import constraints
 from tune_fairlora.tracking import tracking_uri as uris
 
