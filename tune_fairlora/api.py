@@ -50,8 +50,7 @@ def run(space: str | os.PathLike[str], *, wait: bool = True, **options: Any) -> 
     """
     from tune_fairlora.plan.search_options import SearchOptions, checked
 
-    chosen = SearchOptions(**checked({"space": space, **options}))
-    return _started(dict(vars(chosen)), None, wait)
+    return _started(vars(SearchOptions(**checked({"space": space, **options}))), None, wait)
 
 
 def resume(search: str | os.PathLike[str], *, wait: bool = True, **options: Any) -> "Search":
@@ -83,7 +82,6 @@ class Search:
         return f"Search({str(self.folder)!r})"
 
     def _repr_html_(self) -> str:
-        """The front, drawn by a script of its own: Jupyter shows it."""
         from analysis.html import front_page
 
         try:
@@ -108,7 +106,6 @@ class Search:
 
     @property
     def epochs(self) -> "pd.DataFrame":
-        """A row an epoch of a trial."""
         return self.results.epochs
 
     @property
@@ -208,9 +205,7 @@ class Search:
                 warnings.warn(f"trial {confirmation.number} diverged: {confirmation.error}", stacklevel=2)
         return self.confirmed
 
-    def confirmations(
-        self, trials: Sequence[int] | None = None, refit: str | None = None, device: str = "cpu"
-    ) -> "Iterator[Confirmation]":
+    def confirmations(self, trials: Sequence[int] | None, refit: str | None, device: str) -> "Iterator[Confirmation]":
         """``confirm`` trial by trial: each is measured when it is asked for, and kept."""
         from tune_fairlora.execution import confirmation
 
@@ -256,12 +251,9 @@ class Trial:
         self.metrics: dict[str, float] = trials[number].metrics  # of its last epoch
 
     def __repr__(self) -> str:
-        objectives = "".join(f", {name} {self.metrics[name]:.4f}" for name in self._objectives if name in self.metrics)
+        values = {name: self.metrics[name] for name in self.search.state.objectives if name in self.metrics}
+        objectives = "".join(f", {name} {value:.4f}" for name, value in values.items())
         return f"Trial({self.label}, {self.status}{objectives})"
-
-    @property
-    def _objectives(self) -> tuple[str, ...]:
-        return self.search.state.objectives
 
     @property
     def config(self) -> TrainConfig:
@@ -314,7 +306,11 @@ class Trial:
         """
         from tune_fairlora.reporting.trial_results import all_or_nothing, export_trial
 
-        _require_names(register, alias)
+        if alias and not register:
+            raise ConfigError("`alias` names a version of a registered model: give `register` too")
+        for argument, text in (("register", register), ("alias", alias)):
+            if text is not None and not NAME.fullmatch(text):
+                raise ConfigError(f"`{argument}` takes letters, digits, spaces, dots, - and _, but got {text!r}")
         finished = self._saved("a trial is exported")
         default = finished.folder / "exports" / f"{self.number:04d}{'-merged' * merge}"
         folder = default if out is None else Path(out)
@@ -372,14 +368,6 @@ class Export:
 
     def __fspath__(self) -> str:
         return str(self.folder)
-
-
-def _require_names(model: str | None, alias: str | None) -> None:
-    if alias and not model:
-        raise ConfigError("`alias` names a version of a registered model: give `register` too")
-    for argument, text in (("register", model), ("alias", alias)):
-        if text is not None and not NAME.fullmatch(text):
-            raise ConfigError(f"`{argument}` takes letters, digits, spaces, dots, - and _, but got {text!r}")
 
 
 def _require_new(out: Path) -> None:

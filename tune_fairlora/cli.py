@@ -120,23 +120,18 @@ def run(parser: Parser, argv: Sequence[str], command: Callable[[argparse.Namespa
         sys.stdout.flush()
         return status
     except ConfigError as error:
-        print(f"error: {_with_options(' '.join(str(error).split()), parser)}", file=sys.stderr)
+
+        def option(name: re.Match[str]) -> str:
+            text = f"--{name[1].replace('_', '-')}"
+            return text if text in parser._option_string_actions else name[0]
+
+        print(f"error: {FIELD.sub(option, ' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(parser.interrupted, file=sys.stderr)
         return 130
     except BrokenPipeError:
         return BROKEN_PIPE
-
-
-def _with_options(message: str, parser: Parser) -> str:
-    """``message`` with the option in place of the API's argument that it names: --out for `out`."""
-
-    def option(name: re.Match[str]) -> str:
-        text = f"--{name[1].replace('_', '-')}"
-        return text if text in parser._option_string_actions else name[0]
-
-    return FIELD.sub(option, message)
 
 
 @contextlib.contextmanager

@@ -72,7 +72,6 @@ def _listed(files: list[Path]) -> str:
 
 
 def _name(args: argparse.Namespace, model: "Exported", predictions: "Predictions") -> None:
-    """Print the classes of single images."""
     rows = []
     for i, probability in zip(predictions.index, predictions.probability.tolist()):
         best_first = sorted(zip(model.classes, probability), key=lambda pair: -pair[1])
@@ -85,7 +84,6 @@ def _name(args: argparse.Namespace, model: "Exported", predictions: "Predictions
 
 
 def _judge(args: argparse.Namespace, model: "Exported", labelled: "Labelled", predictions: "Predictions") -> None:
-    """Print how well the model serves the classes and groups of a labelled folder."""
     from trainables.export import predict
     from tune_fairlora.reporting import trial_results
 

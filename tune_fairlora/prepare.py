@@ -38,9 +38,7 @@ def parser() -> cli.Parser:
     p.add_argument("name", nargs="?", metavar="NAME", help="data set, a name of --list")
     p.add_argument("--source", type=Path, metavar="DIR|ARCHIVE", help="the authors' files, as a folder, tar or zip")
     p.add_argument("--out", type=Path, metavar="DIR", help="folder of the prepared data, for the search's --data")
-    p.add_argument(
-        "--size", type=cli.positive_int, metavar="N", help=f"side of the stored square images; default: {SIZE}"
-    )
+    p.add_argument("--size", type=cli.positive_int, metavar="N", help=f"side of the square images; default: {SIZE}")
     p.add_argument("--download", action="store_true", help="fetch the archive first, where it has a direct address")
     p.add_argument("--task", choices=TASKS, help="of utkface: what is to be told from a face")
     p.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be read, and list them")
@@ -103,7 +101,6 @@ def _prepare(args: argparse.Namespace) -> int:
 
 
 def _request(args: argparse.Namespace) -> "Request":
-    """Check the options before anything is written."""
     from trainables.prepare.make import Request
     from trainables.prepare.sources import SOURCES
 

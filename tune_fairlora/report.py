@@ -17,9 +17,7 @@ from tune_fairlora import api, cli
 def parser() -> cli.Parser:
     about = "Write one HTML file with all that a search found; it opens anywhere, without a network."
     p = cli.Parser("report", about, "interrupted; no report was written")
-    p.add_argument(
-        "--search", required=True, metavar="NAME|DIR", help="a search in runs/, or its folder; may be running"
-    )
+    p.add_argument("--search", required=True, metavar="NAME|DIR", help="a search in runs/, or its folder; may run")
     p.add_argument("--out", type=Path, metavar="FILE", help=f"default: {api.REPORT} in the search's folder")
     p.add_argument(
         "--by",

@@ -48,9 +48,7 @@ def parser() -> cli.Parser:
     look = p.add_argument_group("look first")
     look.add_argument("--list", action="store_true", help="the search spaces, one line each")
     look.add_argument("--describe", action="store_true", help="the resolved space, and what each rank trains")
-    look.add_argument(
-        "--dry-run", action="store_true", help="prepare and check everything, then stop before Ray starts"
-    )
+    look.add_argument("--dry-run", action="store_true", help="prepare and check everything, and stop before Ray starts")
     return p
 
 

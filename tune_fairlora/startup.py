@@ -47,32 +47,18 @@ def prepare_process() -> None:
 
     For processes that run a command and nothing else.
     """
-    open_closed_streams()
-    hide_user_folder()
-    quiet_libraries()
-
-
-def open_closed_streams() -> None:
-    """Lead standard streams that the caller has closed (``>&-``) to /dev/null.
-
-    Otherwise the next file that is opened takes the free number, and what libraries print goes into it.
-    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
-        except OSError:
+        except OSError:  # closed by the caller (``>&-``): the next file would take its number, and what libraries print
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
             setattr(sys, name, os.fdopen(number, "w" if number else "r"))
-
-
-def hide_user_folder() -> None:
-    """Take the current folder off the import path, where ``python -m`` has put it first.
-
-    A user's own ``analysis.py`` or ``trainables/`` in it would hide ours. It stays where our packages lie in it.
-    """
+    # ``python -m`` has put the current folder first on the import path, where a user's own analysis.py or trainables/
+    # would hide ours. It stays where our packages lie in it.
     here = Path.cwd().resolve()
     if here != HOME and Path(sys.path[0]).resolve() == here:
         del sys.path[0]
+    quiet_libraries()
 
 
 @functools.cache

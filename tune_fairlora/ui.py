@@ -21,7 +21,7 @@ import time
 import urllib.request
 import webbrowser
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO
 
@@ -76,8 +76,6 @@ def _require_free(host: str, port: int) -> None:
 
 @dataclass(frozen=True)
 class Server:
-    """MLflow's server and what it prints."""
-
     process: subprocess.Popen[bytes]
     log: IO[bytes]
 
@@ -97,15 +95,6 @@ class Server:
         lines = self.log.read().decode(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
-    def end(self) -> None:
-        """End all its processes."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(self.process.pid, number)
-                self.process.wait(5)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
-
 
 @contextmanager
 def _server(uri: str, host: str, port: int) -> Iterator[Server]:
@@ -121,11 +110,13 @@ def _server(uri: str, host: str, port: int) -> Iterator[Server]:
             stderr=log,
             start_new_session=True,  # so that Ctrl-C reaches us alone, and all of it can be ended as one
         )
-        server = Server(process, log)
         try:
-            yield server
+            yield Server(process, log)
         finally:
-            server.end()
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(process.pid, number)
+                    process.wait(5)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 

@@ -158,11 +158,10 @@ class StudySearcher(Searcher):
         """Do nothing: ``tell`` tells the outcome once the log holds it, so that the study never knows more."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return {}, for the same reason as ``save``."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Write a placeholder into Ray's snapshots, which are never read: the study is the memory."""
+        """Write a placeholder, as into the pickle above: Ray's snapshots are never read, the study is the memory."""
         Path(checkpoint_path).write_text(json.dumps({"study": STUDY_FILE}))
 
     def restore(self, checkpoint_path: str) -> None:

@@ -80,16 +80,15 @@ class SearchStudy:
     def check(self, space: Space, trials: Iterable[Trial]) -> None:
         """Raise ConfigError unless the study has the configuration of each of the log's ``trials``."""
         for trial in trials:
-            if trial.number >= len(self):
-                raise ConfigError(
-                    f"{self.path} must know the log's trial {trial.number}, but does not: it is not whole"
-                )
+            number = trial.number
+            if number >= len(self):
+                raise ConfigError(f"{self.path} must know the log's trial {number}, but does not: it is not whole")
             try:
-                config_id = space.suggest(FixedTrial(self[trial.number].params), seed=trial.seed).config_id
+                config_id = space.suggest(FixedTrial(self[number].params), seed=trial.seed).config_id
             except (ValueError, KeyError):  # a parameter that is not drawn, or that the space does not have
                 config_id = None
             if config_id != trial.config_id:
-                raise ConfigError(f"{self.path} must be this search's, but its trial {trial.number} is another")
+                raise ConfigError(f"{self.path} must be this search's, but its trial {number} is another")
 
     def __len__(self) -> int:
         return len(self.optuna.get_trials(deepcopy=False))

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
@@ -65,38 +64,33 @@ def _numbers(finished: Finished, trials: Sequence[int] | None) -> list[int]:
 
 
 def _confirm(finished: Finished, number: int, refit: str | None, device: str) -> Confirmation:
+    from trainables.data import batches
+    from trainables.training import fit
     from trainables.training.divergence import Diverged
 
     config, metrics = finished.config(number), finished.state.trials[number].metrics
     validation = {name.removeprefix("val_"): value for name, value in metrics.items() if name.startswith("val_")}
     trained_on = refit or "train"
-    try:
-        evaluation = _measure(finished, number, config, refit, device)
-    except Diverged as error:
-        return Confirmation(number, config, trained_on, validation, {}, str(error))
-    _keep(finished.folder, number, config, trained_on, evaluation, finished.settings["groups"])
-    return Confirmation(number, config, trained_on, validation, evaluation.metrics)
-
-
-def _measure(finished: Finished, number: int, config: TrainConfig, refit: str | None, device: str) -> Evaluation:
-    from trainables.data import batches
-    from trainables.training import fit
-
     seen = batches.open_confirmation(finished.settings["store"], trainval=refit == "trainval")
     if not len(seen.val):
         raise ConfigError("the data set has no test split, so there is nothing to confirm on")
     if refit:
-        epochs = fit.fit(config, seen, finished.settings["weights_file"] or None, device)
-        return deque(epochs, maxlen=1).pop().evaluation
-    model = search_folder.model_of(finished, number, "set `refit` to train", device)
-    return fit.evaluate_split(model, seen, seen.val, config, device)
+        try:
+            epochs = fit.fit(config, seen, finished.settings["weights_file"] or None, device)
+            evaluation = deque(epochs, maxlen=1).pop().evaluation
+        except Diverged as error:
+            return Confirmation(number, config, trained_on, validation, {}, str(error))
+    else:
+        model = search_folder.model_of(finished, number, "set `refit` to train", device)
+        evaluation = fit.evaluate_split(model, seen, seen.val, config, device)
+    _keep(finished, number, trained_on, evaluation)
+    return Confirmation(number, config, trained_on, validation, evaluation.metrics)
 
 
-def _keep(
-    folder: Path, number: int, config: TrainConfig, trained_on: str, evaluation: Evaluation, groups: list[str]
-) -> None:
+def _keep(finished: Finished, number: int, trained_on: str, evaluation: Evaluation) -> None:
     """Put the trial's row into the table, in place of an earlier one of the same trial and training data."""
-    row = {"number": number, "config_id": config.config_id, "seed": config.seed, "trained_on": trained_on}
+    folder, groups, trial = finished.folder, finished.settings["groups"], finished.state.trials[number]
+    row = {"number": number, "config_id": trial.config_id, "seed": trial.seed, "trained_on": trained_on}
     row |= {f"test_{name}": value for name, value in evaluation.metrics.items()}
     row |= {f"test_group_accuracy[{g}]": v for g, v in zip(groups, evaluation.by_group["accuracy"].tolist())}
     table = pd.DataFrame([row])

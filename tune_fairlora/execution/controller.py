@@ -195,7 +195,6 @@ class SearchController:
         return not self.searcher.again and self.searcher.next >= self.searcher.trials
 
     def complete(self) -> bool:
-        """Whether every trial of the plan has ended."""
         return not self.open and self.last_are_running()
 
 

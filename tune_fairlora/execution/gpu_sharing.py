@@ -48,9 +48,8 @@ def measure(configs: list[TrainConfig], store: str, weights: str | None, cpus: f
         measured: tuple[list[int], int] = ray.get(task.remote(configs, store, weights), timeout=PROBE_SECONDS)
         return measured
     except ray.exceptions.GetTimeoutError as error:
-        raise ConfigError(
-            f"--gpus-per-trial auto needs a free GPU, but got none in {PROBE_SECONDS} s: {REMEDY}"
-        ) from error
+        rule = "--gpus-per-trial auto needs a free GPU"
+        raise ConfigError(f"{rule}, but got none in {PROBE_SECONDS} s: {REMEDY}") from error
     except ray.exceptions.RayError as error:  # of the task, or of whatever became of its process
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, ConfigError):

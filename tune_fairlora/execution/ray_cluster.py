@@ -96,9 +96,8 @@ class RayCluster:
             if settings:
                 return self._start_plainly(reason)
             if self._address == "local":
-                raise ConfigError(
-                    f"Ray did not start on this machine ({reason}): try again when it is less busy"
-                ) from error
+                remedy = "try again when it is less busy"
+                raise ConfigError(f"Ray did not start on this machine ({reason}): {remedy}") from error
             reason += "; does it want a token? then set RAY_AUTH_MODE=token"
             raise ConfigError(f"--address {self._address} is no Ray that lets us in ({reason})") from error
         finally:

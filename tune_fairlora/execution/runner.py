@@ -5,6 +5,7 @@ It is planned while Ray starts; then the controller works, and whatever happens 
 
 import importlib
 import json
+import math
 import shlex
 import sys
 import time
@@ -189,10 +190,8 @@ class Run:
 
     def _seconds_for_mlflow(self) -> float:
         """What it does not get in time, it gets by ``--resync``."""
-        if self.plan.options.time_budget is None:
-            return CLOSE_SECONDS
-        left = startup.STARTED + self.plan.options.time_budget - time.monotonic()
-        return min(CLOSE_SECONDS, max(SHORT_CLOSE_SECONDS, left))
+        end = startup.STARTED + (self.plan.options.time_budget or math.inf)
+        return min(CLOSE_SECONDS, max(SHORT_CLOSE_SECONDS, end - time.monotonic()))
 
     def _report(self, outcome: str) -> None:
         """Print the front, where everything lies, how to look at it, and how to go on."""

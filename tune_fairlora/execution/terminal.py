@@ -59,7 +59,6 @@ class Progress:
         return "front" if trial.number in self.record.front() else ""
 
     def tried_again(self, number: int, reason: str, most: int) -> None:
-        """Print that a trial's process broke and that it will be tried again."""
         trial = self.record.trials[number]
         line = f"{trial.label:<22} failed: {reason}; tried again from epoch {len(trial.epochs)}"
         self.console.print(Text(f"      {line} ({trial.faults} of {most})"), soft_wrap=True)
@@ -111,7 +110,6 @@ class Bars:
 
 
 def heading(name: str) -> str:
-    """A metric's short name for the terminal."""
     return HEADINGS.get(name, name.removeprefix("val_"))
 
 

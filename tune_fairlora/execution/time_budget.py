@@ -46,7 +46,6 @@ class HangDetector:
         self._longest = max(self._longest, seconds)
 
     def heard(self, number: int) -> None:
-        """Trial ``number`` has started or reported."""
         self._heard[number] = time.monotonic()
 
     def forget(self, number: int) -> None:
@@ -59,7 +58,6 @@ class HangDetector:
         return max(SILENT_SECONDS, SILENT_EPOCHS * self._longest) if self._longest else None
 
     def silent(self) -> list[int]:
-        """The trials that have been silent for too long."""
         limit = self.limit()
         if limit is None:
             return []

@@ -35,8 +35,13 @@ SMALL_CLASS = 10  # validation images, under which one image moves a class's rec
 def check_objectives(names: Sequence[str], space: Space, store: Store) -> None:
     """Refuse an objective or constraint that has no value even for perfect predictions: every trial would fail."""
     val, manifest = store.rows("val"), store.manifest
-    if len(manifest.groups) < 2:
-        _refuse_group_searches(names, space)
+    if len(manifest.groups) < 2:  # their penalty is 0 and their metrics repeat the accuracy: a search would mislead
+        kinds = set(getattr(space.search.get("groups"), "choices", ())) | {space.config({}, 0).groups}
+        asked = [name for name in names if METRICS[name.removeprefix("val_")].of_groups]
+        asked += [f"groups={kind}" for kind in sorted(kinds - {"class"})]
+        if asked:
+            rule = "needs at least two groups: metadata.csv must have a column group or group_name"
+            raise ConfigError(f"{asked[0]} {rule}")
     label, group = store.label[val], store.group[val]
     classes, groups = len(manifest.classes), len(manifest.groups)
     no_loss, positive = np.zeros(len(label)), manifest.positive
@@ -44,15 +49,6 @@ def check_objectives(names: Sequence[str], space: Space, store: Store) -> None:
     for name in names:
         if not np.isfinite(perfect[name.removeprefix("val_")]):
             raise ConfigError(f"objective {name} has no value on this validation split: it lacks classes or groups")
-
-
-def _refuse_group_searches(names: Sequence[str], space: Space) -> None:
-    """Without sensitive groups their penalty is 0 and their metrics repeat the accuracy: a search would mislead."""
-    kinds = set(getattr(space.search.get("groups"), "choices", ())) | {space.config({}, 0).groups}
-    asked = [name for name in names if METRICS[name.removeprefix("val_")].of_groups]
-    asked += [f"groups={kind}" for kind in sorted(kinds - {"class"})]
-    if asked:
-        raise ConfigError(f"{asked[0]} needs at least two groups: metadata.csv must have a column group or group_name")
 
 
 def warn_small(store: Store) -> None:
@@ -94,19 +90,20 @@ class ModelCheckCache:
 
     def __init__(self, space: Space, given: str | None, manifest: Manifest):
         self.space, self.given, self.manifest = space, given, manifest
-        self._file = self._cache_file()
-        self._source = self._read()
-
-    @property
-    def known(self) -> bool:
-        return self._source is not None
+        self._file, self._source = self._cache_file(), ""
+        # What an earlier check returned, if that file still has the same content. Suppressed: what a damaged one raises.
+        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
+            earlier = json.loads(self._file.read_text()) if self._file is not None else {}
+            if fingerprint(earlier["source"]) == earlier["sha256"]:
+                self._source = earlier["source"]
+        self.known = bool(self._source)
 
     def source(self, store: Path) -> str | None:
         """The weights that trials load, as ``check_weights`` returns them. Raises ConfigError if they do not fit."""
         if self.given == RANDOM:
             backbone = self.space.config({}, 0).backbone
             print(f"note: {backbone} has random weights: what is found says nothing about pretrained models")
-        if self._source is not None:
+        if self.known:
             return self._source
         source = check_weights(self.space, self.given, self.manifest.classes, store)
         if self._file is not None and source is not None:
@@ -114,17 +111,6 @@ class ModelCheckCache:
             with contextlib.suppress(OSError):  # on a full disk the next search checks again
                 replace_atomically(self._file, lambda path: path.write_text(content))
         return source
-
-    def _read(self) -> str | None:
-        """The source of an earlier check, if that file still has the same content."""
-        if self._file is None:
-            return None
-        try:
-            earlier = json.loads(self._file.read_text())
-            source: str = earlier["source"]
-            return source if fingerprint(source) == earlier["sha256"] else None
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            return None
 
     def _cache_file(self) -> Path | None:
         """The file of this check's result. None if a file could not hold all of the check: weights from the hub, class

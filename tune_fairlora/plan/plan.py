@@ -204,9 +204,8 @@ def _new_folder(storage: Path, name: str) -> Path:
         raise ConfigError(f"`name` must be a plain folder name of at most 200 bytes, but got {name!r}")
     folder = storage.resolve() / name
     if folder.exists():
-        raise ConfigError(
-            f"`name` must be new, but {storage / name} exists already: choose another, or --resume {name}"
-        )
+        remedy = f"choose another, or --resume {name}"
+        raise ConfigError(f"`name` must be new, but {storage / name} exists already: {remedy}")
     nearest = next(path for path in folder.parents if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise ConfigError(f"`storage` must be a folder that can be written, but {nearest} is not")

@@ -52,10 +52,8 @@ def _plan(record: Record, given: dict[str, Any], progress: plan.Progress, begin:
     _compare("data", {"fingerprint": settings["data_fingerprint"]}, {"fingerprint": images})
     resumed = plan.assemble(options, space, record.folder, store, tuple(settings["enqueue"]), begin, record)
     _compare("weights", {"weights": settings["weights"]}, {"weights": fingerprint(resumed.weights) or "hub"})
-    if resumed.trials < len(record.trials):
-        raise ConfigError(
-            f"`trials` must be at least the {len(record.trials)} that were begun, but is {resumed.trials}"
-        )
+    if resumed.trials < (begun := len(record.trials)):
+        raise ConfigError(f"`trials` must be at least the {begun} that were begun, but is {resumed.trials}")
     outbox.read_position(record.folder)
     if record.trials:
         if not (record.folder / study.STUDY_FILE).is_file():
@@ -89,9 +87,8 @@ def _shown(value: object) -> str:
 def _check_format(settings: Mapping[str, Any], folder: Path) -> None:
     made_with = settings.get("format", 1)
     if not settings:
-        raise ConfigError(
-            f"{folder / EVENT_LOG} is empty: that search never began; delete the folder and start it anew"
-        )
+        log = folder / EVENT_LOG
+        raise ConfigError(f"{log} is empty: that search never began; delete the folder and start it anew")
     if made_with > FORMAT:
         raise ConfigError(f"{folder} was made by a newer version (format {made_with}, this one has {FORMAT}): upgrade")
     if made_with < FORMAT:

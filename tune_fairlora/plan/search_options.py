@@ -71,8 +71,6 @@ def _seconds(value: object) -> float:
 
 
 def _hyperparameter(name: str) -> Rule:
-    """The rule of the field ``name`` of TrainConfig."""
-
     def rule(text: str) -> object:
         try:
             return parse(name, text)
@@ -140,8 +138,6 @@ _result = partial(_option, "where results go")
 
 
 def _choice(default: str, names: tuple[str, ...], what: str, help: str) -> Any:
-    """One of ``names``."""
-
     def rule(name: str) -> str:
         lookup(dict.fromkeys(names), name, what)
         return name
@@ -154,9 +150,7 @@ class SearchOptions:
     """The options of one search, validated: raises ConfigError that names the field. Times are in seconds; a text like
     "1h30m" will do as well. None leaves the choice to the space, to the machine or to the search, as the help says."""
 
-    space: str = _what(
-        "", _TEXT, "NAME|FILE.py", "a search space by name, or a Python file with SPACE = Space(…)", path=True
-    )
+    space: str = _what("", _TEXT, "NAME|FILE.py", "a space by name, or a Python file with SPACE = Space(…)", path=True)
     data: str | None = _what(
         None, _TEXT, "DIR", f"prepared data set ({PREPARE}), or images with metadata.csv", path=True, resumable=True
     )
@@ -170,7 +164,7 @@ class SearchOptions:
         (), _settings, "KEY=VALUE", "fix a hyperparameter, or search values with commas; repeatable", repeatable=True
     )
     objectives: tuple[str, ...] | None = _what(
-        None, _names, "A,B[,C]", "two or three validation metrics; default: the space's"
+        None, _names, "A,B[,C]", "2 or 3 validation metrics; default: the space's"
     )
     constraint: tuple[str, ...] = _what(
         (), _constraints, '"METRIC>=X"', "keep what breaks it off the front (>= or <=); repeatable", repeatable=True
@@ -180,12 +174,10 @@ class SearchOptions:
     sampler: str = _choice("tpe", SAMPLER_NAMES, "sampler", "default: %(default)s")
     seed: int = _how(0, _one(cli.seed), "N", "of search and training; default: %(default)s", logged=True)
     seeds: int = _how(1, _NATURAL, "N", "training seeds of each configuration; default: %(default)s", logged=True)
-    enqueue: str | None = _how(
-        None, _TEXT, "FILE", "JSON: points to try first, objects with method and values", path=True
-    )
+    enqueue: str | None = _how(None, _TEXT, "FILE", "JSON: points to try first, with method and values", path=True)
     scheduler: str = _choice("moasha", SCHEDULER_NAMES, "scheduler", "stop poor trials early; default: %(default)s")
     grace_period: int = _how(
-        GRACE_PERIOD, _NATURAL, "N", "epochs before the first comparison; default: %(default)s", logged=True
+        GRACE_PERIOD, _NATURAL, "N", "epochs before a comparison; default: %(default)s", logged=True
     )
     reduction_factor: int = _how(
         REDUCTION_FACTOR, _one(_at_least_2), "N", "the best 1/N go on; default: %(default)s", logged=True
@@ -200,7 +192,7 @@ class SearchOptions:
         None, _seconds, "TIME", f"end a trial without a report for so long; default: {TIMEOUT}", resumable=True
     )
     cpus_per_trial: float = _where(
-        1.0, _one(cli.positive), "X", "default: 1; fractions are allowed", resumable=True, logged=True
+        1.0, _one(cli.positive), "X", "default: 1; or a fraction", resumable=True, logged=True
     )
     gpus_per_trial: float | str | None = _where(None, _one(cli.share), "X|auto", SHARES, resumable=True)
     max_concurrent: int | None = _where(None, _NATURAL, "N", "default: as many as fit", resumable=True, logged=True)
@@ -208,9 +200,7 @@ class SearchOptions:
         None, _TEXT, "ADDR", "of a Ray cluster (host:port, auto); default: Ray starts here", resumable=True, once=True
     )
     storage: str = _result("runs", _TEXT, "DIR", "default: ./%(default)s; on a cluster, a shared folder", kept=False)
-    name: str | None = _result(
-        None, _TEXT, "NAME", "of the folder in DIR; default: the space, date and time", kept=False
-    )
+    name: str | None = _result(None, _TEXT, "NAME", "of the folder in DIR; default: space, date and time", kept=False)
     tracking_uri: str = _result(uris.DEFAULT, _TEXT, "URI", "MLflow's; default: %(default)s", resumable=True)
     experiment: str = _result(
         "tune-fairlora", _one(_not_blank), "NAME", "MLflow's; default: %(default)s", resumable=True
