@@ -1,14 +1,6 @@
-"""All commands under one name: ``tune-fairlora search …`` is ``python -m tune_fairlora search …``."""
+"""All commands under one name: ``tune-fairlora search …`` is ``python -m tune_fairlora search …`` (``cli.main``)."""
 
-from typing import NoReturn
-
-from tune_fairlora.startup import run_command
-
-
-def main() -> NoReturn:
-    """What the console script calls; the command is the first argument (``cli.main``)."""
-    run_command()
-
+from tune_fairlora.startup import run_command as main  # which the console script calls
 
 if __name__ == "__main__":
     main()

@@ -221,7 +221,7 @@ class _Shown:
     """The front of a search under a notebook's cell, drawn anew whenever its table has changed."""
 
     def __init__(self, search: Search):
-        self._search, self._drawn, self._handle = search, 0.0, None
+        self._search, self._drawn = search, 0.0
 
     def refresh(self) -> None:
         if "ipykernel" not in sys.modules:
@@ -229,13 +229,10 @@ class _Shown:
         table = self._search.folder / "trials.parquet"
         changed = table.stat().st_mtime if table.exists() else 0.0
         if changed > self._drawn:
-            from IPython.display import display
+            from IPython.display import display, update_display
 
+            (update_display if self._drawn else display)(self._search, display_id=f"search-{id(self)}")
             self._drawn = changed
-            if self._handle is None:
-                self._handle = display(self._search, display_id=True)
-            else:
-                self._handle.update(self._search)
 
 
 class Trial:

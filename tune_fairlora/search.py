@@ -16,15 +16,7 @@ import argparse
 
 from trainables.config import FIELDS
 from tune_fairlora import cli
-from tune_fairlora.plan.search_options import (
-    CONFIG_FILE,
-    DEFAULTS,
-    OPTIONS,
-    SearchOptions,
-    add_flags,
-    checked,
-    read_config,
-)
+from tune_fairlora.plan.search_options import DEFAULTS, OPTIONS, SearchOptions, add_flags, checked, read_config
 
 
 def parser() -> cli.Parser:
@@ -39,9 +31,6 @@ def parser() -> cli.Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     groups = add_flags(p)
-    groups["what to search"].add_argument(
-        "--config", metavar="FILE.yaml", help=f"options by name, as in a search's {CONFIG_FILE}; flags override them"
-    )
     faults = groups["when something breaks"]
     faults.add_argument("--resume", metavar="NAME|DIR", help="go on with a search that was broken off")
     faults.add_argument("--resync", metavar="NAME|DIR", help="send MLflow what it has missed of a search, and stop")

@@ -91,7 +91,7 @@ class ModelCheckCache:
     def __init__(self, space: Space, given: str | None, manifest: Manifest):
         self.space, self.given, self.manifest = space, given, manifest
         self._file, self._source = self._cache_file(), ""
-        # What an earlier check returned, if that file still has the same content. Suppressed: what a damaged one raises.
+        # What an earlier check returned, if that file still has that content. Suppressed: what a damaged one raises.
         with contextlib.suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
             earlier = json.loads(self._file.read_text()) if self._file is not None else {}
             if fingerprint(earlier["source"]) == earlier["sha256"]:

@@ -39,8 +39,15 @@ def make_plan(
 
 
 def _plan(record: Record, given: dict[str, Any], progress: plan.Progress, begin: plan.Begin) -> plan.Plan:
-    settings = record.settings
-    _check_format(settings, record.folder)
+    settings, folder = record.settings, record.folder
+    made_with = settings.get("format", 1)
+    if not settings:
+        log = folder / EVENT_LOG
+        raise ConfigError(f"{log} is empty: that search never began; delete the folder and start it anew")
+    if made_with > FORMAT:
+        raise ConfigError(f"{folder} was made by a newer version (format {made_with}, this one has {FORMAT}): upgrade")
+    if made_with < FORMAT:
+        raise ConfigError(f"{folder} was made before searches could be resumed (format {made_with}): start a new one")
     options = _options(settings["options"], given)
     space = plan.resolve_space(options)
     _compare("space", {name: settings[name] for name in plan.space_facts(space)}, plan.space_facts(space))
@@ -50,17 +57,17 @@ def _plan(record: Record, given: dict[str, Any], progress: plan.Progress, begin:
         store = plan.prepare(space, options, progress)
     images = Store(store).manifest.fingerprint
     _compare("data", {"fingerprint": settings["data_fingerprint"]}, {"fingerprint": images})
-    resumed = plan.assemble(options, space, record.folder, store, tuple(settings["enqueue"]), begin, record)
+    resumed = plan.assemble(options, space, folder, store, tuple(settings["enqueue"]), begin, record)
     _compare("weights", {"weights": settings["weights"]}, {"weights": fingerprint(resumed.weights) or "hub"})
     if resumed.trials < (begun := len(record.trials)):
         raise ConfigError(f"`trials` must be at least the {begun} that were begun, but is {resumed.trials}")
-    outbox.read_position(record.folder)
+    outbox.read_position(folder)
     if record.trials:
-        if not (record.folder / study.STUDY_FILE).is_file():
-            raise ConfigError(f"{record.folder / study.STUDY_FILE} is missing, without which the search cannot go on")
-        study.SearchStudy(record.folder, space.objectives, ()).check(space, record.trials.values())
+        if not (folder / study.STUDY_FILE).is_file():
+            raise ConfigError(f"{folder / study.STUDY_FILE} is missing, without which the search cannot go on")
+        study.SearchStudy(folder, space.objectives, ()).check(space, record.trials.values())
     for trial in to_go_on(record, options.max_failures):
-        checkpoints.check_checkpoint(checkpoints.trial_folder(record.folder, trial.number), trial.config_id, trial.seed)
+        checkpoints.check_checkpoint(checkpoints.trial_folder(folder, trial.number), trial.config_id, trial.seed)
     return resumed
 
 
@@ -82,17 +89,6 @@ def _options(recorded: Mapping[str, object], given: dict[str, Any]) -> SearchOpt
 
 def _shown(value: object) -> str:
     return ",".join(value) if isinstance(value, tuple) else "unset" if value is None else str(value)
-
-
-def _check_format(settings: Mapping[str, Any], folder: Path) -> None:
-    made_with = settings.get("format", 1)
-    if not settings:
-        log = folder / EVENT_LOG
-        raise ConfigError(f"{log} is empty: that search never began; delete the folder and start it anew")
-    if made_with > FORMAT:
-        raise ConfigError(f"{folder} was made by a newer version (format {made_with}, this one has {FORMAT}): upgrade")
-    if made_with < FORMAT:
-        raise ConfigError(f"{folder} was made before searches could be resumed (format {made_with}): start a new one")
 
 
 def _compare(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

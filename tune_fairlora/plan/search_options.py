@@ -261,7 +261,8 @@ def read_config(path: str) -> dict[str, Any]:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> dict[str, argparse._ArgumentGroup]:
-    """Give ``parser`` a flag for each option. Flags have no defaults, so that it parses what is given and nothing else.
+    """Give ``parser`` a flag for each option, and --config, which the caller reads (``read_config``). Flags of options
+    have no defaults, so that it parses what is given and nothing else.
 
     Returns the flags' groups by title.
     """
@@ -278,4 +279,6 @@ def add_flags(parser: argparse.ArgumentParser) -> dict[str, argparse._ArgumentGr
         )
         if option.choices:
             flag.completer = option.completer  # type: ignore[attr-defined]  # argcomplete reads it
+    about = f"options by name, as in a search's {CONFIG_FILE}; flags override them"
+    groups["what to search"].add_argument("--config", metavar="FILE.yaml", help=about)
     return groups
