@@ -162,35 +162,31 @@ class Search:
 
     def report(self, out: str | os.PathLike[str] | None = None, by: str = "val_accuracy") -> Path:
         """Write one HTML file about the search, by default report.html in its folder, and return its path. ``by`` is
-        the metric that chooses a configuration where methods are compared."""
+        the metric that chooses a configuration where methods are compared. Raises ConfigError if tables or log are
+        damaged or not there yet."""
         from trainables.files import replace_atomically
         from trainables.metrics import objective
+        from tune_fairlora.record.event_log import read_events
+        from tune_fairlora.reporting import sections
+        from tune_fairlora.reporting.page import document
 
         by = objective(by, "metric of `by`")
         path = self.folder / REPORT if out is None else Path(out)
         if path.is_dir() or not path.parent.is_dir():
             raise ConfigError(f"`out` must be a file in a folder that exists, but got {path}")
-        content = self.html(by).encode(errors="replace")  # paths may hold halves of characters
+        try:
+            data = sections.report_data(self.results, read_events(self.folder), by)
+        except (KeyError, TypeError, AttributeError) as error:
+            rule = f"the log of {self.folder} must be whole"
+            raise ConfigError(f"{rule}, but an event of it is not ({error!r})") from error
+        scripts = [data.drawing[1]] if len(data.front) else []
+        text = document(f"Search {self.name}", sections.lead(data), sections.sections(data), scripts)
+        content = text.encode(errors="replace")  # paths may hold halves of characters
         try:
             replace_atomically(path, lambda temporary: temporary.write_bytes(content))
         except OSError as error:
             raise ConfigError(f"the report cannot be written to {path} ({error.strerror})") from error
         return path
-
-    def html(self, by: str) -> str:
-        """The text of the report. Raises ConfigError if tables or log are damaged or not there yet."""
-        from tune_fairlora.record.event_log import read_events
-        from tune_fairlora.reporting import sections
-        from tune_fairlora.reporting.page import document
-
-        try:
-            data = sections.report_data(self.results, read_events(self.folder), by)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                f"the log of {self.folder} must be whole, but an event of it is not ({error!r})"
-            ) from error
-        scripts = [data.drawing[1]] if len(data.front) else []
-        return document(f"Search {self.name}", sections.lead(data), sections.sections(data), scripts)
 
     def confirm(
         self, trials: Sequence[int] | None = None, refit: str | None = None, device: str = "cpu"

@@ -121,25 +121,19 @@ def _request(args: argparse.Namespace) -> "Request":
     size = args.size or (16 if name == "digits" else SIZE)
     if not SMALLEST <= size <= LARGEST:
         raise ConfigError(f"`{SMALLEST} <= size <= {LARGEST}` must hold, but got --size {size}")
-    _check_source(name, args.source, args.download)
-    return Request(name, args.source, args.out, size, args.workers or os.cpu_count() or 1, args.skip_corrupt)
-
-
-def _check_source(name: str, source: Path | None, download: bool) -> None:
-    from trainables.prepare.sources import SOURCES
-
     if name == "digits":
-        if source or download:
+        if args.source or args.download:
             raise ConfigError("the digits come with scikit-learn and take neither --source nor --download")
-        return
-    row = SOURCES[name]
-    if source and download:
-        raise ConfigError("either --source or --download must be given, but got both")
-    if source and not os.path.exists(source):
-        raise ConfigError(f"--source must be a folder or an archive, but {source} does not exist")
-    if download and not row.address:
-        where = f"get it from {row.home} (terms: {row.licence})" if row.home else "it is your own"
-        raise ConfigError(f"{name} has no direct address: {where}, and pass it with --source")
-    if not source and not download:
-        needed = "--download, or --source" if row.address else f"--source (files: {row.home or 'your own'})"
-        raise ConfigError(f"{name} needs {needed} with a folder or an archive")
+    else:
+        row, source = SOURCES[name], args.source
+        if source and args.download:
+            raise ConfigError("either --source or --download must be given, but got both")
+        if source and not os.path.exists(source):
+            raise ConfigError(f"--source must be a folder or an archive, but {source} does not exist")
+        if args.download and not row.address:
+            where = f"get it from {row.home} (terms: {row.licence})" if row.home else "it is your own"
+            raise ConfigError(f"{name} has no direct address: {where}, and pass it with --source")
+        if not source and not args.download:
+            needed = "--download, or --source" if row.address else f"--source (files: {row.home or 'your own'})"
+            raise ConfigError(f"{name} needs {needed} with a folder or an archive")
+    return Request(name, args.source, args.out, size, args.workers or os.cpu_count() or 1, args.skip_corrupt)

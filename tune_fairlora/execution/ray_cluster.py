@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import logging
-import os
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ MODEL_MODULES = ("trainables.models.create", "trainables.models.adapters")
 SEARCH_MODULES = ("tune_fairlora.execution.ray_executor", "mlflow", "mlflow.store.tracking.sqlalchemy_store")
 
 
-class RayCluster:
+class RayCluster(contextlib.ExitStack):
     """Ray, from its start to the end of the block: it is shut down, however the block ends.
 
     A search starts it as soon as what is quickly checked is in order. Ray's processes then come up, and those of the
@@ -33,18 +32,12 @@ class RayCluster:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.nodes: list[dict[str, float]] = []  # what each has
         self.gpus, self.at_once, self.most = 0.0, 0, 0  # GPUs a trial; how many trials fit, and at most that many run
         self.printed, self.up = "", 0.0  # what Ray printed while it started; when it was up, seconds since 1970
         self._address, self._folder = "local", Path()
         self._prestarted = 0  # workers, which say in the folder that they are ready
-        self._end = contextlib.ExitStack()
-
-    def __enter__(self) -> "RayCluster":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._end.close()
 
     def start(self, options: SearchOptions, trials: int, models: bool) -> None:
         """Start or join Ray as the options say, for ``trials`` at most. Raises ConfigError if it cannot hold one.
@@ -53,7 +46,7 @@ class RayCluster:
         """
         self._address = address_of(options.address)
         try:
-            self._folder = Path(self._end.enter_context(tempfile.TemporaryDirectory(prefix="tune-fairlora-")))
+            self._folder = Path(self.enter_context(tempfile.TemporaryDirectory(prefix="tune-fairlora-")))
         except OSError as error:
             raise ConfigError(f"Ray needs a folder for temporary files ($TMPDIR), but: {error}") from error
         self.most, settings = min(options.max_concurrent or trials, trials), {}
@@ -64,7 +57,7 @@ class RayCluster:
         with redirect_output(self._folder / "log.txt") as console:
             console.print("starting Ray …" if local else f"joining Ray at {self._address} …")
             imported = fast_start.import_meanwhile([*TUNE_MODULES, *MODEL_MODULES * models], SEARCH_MODULES)
-            self._end.callback(shut_down)
+            self.callback(shut_down)
             self._connect(settings)
             import ray
 
@@ -73,7 +66,7 @@ class RayCluster:
             imported.wait()
             try:
                 if fast:
-                    self._end.enter_context(fast_start.shared_workers(local))
+                    self.enter_context(fast_start.shared_workers(local))
             except Exception as error:
                 self._start_plainly(first_line(error))
         self.printed = (self._folder / "log.txt").read_text(errors="replace")
@@ -82,10 +75,10 @@ class RayCluster:
         """Start or join Ray; fast, if there are ``settings`` for its start."""
         import ray
 
-        before = Path.cwd()
-        os.chdir(self._folder)  # workers import from the folder that is current now: not from the user's
         try:
             with contextlib.ExitStack() as presets:
+                # Workers import from the folder that is current now: not from the user's.
+                presets.enter_context(contextlib.chdir(self._folder))
                 if settings:
                     presets.enter_context(environment(settings))
                     presets.enter_context(fast_start.bare_ray())
@@ -100,8 +93,6 @@ class RayCluster:
                 raise ConfigError(f"Ray did not start on this machine ({reason}): {remedy}") from error
             reason += "; does it want a token? then set RAY_AUTH_MODE=token"
             raise ConfigError(f"--address {self._address} is no Ray that lets us in ({reason})") from error
-        finally:
-            os.chdir(before)
         self.up = time.time()
         if fast_start.PRELOAD in settings:  # one for each processor that Ray counts: a container may have fewer
             self._prestarted = int(ray.cluster_resources().get("CPU", 0))

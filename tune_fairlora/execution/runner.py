@@ -160,19 +160,15 @@ class Run:
         for."""
         record, executor = self.record, self.executor
         steps: list[Callable[[], object]] = []
+        end_ray: list[Callable[[], object]] = [shut_down, *([executor.tidy] if executor else [])]
         if outcome == INTERRUPTED:  # a step too: where the reader of the output has died, printing ends in an exception
             closing = f"interrupted; closing the record and MLflow (at most {CLOSE_SECONDS} s) …"
             steps.append(lambda: self._print(closing))
-        close_renderer: list[Callable[[], object]] = []
-        end_ray: list[Callable[[], object]] = [shut_down]
-        if executor is not None:
-            controller = executor.controller
-            steps.append(partial(controller.end_open_trials, reason or outcome))
-            close_renderer.append(controller.renderer.close)
-            end_ray.append(executor.tidy)
+        if executor:
+            steps.append(partial(executor.controller.end_open_trials, reason or outcome))
         steps += [
             *(end_ray if outcome != COMPLETE else []),
-            *close_renderer,
+            *([executor.controller.renderer.close] if executor else []),
             lambda: render(record),
             lambda: render_front(record),
             lambda: record.add("close", status=outcome, reason=reason),

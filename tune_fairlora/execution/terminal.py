@@ -105,7 +105,7 @@ class Bars:
     def _show(self, text: str, done: int, total: int | None, amount: str) -> None:
         if text not in self._tasks:
             self._bars.start()
-            self._tasks[text] = self._bars.add_task(text, amount=amount)
+            self._tasks[text] = self._bars.add_task(text, total=total, amount=amount)
         self._bars.update(self._tasks[text], completed=done, total=total, amount=amount)
 
 
