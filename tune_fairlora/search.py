@@ -52,10 +52,10 @@ def command(args: argparse.Namespace) -> int:
     given |= checked({name: value for name, value in vars(args).items() if name in OPTIONS})
     if args.resync:
         from tune_fairlora.record import search_folder
-        from tune_fairlora.tracking import resync
+        from tune_fairlora.tracking.tracker import resync
 
         folder = search_folder.find(args.resync, given.get("storage", DEFAULTS["storage"]))
-        return resync.resync(folder, given.get("tracking_uri"))
+        return resync(folder, given.get("tracking_uri"))
     if args.describe or not args.resume:
         SearchOptions(**given)  # a wrong option does not wait for the imports below
     if not (args.describe or args.dry_run):

@@ -27,7 +27,7 @@ from tune_fairlora.algorithms.study import distribution_data
 from tune_fairlora.record.event_log import read_events
 from tune_fairlora.record.state import COMPLETE, INTERRUPTED, STOPPED, State
 from tune_fairlora.tracking.client import newest_search
-from tune_fairlora.tracking.resync import resync
+from tune_fairlora.tracking.tracker import resync
 
 ARCHIVE = Path(__file__).parents[1] / "data/search_format_2.tar.gz"
 

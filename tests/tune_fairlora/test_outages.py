@@ -16,7 +16,7 @@ import pytest
 from tests.mirror import Server, check, end, epoch, finish, opened, start, trial
 from tests.processes import patience, until
 from tune_fairlora.record.event_log import read_events
-from tune_fairlora.tracking.resync import resync
+from tune_fairlora.tracking.tracker import resync
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from tests.mirror import (
     trial,
 )
 from tests.processes import refusal, until
+from tune_fairlora.record import search_folder
 from tune_fairlora.record.event_log import Record, read_events
-from tune_fairlora.tracking.resync import resync
-from tune_fairlora.tracking.tracker import Tracker
+from tune_fairlora.tracking.tracker import Tracker, resync
 from tune_fairlora.tracking.tracking_uri import make_database
 
 
@@ -203,7 +203,7 @@ def test_a_position_that_is_foreign_is_refused_in_a_line(tmp_path, change):
 
 
 def test_a_resync_wants_the_folder_of_a_search_that_is_not_at_work(tmp_path, store):
-    assert "must be the folder of a search" in refusal(resync, tmp_path, None)
+    assert "must be the folder of a search" in refusal(search_folder.find, str(tmp_path), "runs")
     assert list(tmp_path.glob("events.jsonl")) == []
     record, tracker = opened(tmp_path / "s", store)
     assert "at work in another process" in refusal(resync, tmp_path / "s", None)

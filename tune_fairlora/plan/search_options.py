@@ -203,7 +203,7 @@ class SearchOptions:
     name: str | None = _result(None, _TEXT, "NAME", "of the folder in DIR; default: space, date and time", kept=False)
     tracking_uri: str = _result(uris.DEFAULT, _TEXT, "URI", "MLflow's; default: %(default)s", resumable=True)
     experiment: str = _result(
-        "tune-fairlora", _one(_not_blank), "NAME", "MLflow's; default: %(default)s", resumable=True
+        uris.EXPERIMENT, _one(_not_blank), "NAME", "MLflow's; default: %(default)s", resumable=True
     )
 
     def __post_init__(self) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 from trainables.config import ConfigError
 from trainables.files import first_line
-from tune_fairlora.record.artifacts import Table
 from tune_fairlora.record.state import COLLAPSED, COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, STOPPED
 from tune_fairlora.tracking.tracking_uri import SQLITE, check_store, make_database, require_database, without_password
+from tune_fairlora.tracking.ui_views import Table
 
 SEARCH = -1  # stands for the search's run among the trials' numbers
 RUN_STATUS = dict.fromkeys((COMPLETE, COLLAPSED, STOPPED), "FINISHED") | dict.fromkeys((FAILED, DIVERGED), "FAILED")

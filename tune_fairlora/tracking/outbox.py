@@ -15,6 +15,7 @@ from trainables.config import ConfigError
 from trainables.files import first_line, replace_atomically
 from tune_fairlora.record.event_log import Record, read_events
 from tune_fairlora.record.state import Event, State
+from tune_fairlora.tracking.client import is_down
 from tune_fairlora.tracking.tracking_uri import without_password
 
 POSITION_FORMAT = 1
@@ -63,8 +64,8 @@ class Outbox(ABC):
     """Hands each event of ``record`` in order to a thread, which folds it into ``state`` and sends what it becomes.
 
     Build it before the record's first event is added, or after a record was opened again. A subclass says how to
-    connect, which messages an event becomes and which errors mean that nobody answers. A message that fails with such
-    an error is sent again until it is taken, so sending it twice must do no harm. Any other error costs that message.
+    connect and which messages an event becomes. Where nobody answers, a message is sent again until it is taken, so
+    sending it twice must do no harm. Any other error costs that message.
     """
 
     def __init__(self, uri: str, experiment: str, record: Record, retry_seconds: float = 5.0) -> None:
@@ -72,6 +73,7 @@ class Outbox(ABC):
         self.errors = 0
         self.silent = False  # whether nobody answers
         self.state = State()  # as it was when the event that is being sent came
+        self._untried = False  # whether nobody can have tried to send that event before
         self._wake = threading.Condition()
         self._saving = threading.Lock()
         self._closing = self._stopped = False
@@ -85,10 +87,10 @@ class Outbox(ABC):
         self._old = len(self._queue)  # of the events that wait: those of an earlier process
         for entry in events[: self._position.sent]:
             self.state.apply(entry)
-        self._recall(events[self._position.since :])
         self._saved, self._dirty = 0.0, True
         self._save()
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        earlier = events[self._position.since :]
+        self._thread = threading.Thread(target=self._work, args=(earlier,), name="mlflow", daemon=True)
         self._thread.start()
 
     def _open_position(self, events: int) -> Position:
@@ -100,28 +102,12 @@ class Outbox(ABC):
         return position
 
     @abstractmethod
-    def _recall(self, events: list[Event]) -> None:
-        """Take up what an earlier process wrote into the log about this store. Called once, before all else."""
-
-    @abstractmethod
-    def _connect(self) -> None:
-        """Connect to the store, in the thread that sends."""
-
-    @abstractmethod
-    def _begin(self, entry: Event, new: bool) -> None:
-        """An event is about to be sent; ``new`` if no process can have tried that before."""
+    def _connect(self, earlier: list[Event]) -> None:
+        """Connect to the store, and take up what an earlier process wrote into the log about it."""
 
     @abstractmethod
     def _messages(self, entry: Event) -> Iterator[Message]:
         """What ``entry`` becomes; folds it into the state first."""
-
-    @abstractmethod
-    def _doubt(self) -> None:
-        """An attempt failed, and may have done its work all the same."""
-
-    @abstractmethod
-    def _is_down(self, error: Exception) -> bool:
-        """Whether ``error`` means that nobody answers."""
 
     @property
     def waiting(self) -> int:
@@ -144,14 +130,20 @@ class Outbox(ABC):
             self._save()
         return self.waiting
 
-    def _work(self) -> None:
+    def _work(self, earlier: list[Event]) -> None:
         try:
-            if self._deliver(self._connect) and not self.errors:  # who cannot even connect must not skip the events
-                while (entry := self._next()) is not None:
-                    self._begin(entry, new=self._old == 0)
-                    if not all(self._deliver(message) for message in self._messages(entry)):
-                        break
-                    self._advance()
+            if not self._deliver(lambda: self._connect(earlier)) or self.errors:
+                return  # who cannot even connect must not skip the events
+            while (entry := self._next()) is not None:
+                self._untried = self._old == 0
+                if not all(self._deliver(message) for message in self._messages(entry)):
+                    break
+                with self._saving:
+                    self._queue.popleft()
+                    self._position.sent += 1
+                    self._dirty = True
+                self._old = max(0, self._old - 1)
+                self._save_at_times()
         except Exception:  # a mistake of ours: the search goes on, and the events wait
             self.errors += 1
             log.exception("MLflow's thread broke off")
@@ -165,14 +157,6 @@ class Outbox(ABC):
                     self._wake.wait(SAVE_SECONDS if self._dirty else None)
         return self._queue[0] if self._queue else None
 
-    def _advance(self) -> None:
-        with self._saving:
-            self._queue.popleft()
-            self._position.sent += 1
-            self._dirty = True
-        self._old = max(0, self._old - 1)
-        self._save_at_times()
-
     def _deliver(self, message: Message) -> bool:
         """Send ``message`` until it is taken or refused; False where that has to be left to a later process."""
         pause = self.retry_seconds
@@ -180,27 +164,24 @@ class Outbox(ABC):
             try:
                 message()
             except Exception as error:  # whatever the server or the network does, the search goes on
-                if not self._is_down(error):
+                if not is_down(error):
                     self.errors += 1
                     log.exception("MLflow refused a message; it is left out")
                     return True
-                self._unanswered(error)
+                if not self.silent:
+                    folder, reason = self.record.folder, first_line(error)
+                    log.warning("MLflow at %s does not answer, so events wait in %s: %s", self.uri, folder, reason)
+                self.silent = True
             else:
                 if self.silent:
                     log.warning("MLflow at %s answers again", self.uri)
                 self.silent, self._last_failures = False, 0
                 return True
-            self._doubt()
+            self._untried = False  # the attempt may have done its work all the same
             if not self._pause(pause):
                 break
             pause = min(2 * pause, LONGEST_PAUSE)
         return False
-
-    def _unanswered(self, error: Exception) -> None:
-        if not self.silent:
-            reason = first_line(error)
-            log.warning("MLflow at %s does not answer, so events wait in %s: %s", self.uri, self.record.folder, reason)
-        self.silent = True
 
     def _pause(self, seconds: float) -> bool:
         """Wait before the next attempt; False if there is to be none."""

@@ -1,28 +1,25 @@
 """MLflow's view of a search: a parent run for the search, a child run a trial, the front in views, note and pictures.
 
 MLflow mirrors the record's events, sent by a thread of its own (``outbox.py``), so that a slow or dead server never
-holds up the search; the record in the search's folder is complete without it. ``Tracker`` says which messages an event
-becomes, ``SearchRuns`` carries them out.
+holds up the search; the record in the search's folder is complete without it.
 """
 
 import logging
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from trainables.config import METHODS, ConfigError
-from tune_fairlora.record import artifacts
+from tune_fairlora.record import search_folder
 from tune_fairlora.record.event_log import EVENT_LOG, Record
-from tune_fairlora.record.state import INTERRUPTED, RUNNING, Event, State
+from tune_fairlora.record.search_folder import Finished
+from tune_fairlora.record.state import INTERRUPTED, RUNNING, Event
 from tune_fairlora.record.tables import TABLE_FILES, Renderer, render, snapshot
-from tune_fairlora.tracking import client, ui_views
+from tune_fairlora.tracking import models, ui_views
 from tune_fairlora.tracking.client import NOTE_TAG, SEARCH, MlflowStore
-from tune_fairlora.tracking.outbox import Message, Outbox
-from tune_fairlora.tracking.tracking_uri import SERVERS
-
-if TYPE_CHECKING:
-    from tune_fairlora.record.search_folder import Finished
+from tune_fairlora.tracking.outbox import Message, Outbox, read_position
+from tune_fairlora.tracking.tracking_uri import EXPERIMENT, SERVERS, absolute_uri
 
 PARAMS = (
     *("space", "objectives", "constraints", "sampler", "scheduler", "seed", "seeds", "trials", "methods"),
@@ -33,31 +30,31 @@ REFRESH_SECONDS = 30.0  # between two renewals of page and note while the search
 log = logging.getLogger(__name__)
 
 
-class SearchRuns:
-    """MLflow's runs of one search, by trial number (``SEARCH`` is its own), and what is put on them.
+class Tracker(Outbox):
+    """Mirrors ``record`` into MLflow's runs of the search, by trial number (``SEARCH`` is its own).
 
-    ``state`` is the search as it was when the event that is being sent came, ``record`` the search as it is. Every call
-    can be repeated. A run that may be there already is looked for by its tags ``search_id`` and ``trial``: after a
-    failed attempt, and where an earlier process may have created it.
+    Every message but a run's creation can be repeated. A run that may be there already is looked for by its tags
+    ``search_id`` and ``trial``: after a failed attempt, and where an earlier process may have created it.
     """
 
-    store: MlflowStore  # set once there is a connection
+    def _connect(self, earlier: list[Event]) -> None:
+        self.store = MlflowStore(self.uri, self.experiment)
+        self._ids = {e.get("number", SEARCH): e["run_id"] for e in earlier if e["event"].startswith("tracked")}
+        self._members = set(self.state.front() if self.state.settings else ())
+        self._stale = False  # whether page and note are behind the front
+        self._refreshed, self._refresh_pause = time.monotonic(), REFRESH_SECONDS
 
-    def __init__(self, record: Record, state: State, ids: dict[int, str]) -> None:
-        self.record, self.state, self.ids = record, state, ids
-        self.surely_new: int | None = None  # the one run that need not be looked for
-
-    def run(self, number: int) -> str:
-        """The id of a trial's run, or the search's; found, or created, where it is not known."""
-        if number not in self.ids:
-            search_id = self.state.settings["id"]
-            earlier = None if number == self.surely_new else self.store.find(search_id, number)
-            self.ids[number] = earlier or self._create(number)
+    def run(self, number: int, surely_new: bool = False) -> str:
+        """The id of a trial's run, or the search's; found (unless it is ``surely_new``), or created, where it is not
+        known."""
+        if number not in self._ids:
+            earlier = None if surely_new else self.store.find(self.state.settings["id"], number)
+            self._ids[number] = earlier or self._create(number)
             if number == SEARCH:
-                self.record.add("tracked_search", run_id=self.ids[number])
+                self.record.add("tracked_search", run_id=self._ids[number])
             else:
-                self.record.add("tracked", number=number, run_id=self.ids[number])
-        return self.ids[number]
+                self.record.add("tracked", number=number, run_id=self._ids[number])
+        return self._ids[number]
 
     def _create(self, number: int) -> str:
         settings = self.state.settings
@@ -78,6 +75,85 @@ class SearchRuns:
         }
         return self.store.create(trial.label, common | tags, trial.started)
 
+    def _write(self, number: int, method: Callable[..., None], *content: object) -> Message:
+        """The message that calls a method of the store, like ``MlflowStore.tag``, for a run."""
+        return lambda: method(self.store, self.run(number), *content)
+
+    def _messages(self, entry: Event) -> Iterator[Message]:
+        number, event = entry.get("number", SEARCH), entry["event"]
+        repeated = event == "epoch" and entry["epoch"] <= len(self.state.trials[number].epochs)
+        self.state.apply(entry)
+        write = partial(self._write, number)
+        if event in ("search", "start"):
+            yield lambda: self.run(number, self._untried)
+        match event:
+            case "search":
+                yield write(MlflowStore.log_params, self._params())
+                yield self.log_data
+                yield self.show_views
+            case "start":
+                yield write(MlflowStore.log_params, entry["values"])
+            case "resume" | "launch":  # parameters cannot be overwritten in MLflow: what was changed goes into tags
+                changes = {f"changed.{k}": value for k, value in entry.get("changes", {}).items() if k != "options"}
+                yield write(MlflowStore.tag, {"status": RUNNING, "reason": ""} | changes)
+                yield write(MlflowStore.reopen)
+            case "epoch" if not repeated:
+                yield write(MlflowStore.log_metrics, entry["metrics"], entry["epoch"], entry["time"])
+            case "decision":
+                yield write(MlflowStore.tag, {f"decision.{entry['epoch']}": entry["text"]})
+            case "fault":
+                yield write(MlflowStore.tag, {"fault": entry["reason"]})
+            case "end" | "close":
+                tags = {name: entry[name] for name in ("status", "reason") if entry.get(name)}
+                if event == "end":
+                    color = ui_views.color(self.state.trials[number], number in self.state.front())
+                    tags |= {"device": self.state.trials[number].device, "mlflow.runColor": color}
+                yield write(MlflowStore.tag, tags)
+                yield write(MlflowStore.terminate, entry["status"], entry["time"])
+                yield from self._after_trial(entry) if event == "end" else self._after_search()
+
+    def _params(self) -> dict[str, object]:
+        settings = self.state.settings
+        fixed = {f"fixed.{name}": value for name, value in settings["fixed"].items()}
+        known = {name: settings[name] for name in PARAMS if name in settings}
+        return known | fixed | {"hypervolume_reference": self.state.reference}
+
+    def _after_trial(self, entry: Event) -> Iterator[Message]:
+        """Tag and colour the runs that came to the front or left it, and put the front as it was then on the search's
+        curves. An interrupted trial may go on later: only its last end is a step of the curves."""
+        number, state, members = entry["number"], self.state, set(self.state.front())
+        changed, self._members = members ^ self._members, members
+        self._stale = self._stale or bool(changed)
+        for other in sorted(changed):
+            color = ui_views.color(state.trials[other], other in members)
+            tags = {"pareto": "true" if other in members else "false", "mlflow.runColor": color}
+            yield self._write(other, MlflowStore.tag, tags)
+        if entry["status"] != INTERRUPTED:
+            ended = len(state.trials) - state.count(RUNNING, INTERRUPTED)
+            yield self._write(SEARCH, MlflowStore.log_metrics, ui_views.curves(state), ended, entry["time"])
+            if state.trials[number].tables:
+                yield partial(self.show_trial, number)
+        if self._stale and time.monotonic() - self._refreshed > self._refresh_pause:
+            yield from self._refresh()
+
+    def _refresh(self) -> Iterator[Message]:
+        """At most ``Renderer.SHARE`` of the time goes into it, as into the record's tables."""
+        began = time.monotonic()
+        yield self.show_front
+        yield self.show_views
+        self._stale, self._refreshed = False, time.monotonic()
+        self._refresh_pause = max(REFRESH_SECONDS, (self._refreshed - began) / Renderer.SHARE)
+
+    def _after_search(self) -> Iterator[Message]:
+        """The run has ended before its pictures are sent: they may need a store of their own, which may be down."""
+        yield partial(render, self.record)  # by now the ids of the runs are known
+        yield from self._refresh()
+        yield self._write(SEARCH, MlflowStore.log_record, self.record.folder / EVENT_LOG)  # which a report reads
+        yield lambda: self.store.remove_twins(self.state.settings["id"], self._ids)
+        if not self._hurried:  # `export --register` logs what is left out here
+            yield from self._log_models()
+            yield lambda: models.mark(self.store, self.state.settings["id"], self.state.front())
+
     def log_data(self) -> None:
         settings = self.state.settings
         profile = {name: len(settings.get(name, ())) for name in ("classes", "groups")}
@@ -89,7 +165,7 @@ class SearchRuns:
         from analysis.html import confusion
 
         trial, run_id, settings = self.state.trials[number], self.run(number), self.state.settings
-        self.store.log_tables(run_id, artifacts.trial_tables(trial, settings))
+        self.store.log_tables(run_id, ui_views.trial_tables(trial, settings))
         if "confusion" in trial.tables:
             page = confusion.page(trial.tables["confusion"], settings["classes"], trial.label)
             self.store.client.log_text(run_id, page, "confusion.html")
@@ -104,13 +180,13 @@ class SearchRuns:
         figure = front.figure(search)
         for name in ("front.png", "front.svg"):
             mlflow.log_figure(run_id, figure, name, save_kwargs={"dpi": 110})
-        table = artifacts.front_table(search)
+        table = ui_views.front_table(search)
         if table["data"]:
             self.store.log_tables(run_id, {"front.json": table})
         for name in TABLE_FILES:
             if (self.record.folder / name).exists():  # at the start they may not be rendered yet
                 self.store.log_record(run_id, self.record.folder / name)
-        mlflow.set_tag(run_id, NOTE_TAG, ui_views.search_note(self.state, self.store.experiment_id, self.ids, run_id))
+        mlflow.set_tag(run_id, NOTE_TAG, ui_views.search_note(self.state, self.store.experiment_id, self._ids, run_id))
 
     def show_views(self) -> None:
         """The experiment's prepared views and note; what did not change is not sent."""
@@ -120,11 +196,9 @@ class SearchRuns:
         wanted = ui_views.prepared(self.state) | {NOTE_TAG: note}
         self.store.tag_experiment({key: text for key, text in wanted.items() if present.get(key) != text})
 
-    def log_models(self) -> Iterator[Message]:
+    def _log_models(self) -> Iterator[Message]:
         """The front's adapters as models of MLflow's. A whole model, which is large, is logged when it is registered;
         so is an adapter of a network with random weights, which would have to come along."""
-        from tune_fairlora.record import search_folder  # pandas, and torch for the models, take seconds
-
         methods = {number: METHODS[self.state.trials[number].values["method"]] for number in self.state.front()}
         kept = [n for n in methods if methods[n].lora and search_folder.weights_of(self.record.folder, n).is_file()]
         if not kept or self.state.settings["weights"] == "random":
@@ -138,142 +212,44 @@ class SearchRuns:
         for number in kept:
             yield partial(self._log_model, finished, number)
 
-    def _log_model(self, finished: "Finished", number: int) -> None:
-        from tune_fairlora.tracking import models
-
+    def _log_model(self, finished: Finished, number: int) -> None:
         try:
             models.log_trial(self.store, finished, number, self.run(number))
         except ConfigError as error:
             log.warning("trial %d is not logged as a model: %s", number, error)
 
-    def mark_models(self) -> None:
-        from tune_fairlora.tracking import models
-
-        models.mark(self.store, self.state.settings["id"], self.state.front())
-
-
-class Tracker(Outbox):
-    """Mirrors ``record`` into MLflow: what each event becomes. Every message but a run's creation can be repeated."""
-
-    def _connect(self) -> None:
-        self._runs.store = MlflowStore(self.uri, self.experiment)
-
-    def _is_down(self, error: Exception) -> bool:
-        return client.is_down(error)
-
-    def _recall(self, events: list[Event]) -> None:
-        """The runs that this store is known to have."""
-        ids = {e.get("number", SEARCH): e["run_id"] for e in events if e["event"].startswith("tracked")}
-        self._runs = SearchRuns(self.record, self.state, ids)
-        self._members = set(self.state.front() if self.state.settings else ())
-        self._stale = False  # whether page and note are behind the front
-        self._refreshed, self._refresh_pause = time.monotonic(), REFRESH_SECONDS
-
-    def _begin(self, entry: Event, new: bool) -> None:
-        first = {"search": SEARCH, "start": entry.get("number")}
-        self._runs.surely_new = first.get(entry["event"]) if new else None
-
-    def _doubt(self) -> None:
-        self._runs.surely_new = None
-
-    def _write(self, method: Callable[..., None], number: int, *content: object) -> Message:
-        """The message that calls a method of the store, like ``MlflowStore.tag``, for a run."""
-        return lambda: method(self._runs.store, self._runs.run(number), *content)
-
-    def _messages(self, entry: Event) -> Iterator[Message]:
-        repeated = entry["event"] == "epoch" and entry["epoch"] <= len(self.state.trials[entry["number"]].epochs)
-        self.state.apply(entry)
-        send = getattr(self, f"_send_{entry['event']}", None)
-        if send is not None and not repeated:
-            yield from send(entry)
-
-    def _send_search(self, entry: Event) -> Iterator[Message]:
-        settings, runs = entry["settings"], self._runs
-        fixed = {f"fixed.{name}": value for name, value in settings["fixed"].items()}
-        params = {name: settings[name] for name in PARAMS if name in settings} | fixed
-        params["hypervolume_reference"] = self.state.reference
-        yield partial(runs.run, SEARCH)
-        yield self._write(MlflowStore.log_params, SEARCH, params)
-        yield runs.log_data
-        yield runs.show_views
-
-    def _send_resume(self, entry: Event) -> Iterator[Message]:
-        """Parameters cannot be overwritten in MLflow, so what was changed goes into tags."""
-        changed = {f"changed.{name}": value for name, value in entry["changes"].items() if name != "options"}
-        yield self._write(MlflowStore.tag, SEARCH, {"status": RUNNING, "reason": ""} | changed)
-        yield self._write(MlflowStore.reopen, SEARCH)
-
-    def _send_start(self, entry: Event) -> Iterator[Message]:
-        yield partial(self._runs.run, entry["number"])
-        yield self._write(MlflowStore.log_params, entry["number"], entry["values"])
-
-    def _send_launch(self, entry: Event) -> Iterator[Message]:
-        yield self._write(MlflowStore.tag, entry["number"], {"status": RUNNING, "reason": ""})
-        yield self._write(MlflowStore.reopen, entry["number"])
-
-    def _send_epoch(self, entry: Event) -> Iterator[Message]:
-        yield self._write(MlflowStore.log_metrics, entry["number"], entry["metrics"], entry["epoch"], entry["time"])
-
-    def _send_decision(self, entry: Event) -> Iterator[Message]:
-        yield self._write(MlflowStore.tag, entry["number"], {f"decision.{entry['epoch']}": entry["text"]})
-
-    def _send_fault(self, entry: Event) -> Iterator[Message]:
-        yield self._write(MlflowStore.tag, entry["number"], {"fault": entry["reason"]})
-
-    def _send_end(self, entry: Event) -> Iterator[Message]:
-        """Close the trial's run, and put the front as it was then on the search's curves. An interrupted trial may go
-        on later: only its last end is a step of the curves."""
-        number, state, runs = entry["number"], self.state, self._runs
-        trial, members = state.trials[number], set(state.front())
-        color = ui_views.color(trial, number in members)
-        tags = {"status": entry["status"], "device": trial.device, "mlflow.runColor": color} | _reason(entry)
-        yield self._write(MlflowStore.tag, number, tags)
-        yield self._write(MlflowStore.terminate, number, entry["status"], entry["time"])
-        yield from self._mark_front(members)
-        if entry["status"] != INTERRUPTED:
-            finished = len(state.trials) - state.count(RUNNING, INTERRUPTED)
-            yield self._write(MlflowStore.log_metrics, SEARCH, artifacts.curves(state), finished, entry["time"])
-            if trial.tables:
-                yield partial(runs.show_trial, number)
-        if self._stale and time.monotonic() - self._refreshed > self._refresh_pause:
-            yield from self._show_front()
-
-    def _mark_front(self, members: set[int]) -> Iterator[Message]:
-        """Tag and colour only the runs whose membership changed."""
-        changed, self._members = members ^ self._members, members
-        self._stale = self._stale or bool(changed)
-        for number in sorted(changed):
-            color = ui_views.color(self.state.trials[number], number in members)
-            tags = {"pareto": "true" if number in members else "false", "mlflow.runColor": color}
-            yield self._write(MlflowStore.tag, number, tags)
-
-    def _show_front(self) -> Iterator[Message]:
-        """At most ``Renderer.SHARE`` of the time goes into it, as into the record's tables."""
-        began = time.monotonic()
-        yield self._runs.show_front
-        yield self._runs.show_views
-        self._stale, self._refreshed = False, time.monotonic()
-        self._refresh_pause = max(REFRESH_SECONDS, (self._refreshed - began) / Renderer.SHARE)
-
-    def _send_close(self, entry: Event) -> Iterator[Message]:
-        """The run ends before its pictures are sent: they may need a store of their own, which may be down."""
-        runs = self._runs
-        yield self._write(MlflowStore.tag, SEARCH, {"status": entry["status"]} | _reason(entry))
-        yield self._write(MlflowStore.terminate, SEARCH, entry["status"], entry["time"])
-        yield partial(render, self.record)  # by now the ids of the runs are known
-        yield from self._show_front()
-        yield self._write(MlflowStore.log_record, SEARCH, self.record.folder / EVENT_LOG)  # which a report reads
-        yield lambda: runs.store.remove_twins(self.state.settings["id"], runs.ids)
-        if not self._hurried:  # `export --register` logs what is left out here
-            yield from runs.log_models()
-            yield runs.mark_models
-
     def address(self) -> str:
         """Where a server shows the front, once everything is sent; "" where no server is at hand."""
         if self.waiting or not self.uri.startswith(SERVERS):
             return ""
-        return ui_views.front_address(self.uri, self._runs.store.experiment_id, self.state.settings["id"])
+        return ui_views.front_address(self.uri, self.store.experiment_id, self.state.settings["id"])
 
 
-def _reason(entry: Event) -> dict[str, str]:
-    return {"reason": entry["reason"]} if entry.get("reason") else {}
+def resync(folder: Path, uri: str | None) -> int:
+    """Send what MLflow has not got of the search in ``folder`` to the store it went to, or to ``uri``, and nothing
+    twice; the exit status: 0 all sent, 1 some events wait.
+
+    Address and experiment are those of ``mlflow.json``, and where it was deleted, those of the search's settings.
+    Raises ConfigError where the search never began, where it is at work, or where no store is known.
+    """
+    record = Record(folder)
+    try:
+        position, settings = read_position(folder), record.settings
+        if not settings:
+            raise ConfigError(f"{folder / EVENT_LOG} must begin with a search's settings, but is empty")
+        uri = absolute_uri(uri) if uri else position.uri if position else settings.get("tracking_uri")
+        experiment = position.experiment if position else settings.get("experiment", EXPERIMENT)
+        if not uri:
+            raise ConfigError(f"{folder} does not say which MLflow it went to: give it with --tracking-uri")
+        tracker = Tracker(uri, experiment, record)
+        events = tracker.waiting
+        waiting = tracker.close(None)
+        render(record)  # the run ids that are new
+    finally:
+        record.close()
+    refused = f" ({tracker.errors} messages were refused, see above)" if tracker.errors else ""
+    if waiting:
+        print(f"MLflow at {tracker.uri} does not answer; {waiting} events wait in {settings['name']}{refused}")
+        return 1
+    print(f"MLflow has all of {settings['name']}: {events} events sent{refused}")
+    return 0

@@ -18,6 +18,7 @@ SERVERS = ("http://", "https://")
 PASSWORD = re.compile(r"(://[^:/@]+):[^@]*@")
 SQLITE = "sqlite:///"
 DEFAULT = f"{SQLITE}mlflow.db"  # in the current folder
+EXPERIMENT = "tune-fairlora"  # where nobody names another
 PROBE_SECONDS = 10
 
 

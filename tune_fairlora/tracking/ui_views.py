@@ -1,16 +1,26 @@
-"""What MLflow's pages show of a search: prepared views of its runs, notes with pictures, tables and links, colours.
+"""What MLflow's pages show of a search: curves, tables, prepared views of its runs, notes with pictures, colours.
 
-All of it is texts in tags, so nothing here imports MLflow. The format of a prepared view is MLflow's own and nowhere
-documented (read from the page's code, 3.17): that is why MLflow is pinned, and why a test opens the views in a browser.
+Nothing here imports MLflow: views, notes and colours are texts in tags. The format of a prepared view is MLflow's own
+and nowhere documented (read from the page's code, 3.17): that is why MLflow is pinned, and why a test opens the views
+in a browser.
 """
 
 import json
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 from analysis.table import markdown
 from trainables.config import FAIR_HYPERPARAMETERS, FIELDS, LORA_HYPERPARAMETERS
-from tune_fairlora.record.state import COMPLETE, State, Trial
+from tune_fairlora.record.state import COMPLETE, Settings, State, Trial
 from tune_fairlora.tracking.tracking_uri import without_password
+
+if TYPE_CHECKING:
+    from analysis.results import Search
+
+Table = dict[str, list[Any]]  # "columns": the names, "data": the rows
+BY_CLASS = ("count", "f1", "recall", "precision", "loss")
+BY_GROUP = ("count", "accuracy", "macro_f1", "eod")
+DIGITS, EMPTY = 5, "–"  # of a cell: the parquet files have all digits
 
 FRONT_COLOR, COMPLETE_COLOR, OTHER_COLOR = "#d62728", "#8c959f", "#d8dee4"  # of a run's dot: `mlflow.runColor`
 VIEW_TAG = "mlflow.sharedViewState."  # of the experiment, followed by the view's key
@@ -22,6 +32,47 @@ NOTE_ROWS, NOTE_SEARCHES = 30, 12  # of a search's table, and lines of the exper
 NOTE_LENGTH = 6500  # characters of that table: MLflow cuts a note at 8000
 EXPERIMENT_NOTE_LENGTH = 19_500  # MLflow refuses 20,000
 OWN_LINE = "viewStateShareKey=front-"  # in each line of that note that is ours
+
+
+def curves(state: State) -> dict[str, float]:
+    """Hypervolume, size of the front, and the best value of each objective among complete trials, which is always that
+    of a member of the front."""
+    points = state.front_points()
+    numbers = {"hypervolume": state.hypervolume(), "front_size": float(len(points))}
+    if points:
+        best = {"maximize": max, "minimize": min}
+        values = [state.values(point) for point in points]
+        for i, (name, direction) in enumerate(zip(state.objectives, state.directions)):
+            numbers[f"best_{name}"] = float(best[direction](value[i] for value in values))
+    return numbers
+
+
+def trial_tables(trial: Trial, settings: Settings) -> dict[str, Table]:
+    """File name -> table of the trial's last epoch on the validation split, by class and by group. A class or group
+    without images has count 0 and empty cells."""
+    parts = (("by_class", "class", settings["classes"], BY_CLASS), ("by_group", "group", settings["groups"], BY_GROUP))
+    tables: dict[str, Table] = {}
+    for key, heading, names, columns in parts:
+        values = trial.tables.get(key, {})
+        present = [column for column in columns if column in values]
+        if present:
+            rows = [[name, *(_cell(values[column][i]) for column in present)] for i, name in enumerate(names)]
+            tables[f"{key}.json"] = {"columns": [heading, *present], "data": rows}
+    return tables
+
+
+def front_table(search: "Search") -> Table:
+    """The front's trials as a table."""
+    from analysis.tables import front  # pandas takes a second to import
+
+    rows = front.members(search).astype(object).to_dict("split")
+    return {"columns": rows["columns"], "data": [[_cell(value) for value in row] for row in rows["data"]]}
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, float):
+        return EMPTY if value is None else value
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else EMPTY
 
 
 def color(trial: Trial, on_front: bool) -> str:
