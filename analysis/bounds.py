@@ -1,12 +1,12 @@
-"""Bounds on metrics, ``val_accuracy>=0.9``: a search's constraints, and rules to pick a trial by."""
+"""Bounds on metrics, ``val_accuracy>=0.9``: a search's constraints (``--constraint``), and rules to pick a trial by."""
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from trainables.config import ConfigError
-from trainables.metrics import objective
+from trainables.metrics import METRICS, objective
 
 FORM = re.compile(r"\s*([a-z_0-9]+)\s*(>=|<=)\s*(\S+)\s*")
 
@@ -43,3 +43,21 @@ def parse(text: str, what: str) -> Bound:
     if not math.isfinite(bound):
         raise ConfigError(f"{what} must end in a number, but got {text!r}")
     return Bound(objective(metric, f"metric of {what}"), sign, bound)
+
+
+def constraints(texts: Iterable[str]) -> tuple[Bound, ...]:
+    """Raises ConfigError on another form, an unknown metric, and on bounds that no model could keep."""
+    bounds = tuple(parse(text, "a constraint") for text in texts)
+    for metric in {bound.metric for bound in bounds}:
+        own = [bound for bound in bounds if bound.metric == metric]
+        largest = math.inf if METRICS[metric.removeprefix("val_")].unit else 1.0
+        low = max([0.0, *(bound.bound for bound in own if bound.sign == ">=")])
+        high = min([largest, *(bound.bound for bound in own if bound.sign == "<=")])
+        if low > high:
+            texts = " and ".join(map(str, own))
+            raise ConfigError(f"a constraint must leave {metric} some room, but {texts} can never hold")
+    return bounds
+
+
+def feasible(constraints: Iterable[Bound], metrics: Mapping[str, float]) -> bool:
+    return all(constraint.violation(metrics) <= 0 for constraint in constraints)

@@ -216,7 +216,7 @@ def run_ours(inputs: Inputs, out: Path, seed: int) -> Run:
     began, seconds = timed(our_command(inputs, out, seed), inputs, out)
     kept = ("complete",) if inputs.until else ("complete", "collapsed")  # a front has no collapsed models
     rows = [
-        {**trial.values, **{name: trial.metrics[name] for name in OBJECTIVES}, "time": trial.ended}
+        {**trial.values, **{name: trial.metrics[name] for name in OBJECTIVES}, "time": trial.seen}
         for trial in our_trials(out)
         if trial.status in kept
     ]

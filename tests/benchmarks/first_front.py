@@ -33,7 +33,7 @@ from tests.benchmarks.against_glue import OBJECTIVES, Inputs, Run
 def our_trials(out: Path, inputs: Inputs) -> pd.DataFrame:
     """Objectives and ``time`` of the complete trials until now."""
     done = [trial for trial in against_glue.our_trials(out) if trial.status == "complete"]
-    return pd.DataFrame([{**{name: t.metrics[name] for name in OBJECTIVES}, "time": t.ended} for t in done])
+    return pd.DataFrame([{**{name: t.metrics[name] for name in OBJECTIVES}, "time": t.seen} for t in done])
 
 
 def glue_trials(out: Path, inputs: Inputs) -> pd.DataFrame:

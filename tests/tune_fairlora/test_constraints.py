@@ -4,13 +4,13 @@ import math
 
 import pytest
 
+from analysis.bounds import constraints, feasible
 from tests.processes import refusal
 from tests.records import begun, run
-from tune_fairlora.record.constraints import feasible, parse
 
 
 def test_a_violation_is_by_how_much_it_is_broken():
-    low, high = parse(["val_accuracy>=0.9", "val_loss <= 1.5"])
+    low, high = constraints(["val_accuracy>=0.9", "val_loss <= 1.5"])
     assert low.violation({"val_accuracy": 0.7}) == pytest.approx(0.2) and low.violation({"val_accuracy": 0.9}) == 0
     assert high.violation({"val_loss": 2.0}) == 0.5 and high.violation({"val_loss": 1.0}) == -0.5
     assert low.violation({"val_accuracy": math.nan}) == math.inf == low.violation({})
@@ -39,7 +39,7 @@ def test_a_violation_is_by_how_much_it_is_broken():
     ],
 )
 def test_what_makes_no_sense_is_refused(texts, words):
-    assert words in refusal(parse, texts)
+    assert words in refusal(constraints, texts)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_what_makes_no_sense_is_refused(texts, words):
     ],
 )
 def test_a_bound_that_a_model_could_just_keep_is_taken(texts):
-    assert [str(constraint) for constraint in parse(texts)] == texts
+    assert [str(constraint) for constraint in constraints(texts)] == texts
 
 
 def test_what_breaks_a_constraint_is_kept_complete_and_off_the_front(tmp_path):

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from analysis.bounds import constraints
 from analysis.record_format import FORMAT
 from search_spaces import resolve
 from search_spaces.space import Point, Space
@@ -27,7 +28,6 @@ from trainables.prepare import datasets
 from tune_fairlora.algorithms.study import distribution_data
 from tune_fairlora.plan import checks
 from tune_fairlora.plan.search_options import OPTIONS, SearchOptions
-from tune_fairlora.record import constraints
 from tune_fairlora.record.event_log import Record, collapse_floor
 from tune_fairlora.tracking.tracking_uri import absolute_uri, check_store
 
@@ -129,7 +129,7 @@ def assemble(
     trials = options.trials or space.trials
     if options.sampler == "grid":
         trials = min(options.trials or sys.maxsize, len(points) + len(space.grid_points()))
-    images, bounded = Store(store), (c.metric for c in constraints.parse(options.constraint))
+    images, bounded = Store(store), (c.metric for c in constraints(options.constraint))
     checks.check_objectives((*space.objectives, *bounded), space, images)
     checks.warn_small(images)
     models = checks.ModelCheckCache(space, options.weights, images.manifest)

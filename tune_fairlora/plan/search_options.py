@@ -16,11 +16,11 @@ from typing import Any
 
 import yaml
 
+from analysis.bounds import constraints
 from trainables.config import METHODS, ConfigError, lookup, parse
 from trainables.models.backbones import RANDOM
 from tune_fairlora import cli
 from tune_fairlora.algorithms.scheduler import GRACE_PERIOD, REDUCTION_FACTOR
-from tune_fairlora.record import constraints
 from tune_fairlora.tracking import tracking_uri as uris
 
 CONFIG_FILE = "config.yaml"  # in a search's folder
@@ -121,7 +121,7 @@ def _settings(value: object) -> tuple[str, ...]:
 
 def _constraints(value: object) -> tuple[str, ...]:
     texts = _texts(value)
-    constraints.parse(texts)
+    constraints(texts)
     return texts
 
 

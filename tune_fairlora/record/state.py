@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.bounds import Bound
+from analysis import bounds
 from analysis.pareto import as_minimization, front, hypervolume, reference_point
 from trainables.metrics import OBJECTIVES
-from tune_fairlora.record import constraints
 
 COMPLETE, COLLAPSED, STOPPED = "complete", "collapsed", "stopped"
 FAILED, DIVERGED, INTERRUPTED, RUNNING = "failed", "diverged", "interrupted", "running"
@@ -38,13 +37,18 @@ class Trial:
     device: str = ""
     started: float = 0.0
     launched: float = 0.0  # the last time it was (a retry or a resumed search launches it again)
-    seen: float = 0.0  # when it was last heard of
-    ended: float = math.nan  # tests/benchmarks compare it with what others take
+    seen: float = 0.0  # when it was last heard of; of one that ended, when it ended
     seconds: float = 0.0  # of all its launches, so without the time in between
 
     @property
     def metrics(self) -> dict[str, float]:
         return self.epochs[-1]["metrics"] if self.epochs else {}
+
+    def launch(self, time: float) -> None:
+        """Begin a launch. One that nobody closed counts until it was last heard of."""
+        if self.status == RUNNING:
+            self.seconds += self.seen - self.launched
+        self.launched = self.seen = time
 
     @property
     def label(self) -> str:
@@ -63,7 +67,7 @@ class State:
         self.objectives: tuple[str, ...] = ()
         self.directions: list[str] = []
         self.reference: list[float] = []
-        self.constraints: tuple[Bound, ...] = ()
+        self.constraints: tuple[bounds.Bound, ...] = ()
         self.began = 0.0  # when the first event came
         self.trials: dict[int, Trial] = {}
         self.status = RUNNING
@@ -77,72 +81,50 @@ class State:
 
     def apply(self, entry: Event) -> None:
         """Fold one event in. An event of an unknown kind says nothing about the state."""
-        fold = getattr(self, f"_on_{entry['event']}", None)
-        if fold is not None:
-            fold(entry)
+        match entry["event"]:
+            case "search":
+                self.settings, self.began = dict(entry["settings"]), entry["time"]
+                self.objectives = tuple(self.settings["objectives"])
+                self.directions = [OBJECTIVES[name] for name in self.objectives]
+                self.reference = reference_point(self.objectives, len(self.settings["classes"]))
+                self.constraints = bounds.constraints(self.settings.get("constraints", ()))
+            case "resume":
+                self.settings.update(entry["changes"])
+                self.status, self.reason = RUNNING, ""
+                for trial in self.trials.values():
+                    if trial.status == RUNNING:  # the process that had it was killed
+                        trial.launch(entry["time"])
+            case "start":
+                trial = Trial(**{k: entry[k] for k in ("number", "values", "config_id", "seed")})
+                trial.started = trial.launched = trial.seen = entry["time"]
+                self.trials[trial.number] = trial
+                self._counts[RUNNING] += 1
+            case "close":
+                self.status, self.reason = entry["status"], entry.get("reason", "")
+            case "launch" | "epoch" | "decision" | "fault" | "end" | "tracked":
+                self._apply_to(self.trials[entry["number"]], entry)
 
-    def _on_search(self, entry: Event) -> None:
-        self.settings, self.began = dict(entry["settings"]), entry["time"]
-        self.objectives = tuple(self.settings["objectives"])
-        self.directions = [OBJECTIVES[name] for name in self.objectives]
-        self.reference = reference_point(self.objectives, len(self.settings["classes"]))
-        self.constraints = constraints.parse(self.settings.get("constraints", ()))
-
-    def _on_resume(self, entry: Event) -> None:
-        self.settings.update(entry["changes"])
-        self.status, self.reason = RUNNING, ""
-        for trial in self.trials.values():
-            if trial.status == RUNNING:  # the process that had it was killed
-                self._leave(trial, entry["time"])
-
-    def _leave(self, trial: Trial, time: float) -> None:
-        """Count the trial's last launch, which nobody closed, until it was last heard of."""
-        trial.seconds += trial.seen - trial.launched
-        trial.launched = trial.seen = time
-
-    def _on_start(self, entry: Event) -> None:
-        keys = ("number", "values", "config_id", "seed")
-        trial = Trial(**{k: entry[k] for k in keys}, started=entry["time"], launched=entry["time"], seen=entry["time"])
-        self.trials[trial.number] = trial
-        self._counts[RUNNING] += 1
-
-    def _on_launch(self, entry: Event) -> None:
-        """Started again, after its process failed or after the search was interrupted, killed or not."""
-        trial = self.trials[entry["number"]]
-        if trial.status == RUNNING:
-            self._leave(trial, entry["time"])
-        self._set_status(trial, RUNNING, "")
-        trial.launched = trial.seen = entry["time"]
-        trial.ended = math.nan
-
-    def _on_epoch(self, entry: Event) -> None:
-        """An epoch that is told twice counts once: the first time."""
-        trial = self.trials[entry["number"]]
-        trial.seen, trial.device = entry["time"], entry.get("device", "")
-        if entry["epoch"] == len(trial.epochs) + 1:
-            trial.epochs.append({k: entry[k] for k in ("epoch", "metrics", "seconds")})
-
-    def _on_decision(self, entry: Event) -> None:
-        trial = self.trials[entry["number"]]
-        trial.decisions[entry["epoch"]], trial.stopped = entry["text"], not entry["keep"]
-
-    def _on_fault(self, entry: Event) -> None:
-        self.trials[entry["number"]].faults += 1
-
-    def _on_end(self, entry: Event) -> None:
-        trial = self.trials[entry["number"]]
-        trial.seconds += entry["time"] - trial.launched
-        trial.ended = trial.seen = entry["time"]
-        trial.tables = entry["tables"]
-        self._set_status(trial, entry["status"], entry["reason"])
-        if trial.status == COMPLETE:
-            self._join_front(self.siblings(trial.number))
-
-    def _on_tracked(self, entry: Event) -> None:
-        self.trials[entry["number"]].run_id = entry["run_id"]
-
-    def _on_close(self, entry: Event) -> None:
-        self.status, self.reason = entry["status"], entry.get("reason", "")
+    def _apply_to(self, trial: Trial, entry: Event) -> None:
+        match entry["event"]:
+            case "launch":  # again, after its process failed or after the search was interrupted, killed or not
+                trial.launch(entry["time"])
+                self._set_status(trial, RUNNING, "")
+            case "epoch":
+                trial.seen, trial.device = entry["time"], entry.get("device", "")
+                if entry["epoch"] == len(trial.epochs) + 1:  # an epoch that is told twice counts the first time
+                    trial.epochs.append({k: entry[k] for k in ("epoch", "metrics", "seconds")})
+            case "decision":
+                trial.decisions[entry["epoch"]], trial.stopped = entry["text"], not entry["keep"]
+            case "fault":
+                trial.faults += 1
+            case "tracked":
+                trial.run_id = entry["run_id"]
+            case "end":
+                trial.seconds += entry["time"] - trial.launched
+                trial.seen, trial.tables = entry["time"], entry["tables"]
+                self._set_status(trial, entry["status"], entry["reason"])
+                if trial.status == COMPLETE:
+                    self._join_front(self.siblings(trial.number))
 
     def _set_status(self, trial: Trial, status: str, reason: str) -> None:
         self._counts[trial.status] -= 1
@@ -167,7 +149,7 @@ class State:
     def feasible(self, numbers: list[int]) -> bool:
         """Whether a configuration keeps the constraints, in the mean over its seeds."""
         means = {c.metric: self._mean(numbers, c.metric) for c in self.constraints}
-        return constraints.feasible(self.constraints, means)
+        return bounds.feasible(self.constraints, means)
 
     def decided(self, numbers: list[int]) -> bool:
         """Whether a configuration is complete with every seed, so that it may stand on the front."""

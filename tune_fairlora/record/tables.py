@@ -13,7 +13,6 @@ from trainables.config import FIELDS
 from trainables.files import replace_atomically
 from trainables.metrics import METRICS
 from tune_fairlora.record.event_log import Record
-from tune_fairlora.record.state import Trial
 
 if TYPE_CHECKING:
     from analysis.results import Search
@@ -36,9 +35,9 @@ def render(record: Record) -> None:
         for number in trials["number"].to_pylist()
         for entry in list(record.trials[number].epochs)
     ]
-    tables = {"trials.parquet": trials, "epochs.parquet": pa.Table.from_pylist(epochs, schema=EPOCH_SCHEMA)}
-    for name, table in tables.items():
-        replace_atomically(record.folder / name, partial(pq.write_table, table))
+    replace_atomically(record.folder / "trials.parquet", partial(pq.write_table, trials))
+    table = pa.Table.from_pylist(epochs, schema=EPOCH_SCHEMA)
+    replace_atomically(record.folder / "epochs.parquet", partial(pq.write_table, table))
 
 
 def snapshot(record: Record) -> "Search":
@@ -93,52 +92,33 @@ def render_front(record: Record) -> None:
         replace_atomically(folder / f"front.{kind}", partial(figure.savefig, format=kind, dpi=150))
 
 
-def group_columns(record: Record) -> dict[str, int]:
-    """Column name -> group code: the accuracy inside each sensitive group under the group's own name."""
-    return {f"val_group_accuracy[{name}]": i for i, name in enumerate(record.settings["groups"])}
-
-
 def _trials(record: Record) -> pa.Table:
-    head = [(n, pa.int64()) for n in ("number", "seed")] + [(n, pa.string()) for n in ("config_id", "status", "reason")]
-    fields = [(name, ARROW_TYPES[spec.type]) for name, spec in FIELDS.items() if name != "seed"]
-    metrics = [(name, pa.float64()) for name in (*EPOCH_METRICS, *group_columns(record))]
-    tail = [
-        ("epochs_trained", pa.int64()),
-        ("failures", pa.int64()),
-        ("decisions", pa.string()),
-        ("feasible", pa.bool_()),
-        ("on_front", pa.bool_()),
-        ("mlflow_run_id", pa.string()),
-        ("device", pa.string()),
-        ("seconds", pa.float64()),
-    ]
+    """A hyperparameter that the method lacks is null; a metric that has no support is NaN."""
+    groups = [f"val_group_accuracy[{name}]" for name in record.settings["groups"]]  # by group code
+    columns = (
+        dict.fromkeys(("number", "seed"), pa.int64())
+        | dict.fromkeys(("config_id", "status", "reason"), pa.string())
+        | {name: ARROW_TYPES[spec.type] for name, spec in FIELDS.items() if name != "seed"}
+        | dict.fromkeys((*EPOCH_METRICS, *groups), pa.float64())
+        | dict.fromkeys(("epochs_trained", "failures"), pa.int64())
+        | {"decisions": pa.string(), "feasible": pa.bool_(), "on_front": pa.bool_(), "mlflow_run_id": pa.string()}
+        | {"device": pa.string(), "seconds": pa.float64()}
+    )
     with record.lock:  # for a moment only: trials that go on while their rows are made show a later state
         members, trials = set(record.front()), sorted(record.trials.items())
-    rows = [_trial_row(trial, number in members, record) for number, trial in trials]
-    return pa.Table.from_pylist(rows, schema=pa.schema([*head, *fields, *metrics, *tail]))
-
-
-def _trial_row(trial: Trial, on_front: bool, record: Record) -> dict[str, Any]:
-    """A hyperparameter that the method lacks is null; a metric that has no support is NaN. ``feasible`` is null until
-    the configuration is complete."""
-    siblings = record.siblings(trial.number)
-    accuracy = trial.tables.get("by_group", {}).get("accuracy")
-    by_group = {name: accuracy[i] for name, i in group_columns(record).items()} if accuracy else {}
-    return {
-        **trial.values,
-        **trial.metrics,
-        **by_group,
-        "number": trial.number,
-        "seed": trial.seed,
-        "config_id": trial.config_id,
-        "status": trial.status,
-        "reason": trial.reason.encode(errors="replace").decode(),  # odd file names hold halves of characters
-        "epochs_trained": len(trial.epochs),
-        "failures": trial.faults,
-        "decisions": "; ".join(trial.decisions.values()),
-        "feasible": record.feasible(siblings) if record.decided(siblings) else None,
-        "on_front": on_front,
-        "mlflow_run_id": trial.run_id,
-        "device": trial.device,
-        "seconds": trial.seconds,
-    }
+    rows = []
+    for number, trial in trials:
+        siblings = record.siblings(number)
+        by_group = dict(zip(groups, trial.tables.get("by_group", {}).get("accuracy", ())))
+        own = {name: getattr(trial, name) for name in ("number", "seed", "config_id", "status", "device", "seconds")}
+        told = {
+            "reason": trial.reason.encode(errors="replace").decode(),  # odd file names hold halves of characters
+            "epochs_trained": len(trial.epochs),
+            "failures": trial.faults,
+            "decisions": "; ".join(trial.decisions.values()),
+            "feasible": record.feasible(siblings) if record.decided(siblings) else None,  # null until it is complete
+            "on_front": number in members,
+            "mlflow_run_id": trial.run_id,
+        }
+        rows.append(trial.values | trial.metrics | by_group | own | told)
+    return pa.Table.from_pylist(rows, schema=pa.schema(columns))

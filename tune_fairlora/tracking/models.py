@@ -30,20 +30,27 @@ FORBIDDEN = re.compile(r"[/:.%\"']")  # in a logged model's name
 
 def log_trial(store: MlflowStore, finished: Finished, number: int, run_id: str) -> str:
     """Log the model of a trial whose weights were kept, once; its id. Raises ConfigError where they are damaged."""
+    from mlflow.entities import LoggedModelOutput
+
     from tune_fairlora.reporting.trial_results import export_trial
 
     logged = _find(store, finished.settings["id"], number)
     if logged:
         return logged
-    trial = finished.state.trials[number]
-    settings = finished.settings
+    trial, settings, client = finished.state.trials[number], finished.settings, store.client
+    tags = {"search_id": settings["id"], "search": settings["name"], "trial": number, "pareto": "true"}
     with tempfile.TemporaryDirectory() as folder:
         export = Path(folder) / EXPORT
         export.mkdir()
         export_trial(export, finished, number)
-        tags = {"search_id": settings["id"], "search": settings["name"], "trial": number, "pareto": "true"}
-        metrics = {k: v for k, v in trial.metrics.items() if k.startswith("val_")}
-        return _log(store, run_id, FORBIDDEN.sub("_", trial.label), export, tags, trial.values, metrics)
+        name, texts = FORBIDDEN.sub("_", trial.label), (as_texts(tags), as_texts(trial.values))
+        model = client.create_logged_model(store.experiment_id, name, run_id, *texts, model_type="classifier")
+        client.log_model_artifacts(model.model_id, str(_package(export, model.model_id, run_id)))
+    metrics = {k: v for k, v in trial.metrics.items() if k.startswith("val_") and math.isfinite(v)}
+    client.log_batch(run_id, metrics=_points(store, run_id, model.model_id, metrics))
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])  # so that the run's page lists it
+    return str(model.model_id)
 
 
 def register_trial(uri: str, experiment: str, finished: Finished, number: int, name: str, alias: str | None) -> str:
@@ -90,39 +97,15 @@ def _models(store: MlflowStore, wanted: str) -> "list[LoggedModel]":
     return list(all_pages(store.client.search_logged_models, **query))
 
 
-def _log(
-    store: MlflowStore,
-    run_id: str,
-    name: str,
-    folder: Path,
-    tags: Mapping[str, object],
-    params: Mapping[str, object],
-    metrics: Mapping[str, float],
-) -> str:
-    """Log the export in ``folder`` (which becomes a part of a new folder) as a model of the run; its id."""
-    from mlflow.entities import LoggedModelOutput
-
-    model = store.client.create_logged_model(
-        store.experiment_id, name, run_id, as_texts(tags), as_texts(params), model_type="classifier"
-    )
-    package = _package(folder, model.model_id, run_id)
-    store.client.log_model_artifacts(model.model_id, str(package))
-    store.client.log_batch(run_id, metrics=_points(store, run_id, model.model_id, metrics))
-    store.client.finalize_logged_model(model.model_id, "READY")
-    store.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])  # so that the run's page lists it
-    return model.model_id
-
-
 def _points(store: MlflowStore, run_id: str, model_id: str, metrics: Mapping[str, float]) -> "list[Metric]":
     """The metrics as points of the model. MLflow puts them on the run's curves as well, where these points are there
     already: equal in step and time, they are stored once."""
     from mlflow.entities import Metric
 
-    finite = {k: v for k, v in metrics.items() if math.isfinite(v)}
-    curve = [point for name in list(finite)[:1] for point in store.client.get_metric_history(run_id, name)]
+    curve = [point for name in list(metrics)[:1] for point in store.client.get_metric_history(run_id, name)]
     last = max(curve, key=lambda point: point.step, default=None)
     step, time = (last.step, last.timestamp) if last else (0, int(1000 * now()))
-    return [Metric(k, v, time, step, model_id=model_id, run_id=run_id) for k, v in finite.items()]
+    return [Metric(k, v, time, step, model_id=model_id, run_id=run_id) for k, v in metrics.items()]
 
 
 def _package(export: Path, model_id: str, run_id: str) -> Path:

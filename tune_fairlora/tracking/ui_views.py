@@ -117,29 +117,16 @@ def _view(title: str, state: State, **facets: object) -> str:
     that did not change is not written again."""
     began = int(1000 * min((trial.started for trial in state.trials.values()), default=0))
     metrics = [f"metrics.`{name}`" for name in dict.fromkeys((*state.objectives, *SHOWN_METRICS))]
-    page = {
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "datasetsFilter": [],
-        "modelVersionFilter": "All Runs",
-        "selectedColumns": [*metrics, "tags.`method`", "tags.`status`", *(f"params.`{p}`" for p in _params(state))],
-        "columnOrder": [],
-        "columnWidths": {},
-        "runsExpanded": {},
-        "runsPinned": [],
-        "runsHidden": [],
-        "runsVisibilityMap": {},
-        "runsHiddenMode": "SHOW_ALL",
-        "viewMaximized": False,
-        "runListHidden": False,
-        "isAccordionReordered": False,
-        "useGroupedValuesInCharts": True,
-        "hideEmptyCharts": True,
-        "groupBy": None,
-        "groupsExpanded": {},
-        "autoRefreshEnabled": True,
-        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
-    }
+    columns = [*metrics, "tags.`method`", "tags.`status`", *(f"params.`{p}`" for p in _params(state))]
+    page: dict[str, object] = (
+        {"startTime": "ALL", "lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "selectedColumns": columns}
+        | {key: [] for key in ("datasetsFilter", "columnOrder", "runsPinned", "runsHidden")}
+        | {key: {} for key in ("columnWidths", "runsExpanded", "runsVisibilityMap", "groupsExpanded")}
+        | dict.fromkeys(("viewMaximized", "runListHidden", "isAccordionReordered"), False)
+        | dict.fromkeys(("useGroupedValuesInCharts", "hideEmptyCharts", "autoRefreshEnabled"), True)
+        | {"runsHiddenMode": "SHOW_ALL", "groupBy": None}
+        | {"globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""}}
+    )
     return json.dumps({"name": title, "createdAt": began, "updatedAt": began, "state": json.dumps(page | facets)})
 
 
