@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import configurations, labels
@@ -26,15 +25,9 @@ def figure(search: Search) -> Figure:
     page = Figure(figsize=(6.4, 4.2), layout="constrained")
     ax = page.add_subplot()
     rows = configurations.complete(search)
-    draw(ax, search, rows)
     what = "trials" if search.seeds == 1 else f"configurations ({search.seeds} seeds each)"
     title = f"{search.name}: {int(rows['on_front'].sum())} of {len(rows)} {what} on the front"
     ax.set_title(title, fontsize=10, parse_math=False)  # a folder's name may hold a $
-    return page
-
-
-def draw(ax: Axes, search: Search, rows: pd.DataFrame) -> None:
-    """``rows`` of ``configurations.complete``."""
     x, y = search.objectives[:2]
     front = rows[rows["on_front"]].sort_values(x)
     # The step turns so that the line bounds what the front dominates.
@@ -62,6 +55,7 @@ def draw(ax: Axes, search: Search, rows: pd.DataFrame) -> None:
             ax.text(0.01, 0.02, f"outside the frame: {outside}", transform=ax.transAxes, fontsize=7, color="0.4")
     if len(rows):
         ax.legend(frameon=False, fontsize=8)
+    return page
 
 
 def limits(rows: pd.DataFrame, name: str) -> tuple[float, float]:

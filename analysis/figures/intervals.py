@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import labels
@@ -88,19 +87,14 @@ def of_front(search: Search, confusions: Confusions) -> pd.DataFrame:
 
 
 def figure(search: Search, confusions: Confusions) -> Figure:
-    """The front's trials in the first two objectives, with intervals. Raises NothingToShow where there is none."""
+    """The front's trials in the first two objectives, each with a cross of its two intervals. A basic interval need not
+    hold its point, so bars are drawn from end to end. Raises NothingToShow where no trial has intervals."""
     rows = of_front(search, confusions)
     if rows.empty:
         raise NothingToShow("no trial on the front has a confusion table, so there are no intervals")
     page = Figure(figsize=(6.4, 4.4), layout="constrained")
-    draw(page.add_subplot(), rows, *search.objectives[:2])
     page.suptitle("front's trials with 95 % intervals over the validation images (bootstrap)", fontsize=10)
-    return page
-
-
-def draw(ax: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
-    """``rows`` of ``of_front``, each with a cross of its two intervals. A basic interval need not hold its point, so
-    bars are drawn from end to end."""
+    ax, (x, y) = page.add_subplot(), search.objectives[:2]
     for row in rows.to_dict("records"):
         style = labels.METHOD_STYLES[row["method"]]
         ax.hlines(row[y], row[f"{x}_low"], row[f"{x}_high"], color=style.color, linewidth=1, alpha=0.7, zorder=1)
@@ -114,3 +108,4 @@ def draw(ax: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
     ax.set_ylabel(labels.axis(y))
     ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
+    return page

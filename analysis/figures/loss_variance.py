@@ -1,7 +1,5 @@
 """A bar for each method's chosen configuration: the variance of the loss over classes, as in FairLoRA's figure 1."""
 
-import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import configurations, labels
@@ -9,16 +7,12 @@ from analysis.results import Search
 
 
 def figure(search: Search, metric: str = "val_loss_variance", by: str = configurations.CHOSEN_BY) -> Figure:
-    """One metric of each method's chosen configuration. Raises NothingToShow where none is complete."""
+    """Bars from zero, with the value on top and a standard deviation over the seeds where there are several. Raises
+    NothingToShow where no configuration is complete."""
+    rows = configurations.chosen(search, by)
     page = Figure(figsize=(5.6, 3.6), layout="constrained")
-    draw(page.add_subplot(), configurations.chosen(search, by), metric)
     page.suptitle(f"{labels.name(metric)}, by method ({configurations.seeds_in_words(search)})", fontsize=10)
-    return page
-
-
-def draw(ax: Axes, rows: pd.DataFrame, metric: str) -> None:
-    """``rows`` of ``configurations.chosen`` as bars from zero, with the value on top and a standard deviation over the
-    seeds where there are several."""
+    ax = page.add_subplot()
     spread = rows[f"{metric}_sd"] if rows[f"{metric}_sd"].notna().any() else None
     bars = ax.bar(range(len(rows)), rows[metric], yerr=spread, width=0.62, capsize=3, edgecolor="white", linewidth=0)
     for bar, method in zip(bars, rows["method"]):
@@ -28,3 +22,4 @@ def draw(ax: Axes, rows: pd.DataFrame, metric: str) -> None:
     ax.set_ylabel(labels.axis(metric))
     ax.margins(y=0.12)
     ax.spines[["top", "right"]].set_visible(False)
+    return page

@@ -36,18 +36,11 @@ def figure(search: Search, metrics: Sequence[str] = SPOKES, by: str = configurat
     page = Figure(figsize=(6.2, 6.0), layout="constrained")
     ax = page.add_subplot(projection="polar")
     assert isinstance(ax, PolarAxes)
-    draw(ax, rows, metrics)
-    page.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     page.suptitle(
         "validation metrics; each spoke from the worst (centre) to the best (rim)\nof the methods shown, "
         f"so small differences look large ({configurations.seeds_in_words(search)})",
         fontsize=9,
     )
-    return page
-
-
-def draw(ax: PolarAxes, rows: pd.DataFrame, metrics: Sequence[str] = SPOKES) -> None:
-    """A polygon for each row (of ``configurations.chosen``) over ``scaled``."""
     table = scaled(rows, metrics)
     angles = np.linspace(0, 2 * np.pi, table.shape[1], endpoint=False)
     for row, values in zip(rows.to_dict("records"), table.to_numpy()):
@@ -70,6 +63,8 @@ def draw(ax: PolarAxes, rows: pd.DataFrame, metrics: Sequence[str] = SPOKES) -> 
     ax.set_ylim(-0.12, 1.0)
     ax.grid(color="0.85", linewidth=0.7)
     ax.spines["polar"].set_color("0.85")
+    page.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return page
 
 
 def scaled(rows: pd.DataFrame, metrics: Sequence[str] = SPOKES) -> pd.DataFrame:

@@ -1,7 +1,5 @@
 """What the fairness penalty changes, in numbers: ``figures.penalty_effect`` as a table, improvements in bold."""
 
-from typing import Any
-
 import pandas as pd
 
 from analysis import configurations, labels
@@ -13,24 +11,18 @@ from analysis.table import Table
 def table(search: Search, by: str = configurations.CHOSEN_BY) -> Table:
     """Raises NothingToShow as ``pairs`` does."""
     compared, names = pairs(search, by).to_dict("records"), metrics(search)
-    rows = tuple(
-        (row["title"], f"{row['fair']} less {row['plain']}", row["kind"], *(_cell(row, name) for name in names))
-        for row in compared
-    )
-    better = {
-        (i, 3 + j)
-        for i, row in enumerate(compared)
-        for j, name in enumerate(names)
-        if row[name] * labels.sign(name) > 0
-    }
+    rows, better = [], set()
+    for i, row in enumerate(compared):
+        cells = [row["title"], f"{row['fair']} less {row['plain']}", row["kind"]]
+        for name in names:
+            if row[name] * labels.sign(name) > 0:
+                better.add((i, len(cells)))
+            spread = f" ± {row[f'{name}_sd']:.4f}" if pd.notna(row[f"{name}_sd"]) else ""
+            cells.append(f"{row[name]:+.4f}{spread}".replace("-", "−"))
+        rows.append(tuple(cells))
     header = ("configuration", "trials", "compared", *map(labels.heading, names))
     note = (
         "Fair less plain; bold: better with the penalty. Rates are fractions, loss variance is in nats². "
         f"Over seeds: {configurations.seeds_in_words(search)}."
     )
-    return Table("What the penalty changes, validation split", header, rows, frozenset(better), note)
-
-
-def _cell(row: dict[str, Any], name: str) -> str:
-    spread = f" ± {row[f'{name}_sd']:.4f}" if pd.notna(row[f"{name}_sd"]) else ""
-    return f"{row[name]:+.4f}{spread}".replace("-", "−")
+    return Table("What the penalty changes, validation split", header, tuple(rows), frozenset(better), note)
