@@ -55,16 +55,10 @@ def read(folder: str | Path) -> Search:
     missing = [column for column in (*REQUIRED, *settings["objectives"]) if column not in trials]
     if missing:
         raise ValueError(f"{folder / 'trials.parquet'} must have the column {missing[0]}, but has not")
-    return Search(
-        name=settings["name"],
-        objectives=settings["objectives"],
-        directions=settings["directions"],
-        trials=trials,
-        epochs=pd.read_parquet(folder / "epochs.parquet"),
-        seeds=settings.get("seeds", 1),
-        settings=settings,
-        confirmed=pd.read_parquet(folder / CONFIRMED) if (folder / CONFIRMED).is_file() else pd.DataFrame(),
-    )
+    name, objectives, directions = (settings[key] for key in ("name", "objectives", "directions"))
+    epochs, seeds = pd.read_parquet(folder / "epochs.parquet"), settings.get("seeds", 1)
+    confirmed = pd.read_parquet(folder / CONFIRMED) if (folder / CONFIRMED).is_file() else pd.DataFrame()
+    return Search(name, objectives, directions, trials, epochs, seeds, settings, confirmed)
 
 
 def newest() -> Path:

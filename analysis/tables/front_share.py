@@ -29,8 +29,11 @@ def table(search: Search) -> Table:
     rows = []
     for over in ("method", "rank", "lam"):
         for row in counts(search, over).to_dict("records"):
-            share = f"{100 * row['on_front'] / row['complete']:.0f} %"
-            value = _value(over, row["value"])
+            share, value = f"{100 * row['on_front'] / row['complete']:.0f} %", row["value"]
+            if over == "method":
+                value = labels.METHOD_STYLES[value].name
+            else:
+                value = f"{value:g} to {10 * value:g}" if over == "lam" and value > 0 else f"{value:.0f}"
             rows.append((labels.hyperparameter(over), value, str(row["complete"]), str(row["on_front"]), share))
     if not rows:
         raise NothingToShow("no configuration is complete")
@@ -40,9 +43,3 @@ def table(search: Search) -> Table:
     )
     header = ("of", "value", "complete", "on the front", "share")
     return Table("Where the front lies, validation split", header, tuple(rows), note=note)
-
-
-def _value(over: str, value: str | float) -> str:
-    if isinstance(value, str):
-        return labels.METHOD_STYLES[value].name
-    return f"{value:g} to {10 * value:g}" if over == "lam" and value > 0 else f"{value:.0f}"

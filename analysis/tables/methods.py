@@ -12,15 +12,8 @@ from analysis.table import Table
 
 # FairLoRA's tables 1, 2 and 6, then its table 3 (of which sensitive accuracy needs a second model), then Ding et al.'s.
 COMPARED = (
-    "accuracy",
-    "min_f1",
-    "min_recall",
-    "delta_f1",
-    "eod_max",
-    "equalized_odds",
-    "min_group_accuracy",
-    "delta_group_accuracy",
-    "loss_variance",
+    *("accuracy", "min_f1", "min_recall", "delta_f1", "eod_max"),
+    *("equalized_odds", "min_group_accuracy", "delta_group_accuracy", "loss_variance"),
 )
 
 
@@ -48,15 +41,15 @@ def by_metric(caption: str, rows: pd.DataFrame, metrics: Sequence[str], note: st
             labels.METHOD_STYLES[row["method"]].name,
             *(str(row["number"]), labels.number(row.get("rank"), ".3g"), labels.number(row.get("lam"), ".3g")),
             *([row[more]] if more else []),
-            *(cell(row, name) for name in shown),
+            *(_cell(row, name) for name in shown),
         )
         for row in rows.to_dict("records")
     )
-    best = {(i, len(left) + j) for j, name in enumerate(shown) for i in best_rows(rows[name], name)}
+    best = {(i, len(left) + j) for j, name in enumerate(shown) for i in _best_rows(rows[name], name)}
     return Table(caption, (*left, *map(labels.heading, shown)), cells, frozenset(best), note)
 
 
-def cell(row: dict[str, Any], metric: str) -> str:
+def _cell(row: dict[str, Any], metric: str) -> str:
     """ "97.35 ± 0.17"; without ± where there is one seed, "–" where nothing supports the metric."""
     if np.isnan(row[metric]):
         return labels.ABSENT
@@ -64,7 +57,7 @@ def cell(row: dict[str, Any], metric: str) -> str:
     return _printed(row[metric], metric) + ("" if np.isnan(spread) else f" ± {_printed(spread, metric)}")
 
 
-def best_rows(values: pd.Series, metric: str) -> list[int]:
+def _best_rows(values: pd.Series, metric: str) -> list[int]:
     """The rows whose printed mean is the best: what looks equal is equally bold."""
     printed = [float(_printed(value, metric)) * labels.sign(metric) for value in values]
     top = np.nanmax(printed)

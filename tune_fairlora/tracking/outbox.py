@@ -81,7 +81,12 @@ class Outbox(ABC):
         self._last_failures = 0  # since the search is at its end
         with record.lock:  # no event may come between what is read here and what is fed
             events = read_events(record.folder)
-            self._position = self._open_position(len(events))
+            position, public = read_position(record.folder), without_password(uri)
+            if position is None or (position.uri, position.experiment) != (public, experiment):
+                position = Position(public, experiment, since=len(events), sent=0)  # another store has none of them
+            # A crash of the machine may have cost the log its end.
+            position.since, position.sent = min(position.since, len(events)), min(position.sent, len(events))
+            self._position = position
             self._queue: deque[Event] = deque(events[self._position.sent :])
             record.listener = self._feed
         self._old = len(self._queue)  # of the events that wait: those of an earlier process
@@ -92,14 +97,6 @@ class Outbox(ABC):
         earlier = events[self._position.since :]
         self._thread = threading.Thread(target=self._work, args=(earlier,), name="mlflow", daemon=True)
         self._thread.start()
-
-    def _open_position(self, events: int) -> Position:
-        """Another store than before has none of the events. A crash of the machine may have cost the log its end."""
-        position, public = read_position(self.record.folder), without_password(self.uri)
-        if position is None or (position.uri, position.experiment) != (public, self.experiment):
-            return Position(public, self.experiment, since=events, sent=0)
-        position.since, position.sent = min(position.since, events), min(position.sent, events)
-        return position
 
     @abstractmethod
     def _connect(self, earlier: list[Event]) -> None:

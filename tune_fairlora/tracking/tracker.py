@@ -63,16 +63,9 @@ class Tracker(Outbox):
             tags = {"role": "search", "status": RUNNING} | {k: settings[k] for k in ("code_version", "weights")}
             return self.store.create(settings["name"], common | tags, self.state.began)
         trial = self.state.trials[number]
-        tags = {
-            "mlflow.parentRunId": self.run(SEARCH),
-            "role": "trial",
-            "search": settings["name"],
-            "trial": number,
-            "status": trial.status,
-            "method": trial.values["method"],
-            "config_id": trial.config_id,
-            "pareto": "false",
-        }
+        tags = {"role": "trial", "search": settings["name"], "trial": number, "mlflow.parentRunId": self.run(SEARCH)}
+        tags |= {"method": trial.values["method"], "config_id": trial.config_id}
+        tags |= {"status": trial.status, "pareto": "false"}
         return self.store.create(trial.label, common | tags, trial.started)
 
     def _write(self, number: int, method: Callable[..., None], *content: object) -> Message:
@@ -88,7 +81,11 @@ class Tracker(Outbox):
             yield lambda: self.run(number, self._untried)
         match event:
             case "search":
-                yield write(MlflowStore.log_params, self._params())
+                settings = self.state.settings
+                params = {name: settings[name] for name in PARAMS if name in settings}
+                params |= {f"fixed.{name}": value for name, value in settings["fixed"].items()}
+                params["hypervolume_reference"] = self.state.reference
+                yield write(MlflowStore.log_params, params)
                 yield self.log_data
                 yield self.show_views
             case "start":
@@ -111,12 +108,6 @@ class Tracker(Outbox):
                 yield write(MlflowStore.tag, tags)
                 yield write(MlflowStore.terminate, entry["status"], entry["time"])
                 yield from self._after_trial(entry) if event == "end" else self._after_search()
-
-    def _params(self) -> dict[str, object]:
-        settings = self.state.settings
-        fixed = {f"fixed.{name}": value for name, value in settings["fixed"].items()}
-        known = {name: settings[name] for name in PARAMS if name in settings}
-        return known | fixed | {"hypervolume_reference": self.state.reference}
 
     def _after_trial(self, entry: Event) -> Iterator[Message]:
         """Tag and colour the runs that came to the front or left it, and put the front as it was then on the search's

@@ -89,18 +89,15 @@ def make_database(path: Path, make: Callable[[str], object]) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     with tempfile.TemporaryDirectory() as elsewhere:
         make(f"{SQLITE}{elsewhere}/mlflow.db")
-        with contextlib.closing(sqlite3.connect(f"{elsewhere}/mlflow.db")) as source:
-            _place(source, temporary, path)
-
-
-def _place(source: sqlite3.Connection, temporary: Path, path: Path) -> None:
-    """A copy, as MLflow keeps its own file open. A link, as it never replaces what another search made meanwhile."""
-    try:
-        with contextlib.closing(sqlite3.connect(temporary)) as target:
-            source.backup(target)
-        os.link(temporary, path)
-    except OSError:  # it is there, or the file system has no links
-        if not path.exists():
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            with (
+                contextlib.closing(sqlite3.connect(f"{elsewhere}/mlflow.db")) as source,
+                contextlib.closing(sqlite3.connect(temporary)) as target,
+            ):
+                source.backup(target)  # a copy, as MLflow keeps its own file open
+            os.link(temporary, path)  # which never replaces what another search made meanwhile
+        except OSError:  # it is there, or the file system has no links
+            if not path.exists():
+                os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)

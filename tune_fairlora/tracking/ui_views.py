@@ -227,7 +227,15 @@ def search_note(state: State, experiment_id: str, runs: dict[int, str], parent: 
     if members:
         params = _params(state)
         heads = ["trial", *(name.removeprefix("val_") for name in state.objectives), *params]
-        rows = [_row(state, n, experiment_id, runs, params) for n in members[:NOTE_ROWS]]
+        rows = []
+        for number in members[:NOTE_ROWS]:
+            trial = state.trials[number]
+            name = markdown(trial.label)
+            link = f"[{name}]({run_address(experiment_id, runs[number])})" if number in runs else name
+            values = [f"{trial.metrics[objective]:.4f}" for objective in state.objectives]
+            shown = [trial.values.get(name, EMPTY) for name in params]
+            texts = [markdown(f"{value:.4g}" if isinstance(value, float) else value) for value in shown]
+            rows.append([link, *values, *texts])
         while sum(len(" | ".join(row)) for row in rows) > NOTE_LENGTH:
             rows.pop()
         grid = [_cells(heads), "|" + " --- |" * len(heads), *map(_cells, rows)]
@@ -241,12 +249,3 @@ def search_note(state: State, experiment_id: str, runs: dict[int, str], parent: 
 
 def _cells(texts: list[str]) -> str:
     return "| " + " &nbsp; | ".join(texts) + " |"  # MLflow sets columns without any space between
-
-
-def _row(state: State, number: int, experiment_id: str, runs: dict[int, str], params: list[str]) -> list[str]:
-    trial = state.trials[number]
-    name = markdown(trial.label)
-    link = f"[{name}]({run_address(experiment_id, runs[number])})" if number in runs else name
-    values = [f"{trial.metrics[objective]:.4f}" for objective in state.objectives]
-    shown = [trial.values.get(name, "–") for name in params]
-    return [link, *values, *(markdown(f"{v:.4g}" if isinstance(v, float) else str(v)) for v in shown)]
