@@ -19,13 +19,9 @@ SIGNS = {"minimize": 1.0, "maximize": -1.0}
 
 
 def as_minimization(values: ArrayLike, directions: Iterable[str]) -> np.ndarray:
-    """Flip the signs of the objectives to be maximised, so that smaller is better in every column.
+    """`values` [n, m] with the signs of the objectives to be maximised flipped, so that smaller is better in every
+    column: a float copy, NaN stays NaN.
 
-    Args:
-        values: [n, m], in the user's directions and units.
-        directions: m of "maximize" or "minimize", one a column.
-
-    Returns: Float array [n, m], a copy. NaN stays NaN.
     Raises: ValueError on an unknown direction, and when `values` has not one column a direction.
     """
     directions = list(directions)
@@ -51,11 +47,8 @@ def ranks(points: ArrayLike) -> np.ndarray:
 
 
 def front(points: ArrayLike) -> np.ndarray:
-    """Which points no other point dominates: those of rank 0.
-
-    Returns: Bool array [n]. Every copy of a front point is on the front; a row with any NaN is not.
-
-    O(n log n) for m <= 2; for m >= 3, one vectorised pass over what is left for each front point.
+    """Which points no other point dominates, those of rank 0: bool [n]. Every copy of a front point is on the front; a
+    row with any NaN is not. O(n log n) for m <= 2; else one vectorised pass over what is left for each front point.
     """
     valid, rows, inverse = _distinct(points)
     result = np.zeros(len(valid), dtype=bool)

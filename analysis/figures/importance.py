@@ -13,7 +13,6 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold
@@ -30,19 +29,17 @@ FOLDS, REPEATS, TREES = 5, 10, 30
 
 
 @lru_cache(maxsize=1)  # it takes seconds, and a table and a figure show it
-def measure(search: Search, least: int = LEAST) -> pd.DataFrame:
+def measure(search: Search) -> pd.DataFrame:
     """The importance of each hyperparameter that was searched, for each objective; the same numbers at every call.
 
     Columns: ``objective``, ``hyperparameter``, ``configurations`` (how many have it), ``importance`` (share of the
     held-out variance lost by shuffling it: 0 none; its mean over repeats), ``low`` and ``high`` (2.5 and 97.5 % of the
-    repeats), ``r2`` (of the held-out predictions: 1 all explained, 0 or less nothing). NaN where fewer than ``least``
-    have it.
-
-    Raises NothingToShow where fewer than ``least`` configurations are complete.
+    repeats), ``r2`` (of the held-out predictions: 1 all explained, 0 or less nothing). NaN where fewer than ``LEAST``
+    have it. Raises NothingToShow where fewer than ``LEAST`` configurations are complete.
     """
     rows = configurations.complete(search)
-    if len(rows) < least:
-        raise NothingToShow(f"importance needs {least} complete configurations, but the search has {len(rows)}")
+    if len(rows) < LEAST:
+        raise NothingToShow(f"importance needs {LEAST} complete configurations, but the search has {len(rows)}")
     owners: dict[tuple[bool, ...], list[str]] = {}  # which rows have a hyperparameter -> those that exactly these have
     for name in configurations.varied(rows):
         owners.setdefault(tuple(rows[name].notna()), []).append(name)
@@ -53,7 +50,7 @@ def measure(search: Search, least: int = LEAST) -> pd.DataFrame:
         own = [name for name in own if name in shared]
         for objective in search.objectives if own else []:
             r2, lost = np.nan, {name: [np.nan] for name in own}
-            if len(inside) >= least and inside[objective].var() > 0:
+            if len(inside) >= LEAST and inside[objective].var() > 0:
                 r2, lost = _lost_by_shuffling(inside[shared], inside[objective].to_numpy(float), own)
             for name in own:
                 low, high = np.quantile(lost[name], [0.025, 0.975])
@@ -99,25 +96,22 @@ def _held_out_errors(inputs: np.ndarray, target: np.ndarray, groups: list[list[i
 
 
 def figure(search: Search) -> Figure:
-    """One panel an objective. Raises NothingToShow as ``measure`` does."""
-    rows = measure(search)
-    names = search.objectives
-    page = Figure(figsize=(3.6 * len(names), 1.6 + 0.3 * rows["hyperparameter"].nunique()), layout="constrained")
-    for ax, objective in zip(page.subplots(1, len(names), squeeze=False)[0], names):
-        draw(ax, rows, objective)
+    """One panel an objective: bars with the range of the repeats, pale where the forest predicts nothing. Raises
+    NothingToShow as ``measure`` does."""
+    measured, objectives = measure(search), search.objectives
+    size = (3.6 * len(objectives), 1.6 + 0.3 * measured["hyperparameter"].nunique())
+    page = Figure(figsize=size, layout="constrained")
     page.suptitle("importance of hyperparameters (grey: the forest predicts nothing held out)", fontsize=10)
+    for ax, objective in zip(page.subplots(1, len(objectives), squeeze=False)[0], objectives):
+        rows = measured[(measured["objective"] == objective) & measured["importance"].notna()]
+        names = []
+        for place, row in enumerate(rows.sort_values("importance").to_dict("records")):
+            sound = row["r2"] >= SOUND
+            ax.barh(place, row["importance"], color="#0072B2" if sound else "0.8", height=0.6)
+            ax.hlines(place, row["low"], row["high"], color="0.2" if sound else "0.6", linewidth=1)
+            names.append(f"{labels.hyperparameter(row['hyperparameter'])} (n={row['configurations']})")
+        ax.set_yticks(range(len(rows)), names, fontsize=8)
+        ax.axvline(0, color="0.6", linewidth=1, zorder=0)
+        ax.set_xlabel(f"share of validation {labels.name(objective)}'s\nheld-out variance lost by shuffling")
+        ax.spines[["top", "right"]].set_visible(False)
     return page
-
-
-def draw(ax: Axes, rows: pd.DataFrame, objective: str) -> None:
-    """``rows`` of ``measure`` as bars with the range of the repeats; pale where the forest predicts nothing."""
-    rows = rows[(rows["objective"] == objective) & rows["importance"].notna()].sort_values("importance")
-    for place, row in enumerate(rows.to_dict("records")):
-        sound = row["r2"] >= SOUND
-        ax.barh(place, row["importance"], color="#0072B2" if sound else "0.8", height=0.6)
-        ax.hlines(place, row["low"], row["high"], color="0.2" if sound else "0.6", linewidth=1)
-    names = [f"{labels.hyperparameter(r['hyperparameter'])} (n={r['configurations']})" for r in rows.to_dict("records")]
-    ax.set_yticks(range(len(rows)), names, fontsize=8)
-    ax.axvline(0, color="0.6", linewidth=1, zorder=0)
-    ax.set_xlabel(f"share of validation {labels.name(objective)}'s\nheld-out variance lost by shuffling")
-    ax.spines[["top", "right"]].set_visible(False)

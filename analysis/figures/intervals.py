@@ -46,15 +46,10 @@ MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def bootstrap(
     confusion: Any, metrics: Iterable[str], repeats: int = REPEATS, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """A 95 % interval of each of ``metrics`` that a confusion table determines (``MEASURES``), by name.
-
+    """A 95 % interval, (low, high) within [0, 1], of each of ``metrics`` that ``confusion`` determines (``MEASURES``).
     It need not hold the point: a gap between classes of few images is that much too large.
 
-    Args:
-        confusion: int ``[K, K]``, true class by predicted class, with at least one image.
-
-    Returns: (low, high) within [0, 1].
-    Raises: ValueError on another shape or an empty table.
+    ``confusion``: int ``[K, K]``, true class by predicted class, with at least one image; else raises ValueError.
     """
     table = np.asarray(confusion)
     if table.ndim != 2 or table.shape[0] != table.shape[1] or table.sum() < 1:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -47,7 +46,6 @@ def pairs(search: Search, by: str = configurations.CHOSEN_BY) -> pd.DataFrame:
 
 
 def _all_but_the_penalty(row: dict[str, Any]) -> tuple[Any, ...]:
-    """All hyperparameters but the penalty's."""
     names = [name for name in FIELDS if name in row and name not in ("method", "seed", *FAIR_HYPERPARAMETERS)]
     return tuple(None if pd.isna(row[name]) else row[name] for name in names)
 
@@ -65,29 +63,23 @@ def _compared(search: Search, fair: dict[str, Any], plain: dict[str, Any], kind:
 
 
 def figure(search: Search, by: str = configurations.CHOSEN_BY) -> Figure:
-    """One panel a metric. Raises NothingToShow as ``pairs`` does."""
+    """One panel a metric: dots, with a standard deviation over seeds where there is one. Raises NothingToShow as
+    ``pairs`` does."""
     rows, names = pairs(search, by), metrics(search)
     page = Figure(figsize=(2.3 * len(names) + 1.6, 1.5 + 0.28 * len(rows)), layout="constrained")
-    panels = page.subplots(1, len(names), squeeze=False, sharey=True)[0]
-    for ax, metric in zip(panels, names):
-        draw(ax, rows, metric)
     page.suptitle(f"with the penalty less without: {' and '.join(rows['kind'].unique())}", fontsize=10)
+    for ax, metric in zip(page.subplots(1, len(names), squeeze=False, sharey=True)[0], names):
+        ax.axvline(0, color="0.6", linewidth=1, zorder=0)  # no difference
+        for place, row in enumerate(rows.to_dict("records")):
+            style, spread = labels.METHOD_STYLES[row["method"]], row[f"{metric}_sd"]
+            ax.plot(row[metric], place, color=style.color, marker=style.marker)
+            if pd.notna(spread):
+                ax.errorbar(row[metric], place, xerr=spread, ecolor=style.color, capsize=2, elinewidth=1, fmt="none")
+        ax.set_yticks(range(len(rows)), rows["title"], fontsize=8)
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+        side = "right" if labels.sign(metric) > 0 else "left"
+        ax.set_xlabel(f"validation {labels.with_unit(metric)},\nfair less plain ({side} is better)")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.margins(x=0.15)
+        ax.xaxis.set_major_locator(MaxNLocator(3))
     return page
-
-
-def draw(ax: Axes, rows: pd.DataFrame, metric: str) -> None:
-    """``rows`` of ``pairs`` as dots, with a standard deviation over seeds where there is one; the line at 0 is no
-    difference."""
-    ax.axvline(0, color="0.6", linewidth=1, zorder=0)
-    for place, row in enumerate(rows.to_dict("records")):
-        style, spread = labels.METHOD_STYLES[row["method"]], row[f"{metric}_sd"]
-        ax.plot(row[metric], place, color=style.color, marker=style.marker)
-        if pd.notna(spread):
-            ax.errorbar(row[metric], place, xerr=spread, ecolor=style.color, capsize=2, elinewidth=1, fmt="none")
-    ax.set_yticks(range(len(rows)), rows["title"], fontsize=8)
-    ax.set_ylim(len(rows) - 0.5, -0.5)
-    side = "right" if labels.sign(metric) > 0 else "left"
-    ax.set_xlabel(f"validation {labels.with_unit(metric)},\nfair less plain ({side} is better)")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.margins(x=0.15)
-    ax.xaxis.set_major_locator(MaxNLocator(3))

@@ -25,25 +25,21 @@ def shares(confusion: Any) -> np.ndarray:
 def page(confusion: Any, classes: Sequence[str], title: str) -> str:
     """A whole HTML document, no script in it: rows are true classes, columns predicted ones, cells are shaded by the
     share of the true class; a class without images is grey. ``confusion``: counts ``[K, K]``, validation split."""
-    names, style = [escape(name) for name in classes], Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    names, sheet = [escape(name) for name in classes], Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     heads = "".join(f'<th title="{name}">{name}</th>' for name in names)
     rows = []
     for true, counts, share in zip(names, confusion, shares(confusion).tolist()):
         kind = ' class="none"' if math.isnan(share[0]) else ""
-        cells = "".join(_cell(true, name, int(n), part, len(names)) for name, n, part in zip(names, counts, share))
+        cells = ""
+        for predicted, count, part in zip(names, map(int, counts), share):
+            style = f"background:rgba(8,81,156,{part:.2f})" + (";color:#fff" if part > DARK else "")
+            title, text = f"{true} as {predicted}: {count} ({part:.0%})", count if len(names) <= WRITTEN else ""
+            cells += f'<td style="{style}" title="{title}">{text}</td>' if count else "<td></td>"
         rows.append(f'<tr{kind}><th title="{true}">{true}</th>{cells}</tr>')
     kind = ' class="many"' if len(names) > WRITTEN else ""
     heading = f"{escape(title)}, validation split: true class (rows) by predicted class"
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{sheet}</style>'
         f"<h1>{heading}</h1><table{kind}><thead><tr><td></td>{heads}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></html>"
     )
-
-
-def _cell(true: str, predicted: str, count: int, share: float, classes: int) -> str:
-    if not count:
-        return "<td></td>"
-    color = f"background:rgba(8,81,156,{share:.2f})" + (";color:#fff" if share > DARK else "")
-    text = count if classes <= WRITTEN else ""
-    return f'<td style="{color}" title="{true} as {predicted}: {count} ({share:.0%})">{text}</td>'

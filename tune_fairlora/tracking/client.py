@@ -40,13 +40,13 @@ class MlflowStore:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a request and two lines for every run
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient, entities
 
         path = Path(uri.removeprefix(SQLITE))
         if uri.startswith(SQLITE) and not path.exists():
             make_database(path, lambda uri: MlflowClient(uri).search_experiments(max_results=1))
         self.uri, self.experiment = uri, experiment
-        self.client = MlflowClient(uri)
+        self.client, self.entities = MlflowClient(uri), entities
 
     @cached_property
     def experiment_id(self) -> str:
@@ -101,28 +101,22 @@ class MlflowStore:
         self.client.set_terminated(run_id, RUN_STATUS[status], end_time=int(time * 1000))
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int, time: float) -> None:
-        from mlflow.entities import Metric
-
-        finite = [Metric(k, v, int(time * 1000), step) for k, v in metrics.items() if math.isfinite(v)]
+        finite = [self.entities.Metric(k, v, int(time * 1000), step) for k, v in metrics.items() if math.isfinite(v)]
         self.client.log_batch(run_id, metrics=finite)
 
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
-        from mlflow.entities import Param
-
-        self.client.log_batch(run_id, params=[Param(k, text) for k, text in as_texts(params).items()])
+        self.client.log_batch(run_id, params=[self.entities.Param(k, text) for k, text in as_texts(params).items()])
 
     def tag(self, run_id: str, tags: Mapping[str, object]) -> None:
-        from mlflow.entities import RunTag
-
-        self.client.log_batch(run_id, tags=[RunTag(k, text) for k, text in as_texts(tags).items()])
+        self.client.log_batch(run_id, tags=[self.entities.RunTag(k, text) for k, text in as_texts(tags).items()])
 
     def log_data(self, run_id: str, name: str, fingerprint: str, path: str, profile: Mapping[str, int]) -> None:
         """The data set as an input of the run, which MLflow's page shows with its hash."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
         source = json.dumps({"uri": path})
-        data = Dataset(as_text(name), fingerprint[:DIGEST_LENGTH], "local", source, profile=json.dumps(profile))
-        self.client.log_inputs(run_id, datasets=[DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+        facts = (as_text(name), fingerprint[:DIGEST_LENGTH], "local", source)
+        data = self.entities.Dataset(*facts, profile=json.dumps(profile))
+        use = self.entities.InputTag("mlflow.data.context", "training")
+        self.client.log_inputs(run_id, datasets=[self.entities.DatasetInput(data, [use])])
 
     def log_record(self, run_id: str, path: Path) -> None:
         self.client.log_artifact(run_id, str(path), RECORD_FOLDER)

@@ -30,14 +30,19 @@ FORBIDDEN = re.compile(r"[/:.%\"']")  # in a logged model's name
 
 def log_trial(store: MlflowStore, finished: Finished, number: int, run_id: str) -> str:
     """Log the model of a trial whose weights were kept, once; its id. Raises ConfigError where they are damaged."""
-    from mlflow.entities import LoggedModelOutput
-
     from tune_fairlora.reporting.trial_results import export_trial
 
-    logged = _find(store, finished.settings["id"], number)
+    trial, settings, client = finished.state.trials[number], finished.settings, store.client
+    logged = None
+    for earlier in _models(store, f"tags.search_id = '{settings['id']}' AND tags.trial = '{number}'"):
+        if str(earlier.status) == "READY":
+            logged = earlier.model_id
+        elif (
+            now() - earlier.creation_timestamp / 1000 > ABANDONED_SECONDS
+        ):  # broken off; before, another process may be at it
+            client.delete_logged_model(earlier.model_id)
     if logged:
         return logged
-    trial, settings, client = finished.state.trials[number], finished.settings, store.client
     tags = {"search_id": settings["id"], "search": settings["name"], "trial": number, "pareto": "true"}
     with tempfile.TemporaryDirectory() as folder:
         export = Path(folder) / EXPORT
@@ -49,7 +54,7 @@ def log_trial(store: MlflowStore, finished: Finished, number: int, run_id: str) 
     metrics = {k: v for k, v in trial.metrics.items() if k.startswith("val_") and math.isfinite(v)}
     client.log_batch(run_id, metrics=_points(store, run_id, model.model_id, metrics))
     client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])  # so that the run's page lists it
+    client.log_outputs(run_id, [store.entities.LoggedModelOutput(model.model_id, 0)])  # so that the run's page lists it
     return str(model.model_id)
 
 
@@ -81,17 +86,6 @@ def mark(store: MlflowStore, search_id: str, front: list[int]) -> None:
             store.client.set_logged_model_tags(model.model_id, {"pareto": pareto})
 
 
-def _find(store: MlflowStore, search_id: str, number: int) -> str | None:
-    """The id of the trial's logged model, if it was logged whole. Deletes what a broken attempt left."""
-    logged = None
-    for model in _models(store, f"tags.search_id = '{search_id}' AND tags.trial = '{number}'"):
-        if str(model.status) == "READY":
-            logged = model.model_id
-        elif now() - model.creation_timestamp / 1000 > ABANDONED_SECONDS:  # else another process may be at it
-            store.client.delete_logged_model(model.model_id)
-    return logged
-
-
 def _models(store: MlflowStore, wanted: str) -> "list[LoggedModel]":
     query = {"experiment_ids": [store.experiment_id], "filter_string": wanted}
     return list(all_pages(store.client.search_logged_models, **query))
@@ -100,12 +94,10 @@ def _models(store: MlflowStore, wanted: str) -> "list[LoggedModel]":
 def _points(store: MlflowStore, run_id: str, model_id: str, metrics: Mapping[str, float]) -> "list[Metric]":
     """The metrics as points of the model. MLflow puts them on the run's curves as well, where these points are there
     already: equal in step and time, they are stored once."""
-    from mlflow.entities import Metric
-
     curve = [point for name in list(metrics)[:1] for point in store.client.get_metric_history(run_id, name)]
     last = max(curve, key=lambda point: point.step, default=None)
     step, time = (last.step, last.timestamp) if last else (0, int(1000 * now()))
-    return [Metric(k, v, time, step, model_id=model_id, run_id=run_id) for k, v in metrics.items()]
+    return [store.entities.Metric(k, v, time, step, model_id=model_id, run_id=run_id) for k, v in metrics.items()]
 
 
 def _package(export: Path, model_id: str, run_id: str) -> Path:

@@ -89,8 +89,6 @@ def prepared(state: State) -> dict[str, str]:
     """The experiment's tags that make the two views of the search."""
     name, own = state.settings["name"], f"tags.search_id = '{state.settings['id']}'"
     charts, table = keys(state.settings["id"])
-    first = state.objectives[0]
-    down = state.directions[0] == "minimize"
     return {
         VIEW_TAG + charts: _view(
             f"Pareto front: {name}",
@@ -106,8 +104,8 @@ def prepared(state: State) -> dict[str, str]:
             f"Front as a table: {name}",
             state,
             searchFilter=f"{own} and tags.pareto = 'true'",
-            orderByKey=f"metrics.`{first}`",
-            orderByAsc=down,
+            orderByKey=f"metrics.`{state.objectives[0]}`",
+            orderByAsc=state.directions[0] == "minimize",
         ),
     }
 
