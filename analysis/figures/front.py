@@ -1,8 +1,9 @@
 """The front: the first two objectives of all complete configurations.
 
 No figure of this package goes through pyplot, so none changes matplotlib's state. In each module of it,
-``figure(search, ...)`` returns a page, and raises NothingToShow where the search lacks what it shows; ``by``, where
-there is one, is the metric that a configuration is chosen by.
+``figure(search, ...)`` returns a page, and ``table(search, ...)``, where there is one, the same in numbers; both raise
+NothingToShow where the search lacks what they show. ``by``, where there is one, is the metric that a configuration is
+chosen by.
 """
 
 from typing import Literal

@@ -19,6 +19,7 @@ from sklearn.model_selection import KFold
 
 from analysis import configurations, labels
 from analysis.results import NothingToShow, Search
+from analysis.table import Table
 from trainables.config import FIELDS
 
 # Configurations. With ten, and one of three hyperparameters behind 60 % of an objective's variance, that one came first
@@ -26,6 +27,12 @@ from trainables.config import FIELDS
 LEAST = 10
 SOUND = 0.1  # held-out R² from which a forest may be said to predict something
 FOLDS, REPEATS, TREES = 5, 10, 30
+NOTE = (
+    "Importance: share of an objective's held-out variance that a random forest loses when the hyperparameter is "
+    f"shuffled, {REPEATS} repeats of {FOLDS} folds. Where the held-out R² is near 0 or below, the forest predicts "
+    "nothing and the row means nothing. A hyperparameter is measured among the configurations that have it, at least "
+    f"{LEAST}; method and learning rate share what they explain, as their ranges differ by method."
+)
 
 
 @lru_cache(maxsize=1)  # it takes seconds, and a table and a figure show it
@@ -115,3 +122,21 @@ def figure(search: Search) -> Figure:
         ax.set_xlabel(f"share of validation {labels.name(objective)}'s\nheld-out variance lost by shuffling")
         ax.spines[["top", "right"]].set_visible(False)
     return page
+
+
+def table(search: Search) -> Table:
+    """The most important hyperparameter of each objective first. Raises NothingToShow as ``measure`` does."""
+    ordered = measure(search).sort_values(["objective", "importance"], ascending=[True, False], kind="stable")
+    rows = tuple(
+        (
+            labels.hyperparameter(row["hyperparameter"]),
+            labels.name(row["objective"]),
+            str(row["configurations"]),
+            "too few" if np.isnan(row["importance"]) else f"{row['importance']:.2f}",
+            labels.ABSENT if np.isnan(row["low"]) else f"{row['low']:.2f} … {row['high']:.2f}",
+            labels.number(row["r2"], ".2f"),
+        )
+        for row in ordered.to_dict("records")
+    )
+    header = ("hyperparameter", "objective", "configurations", "importance", "95 % of repeats", "held-out R²")
+    return Table("Importance of each hyperparameter, validation split", header, rows, note=NOTE)

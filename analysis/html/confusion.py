@@ -33,8 +33,8 @@ def page(confusion: Any, classes: Sequence[str], title: str) -> str:
         cells = ""
         for predicted, count, part in zip(names, map(int, counts), share):
             style = f"background:rgba(8,81,156,{part:.2f})" + (";color:#fff" if part > DARK else "")
-            title, text = f"{true} as {predicted}: {count} ({part:.0%})", count if len(names) <= WRITTEN else ""
-            cells += f'<td style="{style}" title="{title}">{text}</td>' if count else "<td></td>"
+            hint, text = f"{true} as {predicted}: {count} ({part:.0%})", count if len(names) <= WRITTEN else ""
+            cells += f'<td style="{style}" title="{hint}">{text}</td>' if count else "<td></td>"
         rows.append(f'<tr{kind}><th title="{true}">{true}</th>{cells}</tr>')
     kind = ' class="many"' if len(names) > WRITTEN else ""
     heading = f"{escape(title)}, validation split: true class (rows) by predicted class"

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from analysis.figures import importance
-from analysis.tables.importance import table
 from tests.analysis.handmade import search, trial
 
 
@@ -45,7 +44,7 @@ def test_the_same_record_gives_the_same_numbers():
     assert one.equals(two)
     few = one[one["hyperparameter"] == "lam"]  # four configurations have it
     assert few["importance"].isna().all() and few["configurations"].tolist() == [4, 4]
-    assert any(row[3] == "too few" for row in table(record).rows)
+    assert any(row[3] == "too few" for row in importance.table(record).rows)
 
 
 def test_noise_is_called_noise():

@@ -16,14 +16,14 @@ from trainables.metrics import METRICS
 FOLDER = Path(results.__file__).parent
 
 
-def made_by(kind: str, unlike: str = "") -> list:
-    names = sorted(path.stem for path in (FOLDER / f"{kind}s").glob("[!_]*.py") if path.stem != unlike)
-    return [
-        pytest.param(getattr(import_module(f"analysis.{kind}s.{name}"), kind), id=f"{kind}s.{name}") for name in names
-    ]
+def made_by(kind: str) -> list:
+    """The function ``kind`` of each module that has one, as parameters of a test."""
+    names = sorted(f"{path.parent.name}.{path.stem}" for path in FOLDER.glob("*s/[!_]*.py"))
+    modules = {name: import_module(f"analysis.{name}") for name in names}
+    return [pytest.param(getattr(modules[name], kind), id=name) for name in names if hasattr(modules[name], kind)]
 
 
-FIGURES, TABLES = made_by("figure"), made_by("table", unlike="published")  # which is of no search
+FIGURES, TABLES = made_by("figure"), made_by("table")
 WANTED = {"over": "rank", "confusions": {0: [[9, 1], [2, 8]]}}
 
 

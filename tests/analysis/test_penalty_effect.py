@@ -7,7 +7,6 @@ import pytest
 from analysis.figures import penalty_effect
 from analysis.results import NothingToShow
 from analysis.table import to_markdown
-from analysis.tables.penalty_effect import table as table_of
 from tests.analysis.handmade import search, trial
 
 
@@ -37,7 +36,7 @@ def test_without_such_pairs_the_best_stands_against_the_best_and_says_so():
     (row,) = penalty_effect.pairs(record).to_dict("records")
     assert (row["fair"], row["plain"], row["kind"]) == (2, 1, penalty_effect.BEST)
     assert row["val_accuracy"] == pytest.approx(0.1) and row["title"] == "FairFFT λ1 less FFT"
-    assert "best against best" in to_markdown(table_of(record))
+    assert "best against best" in to_markdown(penalty_effect.table(record))
 
 
 def test_seeds_are_compared_one_by_one():
@@ -54,7 +53,7 @@ def test_the_table_marks_what_is_better_and_the_figure_which_side_is():
         trial(0, "lora", val_accuracy=0.7, val_delta_f1=0.3),
         trial(1, "fairlora", val_accuracy=0.6, val_delta_f1=0.2),
     )
-    table = table_of(record)
+    table = penalty_effect.table(record)
     assert table.rows[0][3:5] == ("−0.1000", "−0.1000")
     assert (0, 4) in table.best and (0, 3) not in table.best
     labels = [ax.get_xlabel() for ax in penalty_effect.figure(record).axes[:2]]
@@ -65,6 +64,6 @@ def test_the_table_marks_what_is_better_and_the_figure_which_side_is():
 
 
 def test_nothing_to_compare_is_said():
-    for show in (penalty_effect.figure, table_of):
+    for show in (penalty_effect.figure, penalty_effect.table):
         with pytest.raises(NothingToShow, match="no complete configuration with the penalty stands beside one"):
             show(search(trial(0, "lora"), trial(1, "fairfft")))

@@ -17,8 +17,6 @@ from analysis.html.show import show
 from analysis.results import Search
 from analysis.table import Table, to_html
 from analysis.tables import confirmed, front, front_share, methods, published
-from analysis.tables.importance import table as importance_table
-from analysis.tables.penalty_effect import table as penalty_table
 from tune_fairlora.record.state import COMPLETE, RUNNING, State
 from tune_fairlora.reporting import page
 
@@ -93,7 +91,7 @@ def sections(report: ReportData) -> list[tuple[str, str]]:
     # In tables of their own, what the paper prints for this data set.
     printed = [to_html(table) for table in published.of_dataset(search.settings.get("data", ""))]
     tested = _joined(_shown(confirmed.table, search, sources=True), *printed)
-    mattered = [_shown(importance_table, search), _shown(importance.figure, search)]
+    mattered = [_shown(importance.table, search), _shown(importance.figure, search)]
     return [
         ("The Pareto front", _front(report)),
         *([("Measured on the test split", tested)] if len(search.confirmed) else []),
@@ -139,7 +137,7 @@ def _methods(search: Search, by: str) -> str:
         _shown(methods.table, search, by=by, sources=True),
         _shown(radar.figure, search, by=by, caption=f"{rule} Values: the table above."),
         _shown(loss_variance.figure, search, by=by, caption=rule),
-        _shown(penalty_table, search, by=by),
+        _shown(penalty_effect.table, search, by=by),
         _shown(penalty_effect.figure, search, by=by),
     )
 
