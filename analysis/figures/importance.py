@@ -4,9 +4,6 @@ A forest predicts the objective from the hyperparameters; the importance of one 
 forest loses when that column is shuffled (Breiman 2001). Only held-out folds count, as a forest fits what it has seen
 whatever a column means; and the held-out R² stands beside it: where a forest predicts nothing, importances mean
 nothing. Complete trials alone: one that was stopped early says what its first epochs were.
-
-A hyperparameter that some methods lack (rank, λ) is measured among the configurations that have it. The ranges of a
-learning rate differ by method, so ``method`` and ``lr`` share what they explain.
 """
 
 from functools import lru_cache
