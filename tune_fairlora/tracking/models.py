@@ -37,9 +37,8 @@ def log_trial(store: MlflowStore, finished: Finished, number: int, run_id: str) 
     for earlier in _models(store, f"tags.search_id = '{settings['id']}' AND tags.trial = '{number}'"):
         if str(earlier.status) == "READY":
             logged = earlier.model_id
-        elif (
-            now() - earlier.creation_timestamp / 1000 > ABANDONED_SECONDS
-        ):  # broken off; before, another process may be at it
+        # Broken off. Before that time another process may be at it.
+        elif now() - earlier.creation_timestamp / 1000 > ABANDONED_SECONDS:
             client.delete_logged_model(earlier.model_id)
     if logged:
         return logged
