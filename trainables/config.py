@@ -55,28 +55,13 @@ CLIP_BACKBONES = ("clip_b32", "clip_b32_openai")
 VIT_BACKBONES = ("vit_nano", "vit_tiny", "vit_b16", "vit_b16_in21k", "dino_b16")
 BACKBONE_NAMES = (*VIT_BACKBONES, *CLIP_BACKBONES, "swinv2_t", "swinv2_l")
 HEADS = ("linear", "zeroshot")
+SIGNS = {"above": ">", "low": ">=", "high": "<=", "below": "<"}
 
 
-def _number(
-    default: float,
-    low: float | None = None,
-    high: float | None = None,
-    *,
-    above: float | None = None,
-    below: float | None = None,
-    about: str,
-) -> Any:
-    """A numeric field with closed bounds ``low`` and ``high``, or the open bounds ``above`` and ``below``."""
-    rules = [(">", above), (">=", low), ("<=", high), ("<", below)]
-    return field(default=default, metadata={"rules": [r for r in rules if r[1] is not None], "about": about})
-
-
-def _choice(default: str, options: tuple[str, ...], about: str) -> Any:
-    return field(default=default, metadata={"options": options, "about": about})
-
-
-def _flag(default: bool, about: str) -> Any:
-    return field(default=default, metadata={"about": about})
+def _field(default: Any, about: str, options: tuple[str, ...] = (), **bounds: float) -> Any:
+    """A field with its help and its rule: one of ``options``, or the ``bounds`` that SIGNS names."""
+    rules = [(SIGNS[name], bound) for name, bound in bounds.items()]
+    return field(default=default, metadata={"about": about, "options": options, "rules": rules})
 
 
 @dataclass(frozen=True)
@@ -87,41 +72,39 @@ class TrainConfig:
     rate, epochs, batch size, alpha, dropout nor target modules: those defaults are this project's choice.
     """
 
-    data: str = _choice("digits", DATA_NAMES, "data set")
-    backbone: str = _choice("vit_nano", BACKBONE_NAMES, "pretrained backbone")
-    image_size: int = _number(16, 8, 1024, about="side of the square input image, pixels")
-    head: str = _choice("linear", HEADS, "a fresh linear layer, or CLIP's text embeddings of the class names")
-    method: str = _choice("lora", tuple(METHODS), "what is adapted, and whether the fairness penalty is on")
-    rank: int = _number(8, 0, about="rank of the adapters; 0 trains the head alone")
-    alpha: float = _number(16.0, above=0, about="LoRA scale: the update is alpha / rank times B A")
-    dropout: float = _number(0.0, 0, 0.95, about="dropout on the adapters' input")
+    data: str = _field("digits", "data set", DATA_NAMES)
+    backbone: str = _field("vit_nano", "pretrained backbone", BACKBONE_NAMES)
+    image_size: int = _field(16, "side of the square input image, pixels", low=8, high=1024)
+    head: str = _field("linear", "a fresh linear layer, or CLIP's text embeddings of the class names", HEADS)
+    method: str = _field("lora", "what is adapted, and whether the fairness penalty is on", tuple(METHODS))
+    rank: int = _field(8, "rank of the adapters; 0 trains the head alone", low=0)
+    alpha: float = _field(16.0, "LoRA scale: the update is alpha / rank times B A", above=0)
+    dropout: float = _field(0.0, "dropout on the adapters' input", low=0, high=0.95)
     # The fused layer is the default: it reproduces the trainable-parameter counts of FairLoRA's table 5 and
     # leaves timm's module as it is. `qv` has the same count, costs a little more time, and is Ding et al.'s choice.
-    targets: str = _choice("qkv", TARGETS, "layers that get an adapter")
-    last_blocks: int = _number(0, 0, about="adapt only this many last blocks; 0 adapts every block")
-    cache_prefix: bool = _flag(True, "keep what frozen blocks compute of an image; matters with last_blocks alone")
-    lam: float = _number(1.0, 0, about="λ, weight of the fairness penalty (FairLoRA, equation 1)")
-    groups: str = _choice("class", GROUPS, "groups of the fairness penalty")
-    reduction: str = _choice("sum", REDUCTIONS, "penalty as a sum over the groups present (the paper's) or their mean")
-    penalty_center: str = _choice("batch", CENTERS, "groups judged by the batch alone (the paper's) or running means")
-    penalty_decay: float = _number(0.5, 0, below=1, about="what a running mean keeps at each batch with its group")
-    lr: float = _number(1e-3, above=0, about="peak learning rate of the body")
-    head_lr: float = _number(0.0, 0, about="peak learning rate of the head; 0 takes lr")
-    weight_decay: float = _number(0.01, 0, about="AdamW's decoupled weight decay; biases, norms and tokens have none")
-    batch_size: int = _number(32, 1, about="images a step")
-    micro_batch: int = _number(0, 0, about="images a forward pass, at equal gradients; 0 takes batch_size")
-    balance: str = _choice("none", BALANCES, "groups with equal shares of each batch; none draws at random")
-    per_group: int = _number(4, 1, about="images of each group in a balanced batch")
-    epochs: int = _number(8, 1, about="passes over the training split")
-    warmup: float = _number(0.1, 0, 0.9, about="share of all steps with a linearly rising learning rate")
-    clip_norm: float = _number(1.0, 0, about="largest gradient norm; 0 switches clipping off")
-    flip: bool = _flag(True, "random horizontal flips")
-    crop: float = _number(0.8, 0.05, 1, about="smallest area share of the random crop; 1 switches cropping off")
-    views: int = _number(
-        0, 0, about="fixed augmented views of each image, one an epoch in turn; 0 draws anew every epoch"
-    )
-    dtype: str = _choice("float32", DTYPES, "autocast type of the forward pass; the loss is float32 always")
-    seed: int = _number(0, 0, 2**31 - 1, about="seed of the head, the adapters, the order and the augmentation")
+    targets: str = _field("qkv", "layers that get an adapter", TARGETS)
+    last_blocks: int = _field(0, "adapt only this many last blocks; 0 adapts every block", low=0)
+    cache_prefix: bool = _field(True, "keep what frozen blocks compute of an image; matters with last_blocks alone")
+    lam: float = _field(1.0, "λ, weight of the fairness penalty (FairLoRA, equation 1)", low=0)
+    groups: str = _field("class", "groups of the fairness penalty", GROUPS)
+    reduction: str = _field("sum", "penalty as a sum over the groups present (the paper's) or their mean", REDUCTIONS)
+    penalty_center: str = _field("batch", "groups judged by the batch alone (the paper's) or running means", CENTERS)
+    penalty_decay: float = _field(0.5, "what a running mean keeps at each batch with its group", low=0, below=1)
+    lr: float = _field(1e-3, "peak learning rate of the body", above=0)
+    head_lr: float = _field(0.0, "peak learning rate of the head; 0 takes lr", low=0)
+    weight_decay: float = _field(0.01, "AdamW's decoupled weight decay; biases, norms and tokens have none", low=0)
+    batch_size: int = _field(32, "images a step", low=1)
+    micro_batch: int = _field(0, "images a forward pass, at equal gradients; 0 takes batch_size", low=0)
+    balance: str = _field("none", "groups with equal shares of each batch; none draws at random", BALANCES)
+    per_group: int = _field(4, "images of each group in a balanced batch", low=1)
+    epochs: int = _field(8, "passes over the training split", low=1)
+    warmup: float = _field(0.1, "share of all steps with a linearly rising learning rate", low=0, high=0.9)
+    clip_norm: float = _field(1.0, "largest gradient norm; 0 switches clipping off", low=0)
+    flip: bool = _field(True, "random horizontal flips")
+    crop: float = _field(0.8, "smallest area share of the random crop; 1 switches cropping off", low=0.05, high=1)
+    views: int = _field(0, "fixed augmented views of each image, one an epoch in turn; 0 draws anew every epoch", low=0)
+    dtype: str = _field("float32", "autocast type of the forward pass; the loss is float32 always", DTYPES)
+    seed: int = _field(0, "seed of the head, the adapters, the order and the augmentation", low=0, high=2**31 - 1)
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
@@ -153,20 +136,16 @@ class TrainConfig:
     def hyperparameters(self) -> dict[str, Any]:
         """The fields that matter to this run, in their order: a plain method has no ``lam``, FFT no ``rank``, and at
         rank 0 there are no adapters whose ``alpha`` or ``targets`` could matter."""
+        needs = {
+            **dict.fromkeys(LORA_HYPERPARAMETERS[1:], self.adapts),
+            "penalty_decay": self.penalty_center == "running",
+            "per_group": self.balance != "none",
+            "micro_batch": self.accumulates,
+            "cache_prefix": self.has_prefix,
+            "views": self.augments and self.views > 0,
+        }
         absent = absent_for(self.method)
-        if not self.adapts:
-            absent |= {*LORA_HYPERPARAMETERS} - {"rank"}
-        if self.penalty_center == "batch":
-            absent |= {"penalty_decay"}
-        if self.balance == "none":
-            absent |= {"per_group"}
-        if not self.accumulates:
-            absent |= {"micro_batch"}
-        if not self.has_prefix:
-            absent |= {"cache_prefix"}
-        if not self.augments or self.views == 0:
-            absent |= {"views"}
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in absent}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in absent and needs.get(k, True)}
 
     @property
     def config_id(self) -> str:
@@ -198,33 +177,28 @@ def parse(name: str, text: str) -> Any:
     """The value of field ``name`` written as ``text`` on the command line (``--set name=text``)."""
     spec = lookup(FIELDS, name, "hyperparameter")
     kind: Any = spec.type
-    if kind is bool:
-        values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-        if text.lower() not in values:
-            raise ConfigError(f"`{name} is true or false` must hold, but got {name}={text}")
-        return values[text.lower()]
     try:
-        return _checked(spec, kind(text))
-    except ConfigError:
-        raise
-    except ValueError as error:
+        value = _TRUTH[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError) as error:
         raise ConfigError(f"`{name} is {_KINDS[kind]}` must hold, but got {name}={text}") from error
+    return _checked(spec, value)
 
 
+_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _KINDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
 def _checked(spec: dataclasses.Field[Any], value: Any) -> Any:
     """``value`` in the field's type, or a ConfigError that states the rule, then the value."""
     got = f"but got {spec.name}={value}"
-    if "options" in spec.metadata and value not in spec.metadata["options"]:
-        options = ", ".join(spec.metadata["options"])
-        raise ConfigError(f"{spec.name} must be one of {options}, {got}")
+    options, rules = spec.metadata["options"], spec.metadata["rules"]
+    if options and value not in options:
+        raise ConfigError(f"{spec.name} must be one of {', '.join(options)}, {got}")
     if spec.type is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not spec.type:
         raise ConfigError(f"`{spec.name} is {_KINDS[spec.type]}` must hold, {got}")
-    for sign, bound in spec.metadata.get("rules", ()):
+    for sign, bound in rules:
         # Written so that NaN breaks every rule.
         if not {">": value > bound, ">=": value >= bound, "<=": value <= bound, "<": value < bound}[sign]:
             raise ConfigError(f"`{spec.name} {sign} {bound}` must hold, {got}")

@@ -11,14 +11,16 @@ only) and ``loss_variance``; Ding et al. (arXiv 2405.17512) for ``equalized_odds
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from trainables.config import lookup
 
-MAX: Literal["maximize"] = "maximize"
-MIN: Literal["minimize"] = "minimize"
+Direction = Literal["maximize", "minimize"]
+MAX: Direction = "maximize"
+MIN: Direction = "minimize"
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,13 @@ class Metric:
     """One number of an evaluation: which way is better, its formula in one line (for docs/metrics.md), its unit, and
     whether it says nothing where there are fewer than two sensitive groups."""
 
-    direction: Literal["maximize", "minimize"]
+    direction: Direction
     formula: str
     unit: Literal["", "nats", "nats²"] = ""  # "": a rate in [0, 1], or a count
     of_groups: bool = False
 
 
+OfGroups = partial(Metric, of_groups=True)
 # Names without the split's prefix. "Classes" are true classes; what has no sample is left out of every reduction.
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(MAX, "correct predictions / samples"),
@@ -44,31 +47,22 @@ METRICS: dict[str, Metric] = {
     "median_recall": Metric(MAX, "median recall over classes"),
     "mean_recall": Metric(MAX, "mean recall over classes (balanced accuracy)"),
     "loss_variance": Metric(MIN, "population variance over classes of the class's mean loss, in nats squared", "nats²"),
-    "min_group_accuracy": Metric(MAX, "smallest accuracy over groups", of_groups=True),
-    "delta_group_accuracy": Metric(MIN, "largest minus smallest accuracy over groups", of_groups=True),
-    "min_group_f1": Metric(MAX, "smallest over groups of the macro-F1 inside the group", of_groups=True),
-    "delta_group_f1": Metric(
-        MIN, "largest minus smallest over groups of the macro-F1 inside the group", of_groups=True
+    "min_group_accuracy": OfGroups(MAX, "smallest accuracy over groups"),
+    "delta_group_accuracy": OfGroups(MIN, "largest minus smallest accuracy over groups"),
+    "min_group_f1": OfGroups(MAX, "smallest over groups of the macro-F1 inside the group"),
+    "delta_group_f1": OfGroups(MIN, "largest minus smallest over groups of the macro-F1 inside the group"),
+    "worst_cell_accuracy": OfGroups(MAX, "smallest accuracy over class x group cells"),
+    "eod_max": OfGroups(MIN, "max over groups s of the class mean of |TPR(k, s) - TPR(k, rest)|; binary: k = positive"),
+    "eod_max_cell": OfGroups(
+        MIN, "max over classes k and groups s of |TPR(k, s) - TPR(k, rest)|; binary: k = positive"
     ),
-    "worst_cell_accuracy": Metric(MAX, "smallest accuracy over class x group cells", of_groups=True),
-    "eod_max": Metric(
-        MIN, "max over groups s of the class mean of |TPR(k, s) - TPR(k, rest)|; binary: k = positive", of_groups=True
-    ),
-    "eod_max_cell": Metric(
-        MIN, "max over classes k and groups s of |TPR(k, s) - TPR(k, rest)|; binary: k = positive", of_groups=True
-    ),
-    "equalized_odds": Metric(
-        MIN, "mean over classes of max(TPR gap, FPR gap), gap = max - min over groups", of_groups=True
-    ),
-    "equalized_odds_max": Metric(
-        MIN, "max over classes of max(TPR gap, FPR gap), gap = max - min over groups", of_groups=True
-    ),
+    "equalized_odds": OfGroups(MIN, "mean over classes of max(TPR gap, FPR gap), gap = max - min over groups"),
+    "equalized_odds_max": OfGroups(MIN, "max over classes of max(TPR gap, FPR gap), gap = max - min over groups"),
     "min_class_count": Metric(MAX, "samples in the smallest class that has any"),
-    "min_group_count": Metric(MAX, "samples in the smallest group that has any", of_groups=True),
-    "min_cell_count": Metric(MAX, "samples in the smallest class x group cell that has any", of_groups=True),
-    "empty_cells": Metric(MIN, "class x group cells without a sample", of_groups=True),
+    "min_group_count": OfGroups(MAX, "samples in the smallest group that has any"),
+    "min_cell_count": OfGroups(MAX, "samples in the smallest class x group cell that has any"),
+    "empty_cells": OfGroups(MIN, "class x group cells without a sample"),
 }
-
 # Counts describe the split, not the model: no search can move them.
 COUNTS = ("min_class_count", "min_group_count", "min_cell_count", "empty_cells")
 OBJECTIVES: dict[str, str] = {f"val_{name}": m.direction for name, m in METRICS.items() if name not in COUNTS}
@@ -83,23 +77,18 @@ def objective(name: str, what: str = "objective") -> str:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What :func:`evaluate` returns; K classes, G groups; rates in [0, 1], losses in nats, counts in samples.
+    """K classes, G groups; rates in [0, 1], losses in nats, counts int, in samples.
 
-    Attributes:
-        metrics: One Python float for every name of ``METRICS``, in that order; NaN where nothing supports it.
-        confusion: int ``[K, K]``, true class by predicted class.
-        by_class: ``count`` and ``predicted`` (int), ``recall``, ``precision``, ``f1``, ``loss``; each ``[K]``.
-            Precision is NaN exactly where the class is never predicted, the others exactly where it never occurs
-            (and loss where a sample's is). A class that occurs and is never predicted has F1 0.
-        by_group: ``count`` (int), ``accuracy``, ``macro_f1`` (over the classes inside the group), ``eod``, all ``[G]``.
-        by_cell: ``count`` (int), ``accuracy`` (the class's recall inside the group); each ``[K, G]``.
+    ``metrics`` has a Python float for every name of METRICS, in that order; NaN where nothing supports it.
+    By class, precision is NaN exactly where the class is never predicted, the others exactly where it never occurs
+    (and loss where a sample's is). A class that occurs and is never predicted has F1 0.
     """
 
     metrics: dict[str, float]
-    confusion: np.ndarray
-    by_class: dict[str, np.ndarray]
-    by_group: dict[str, np.ndarray]
-    by_cell: dict[str, np.ndarray]
+    confusion: np.ndarray  # int [K, K], true class by predicted class
+    by_class: dict[str, np.ndarray]  # count, predicted, recall, precision, f1, loss; each [K]
+    by_group: dict[str, np.ndarray]  # count, accuracy, macro_f1 (over the classes inside the group), eod; each [G]
+    by_cell: dict[str, np.ndarray]  # count, accuracy (the class's recall inside the group); each [K, G]
 
 
 def evaluate(
@@ -114,15 +103,11 @@ def evaluate(
 ) -> Evaluation:
     """Score predictions overall, by class, by group and by class x group cell.
 
-    Args:
-        label, prediction, group: int ``[n]``; n may be 0, and then every metric is NaN.
-        loss: float ``[n]``, each sample's own loss in nats, without any penalty. A NaN or infinite one passes into
-            the loss metrics it belongs to and leaves the others alone.
-        n_classes, n_groups: K and G, of the task and not of this split.
-        positive: The positive class of a binary task (1 if not given), which only ``eod`` depends on; None otherwise.
-
-    Raises:
-        ValueError: Shapes differ, or a label, prediction, group or ``positive`` is out of range.
+    ``label``, ``prediction`` and ``group`` are int ``[n]``; n may be 0, and then every metric is NaN. ``loss`` float
+    ``[n]`` is each sample's own in nats, without any penalty; a NaN or infinite one passes into the loss metrics that
+    it belongs to and leaves the others alone. ``n_classes`` and ``n_groups`` are the task's, not this split's; on
+    ``positive``, the positive class of a binary task (None: 1), ``eod`` alone depends.
+    Raises ValueError where shapes differ, or a label, prediction, group or ``positive`` is out of range.
     """
     classes = _declared(n_classes, n_groups, positive)
     shapes = [np.shape(values) for values in (label, prediction, loss, group)]
@@ -133,12 +118,20 @@ def evaluate(
     group = _integers("group", group, "n_groups", n_groups)
     loss = np.asarray(loss, dtype=np.float64)
 
-    table = _table(label, prediction, group, n_classes, n_groups)
+    flat = (group * n_classes + label) * n_classes + prediction  # its bin counts are much faster than np.add.at
+    table = np.bincount(flat, minlength=n_groups * n_classes**2).reshape(n_groups, n_classes, n_classes)
     hit, count, predicted = np.diagonal(table, axis1=1, axis2=2).T, table.sum(axis=2).T, table.sum(axis=1).T  # [K, G]
     opportunity = _opportunity_gap(hit, count)[classes]
     odds = _odds_gap(hit, count, predicted)[classes]
-    loss_sum = np.bincount(label, weights=loss, minlength=n_classes)
-    by_class = _by_class(hit.sum(axis=1), count.sum(axis=1), predicted.sum(axis=1), loss_sum)
+    hits, counts, predictions = (part.sum(axis=1) for part in (hit, count, predicted))
+    by_class = {
+        "count": counts,
+        "predicted": predictions,
+        "recall": _ratio(hits, counts),
+        "precision": _ratio(hits, predictions),
+        "f1": _f1(hits, counts, predictions),
+        "loss": _ratio(np.bincount(label, weights=loss, minlength=n_classes), counts),
+    }
     by_cell = {"count": count, "accuracy": _ratio(hit, count)}
     by_group = {
         "count": count.sum(axis=0),
@@ -186,12 +179,6 @@ def _integers(name: str, values: np.ndarray, limit_name: str, limit: int) -> np.
     return values.astype(np.int64)  # uint8 labels would overflow in the flat index
 
 
-def _table(label: np.ndarray, prediction: np.ndarray, group: np.ndarray, n_classes: int, n_groups: int) -> np.ndarray:
-    """``C[g, y, yhat]``, int ``[G, K, K]``. Bin counts of a flat index: much faster than np.add.at."""
-    flat = (group * n_classes + label) * n_classes + prediction
-    return np.bincount(flat, minlength=n_groups * n_classes**2).reshape(n_groups, n_classes, n_classes)
-
-
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """``part / whole``, NaN where ``whole`` is 0."""
     return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
@@ -217,17 +204,6 @@ def _mean_over_classes(values: np.ndarray) -> np.ndarray:
     """``[K, G]`` -> ``[G]``, over the cells that have a value."""
     present = ~np.isnan(values)
     return _ratio(np.where(present, values, 0.0).sum(axis=0), present.sum(axis=0))
-
-
-def _by_class(hit: np.ndarray, count: np.ndarray, predicted: np.ndarray, loss_sum: np.ndarray) -> dict[str, np.ndarray]:
-    return {
-        "count": count,
-        "predicted": predicted,
-        "recall": _ratio(hit, count),
-        "precision": _ratio(hit, predicted),
-        "f1": _f1(hit, count, predicted),
-        "loss": _ratio(loss_sum, count),
-    }
 
 
 def _opportunity_gap(hit: np.ndarray, count: np.ndarray) -> np.ndarray:
