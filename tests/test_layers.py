@@ -20,7 +20,7 @@ ALLOWED = {
 }
 # Inside a package too: the modules and folders of the list import what stands before them, and their own.
 ORDER = {
-    "trainables": "config metrics seeds groups files data prepare models training trial export",
+    "trainables": "config metrics seeds files data prepare models training trial export",
     "search_spaces": "space digits folder fairlora_paper ding_paper",
     "tune_fairlora": "startup record algorithms reporting tracking cli plan execution api "
     "search prepare confirm export fetch predict report ui __main__",

@@ -36,14 +36,17 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def save_safetensors(state: dict[str, Any], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """``safetensors.torch.save_file``, but readable for whom the umask lets read, as every other file: the library
-    makes its files for their owner alone."""
+    """Write the tensors of ``state`` atomically, readable for whom the umask lets read, as every other file: the
+    library makes its files for their owner alone."""
     import safetensors.torch
 
-    safetensors.torch.save_file(state, path, metadata)
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
+    def write(temporary: Path) -> None:
+        safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, temporary, metadata)
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+
+    replace_atomically(path, write)
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:

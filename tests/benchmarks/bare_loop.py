@@ -166,7 +166,7 @@ def train(model: nn.Module, config: TrainConfig, training: Images, validation: I
 
 def in_memory(split) -> Images:
     """A split of ``data.open_data``."""
-    return Images(split.pixels(torch.arange(len(split))).float().div_(255).contiguous(), split.label)
+    return Images(split.pixels(torch.arange(len(split))).contiguous(), split.label)
 
 
 def _work(task: Task, ready: Barrier, turn: Synchronized, results: multiprocessing.Queue) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from trainables.config import TrainConfig
-from trainables.groups import group_count, group_index
+from trainables.data.sampling import group_count, group_index
 from trainables.training.penalty import (
     RunningMeans,
     TrainingLoss,

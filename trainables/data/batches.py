@@ -32,13 +32,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def pixels(self, index: Tensor, pinned: bool = False) -> Tensor:
-        """uint8 ``[len(index), 3, size, size]`` of the split's own positions ``index``; ``pinned``: in memory from
-        which a GPU takes them itself."""
+    def pixels(self, index: Tensor, device: str = "cpu") -> Tensor:
+        """Float ``[len(index), 3, size, size]`` in [0, 1] of the split's own positions ``index``, on ``device``."""
         size = self.store.manifest.size
-        out = torch.empty((len(index), size, size, 3), dtype=torch.uint8, pin_memory=pinned)
-        self.store.images(self.rows[index.numpy()], out.numpy())
-        return out.permute(0, 3, 1, 2)
+        images = torch.empty((len(index), size, size, 3), dtype=torch.uint8, pin_memory=_on_gpu(device))
+        self.store.images(self.rows[index.numpy()], images.numpy())
+        return moved(images.permute(0, 3, 1, 2), device).float().div_(255)
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def training_batches(
         if tokens is not None:
             yield _rows(tokens, index, device), label, group
             continue
-        images = pixels(split, index, device)
+        images = split.pixels(index, device)
         yield transformed(images, drawn.of(index) if drawn else draws(len(index), config, augment)), label, group
 
 
@@ -101,13 +100,8 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """(images, label, group) as in ``training_batches``, in the split's order and as they are."""
     for index in torch.arange(len(split)).split(size):
-        inputs = pixels(split, index, device) if tokens is None else _rows(tokens, index, device)
+        inputs = split.pixels(index, device) if tokens is None else _rows(tokens, index, device)
         yield inputs, moved(split.label[index], device), moved(split.group[index], device)
-
-
-def pixels(split: Split, index: Tensor, device: str = "cpu") -> Tensor:
-    """Float ``[len(index), 3, size, size]`` in [0, 1] of the split's positions ``index``."""
-    return moved(split.pixels(index, pinned=_on_gpu(device)), device).float().div_(255)
 
 
 def _rows(tokens: np.ndarray, index: Tensor, device: str) -> Tensor:

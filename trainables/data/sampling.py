@@ -1,4 +1,4 @@
-"""Which images share a batch: drawn at random, or the same number of each of several groups."""
+"""Groups of images, and which images share a batch: drawn at random, or the same number of each of several groups."""
 
 import math
 from collections import Counter
@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from trainables.config import TrainConfig
-from trainables.groups import group_index
+
+
+def group_index(kind: str, label: Tensor, group: Tensor, n_groups: int) -> Tensor:
+    """The group of each sample, int64 ``[n]``; ``kind`` is one of ``config.GROUPS``."""
+    return {"class": label, "sensitive": group, "class_x_sensitive": label * n_groups + group}[kind]
+
+
+def group_count(kind: str, n_classes: int, n_groups: int) -> int:
+    return {"class": n_classes, "sensitive": n_groups, "class_x_sensitive": n_classes * n_groups}[kind]
 
 
 def index_batches(label: Tensor, group: Tensor, config: TrainConfig, generator: torch.Generator) -> Iterator[Tensor]:
@@ -17,20 +25,16 @@ def index_batches(label: Tensor, group: Tensor, config: TrainConfig, generator: 
     Balanced or not, an epoch has ``ceil(n / batch_size)`` batches. A random one holds every image once, and its last
     batch the remainder. A balanced one repeats the images of small groups and leaves out some of large ones, so it
     owes no image a visit: its last batch is full, as a penalty over a remainder of few images would be noise again.
-    """
-    if config.balance == "none":
-        return iter(torch.randperm(len(label), generator=generator).split(config.batch_size))
-    index = group_index(config.balance, label, group, int(group.max()) + 1)
-    return _balanced(index, config, generator)
 
-
-def _balanced(index: Tensor, config: TrainConfig, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches of ``batch_size // per_group`` of the groups in ``index``: at least 2, at most all that have images.
-
-    Groups and the images of each come in shuffled rounds: no group is in more than one batch more than another, and
-    a batch holds an image twice only where its group is smaller than its share.
+    A balanced batch is of ``batch_size // per_group`` groups: at least 2, at most all that have images. Groups and the
+    images of each come in shuffled rounds: no group is in more than one batch more than another, and a batch holds an
+    image twice only where its group is smaller than its share.
     """
     size = config.batch_size
+    if config.balance == "none":
+        yield from torch.randperm(len(label), generator=generator).split(size)
+        return
+    index = group_index(config.balance, label, group, int(group.max()) + 1)
     members = {g: ShuffledCycle((index == g).nonzero().flatten().tolist(), generator) for g in index.unique().tolist()}
     groups = ShuffledCycle(list(members), generator)
     n_groups = min(max(2, size // config.per_group), len(members), size)

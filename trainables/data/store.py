@@ -7,6 +7,7 @@ the manifest (classes, groups, size, source) is JSON in the schema's metadata.
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,37 +36,19 @@ class Manifest:
 
 def write(path: Path, manifest: Manifest, rows: Iterable[Row]) -> None:
     """Write ``rows``, holding one batch in memory."""
-    replace_atomically(path, lambda temporary: _write(temporary, manifest, rows))
-
-
-def _write(path: Path, manifest: Manifest, rows: Iterable[Row]) -> None:
-    fields = [
-        ("image", pa.binary(manifest.size * manifest.size * 3)),
-        ("label", pa.int64()),
-        ("group", pa.int64()),
-        ("split", pa.string()),
-    ]
+    image = pa.binary(manifest.size * manifest.size * 3)
+    fields = [("image", image), ("label", pa.int64()), ("group", pa.int64()), ("split", pa.string())]
     schema = pa.schema(fields, metadata={"manifest": json.dumps(asdict(manifest))})
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        pending = []
-        for row in rows:
-            pending.append(row)
-            if len(pending) == ROWS_PER_BATCH:
-                writer.write_batch(_batch(pending, schema))
-                pending = []
-        if pending:
-            writer.write_batch(_batch(pending, schema))
 
+    def write_batches(temporary: Path) -> None:
+        remaining = iter(rows)
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            while batch := list(islice(remaining, ROWS_PER_BATCH)):
+                images, *columns = zip(*batch)
+                content = dict(zip(schema.names, [[image.tobytes() for image in images], *columns]))
+                writer.write_batch(pa.RecordBatch.from_pydict(content, schema=schema))
 
-def _batch(rows: list[Row], schema: pa.Schema) -> pa.RecordBatch:
-    images, labels, groups, splits = zip(*rows)
-    columns = [
-        pa.array([image.tobytes() for image in images], schema.field("image").type),
-        pa.array([int(v) for v in labels], pa.int64()),
-        pa.array([int(v) for v in groups], pa.int64()),
-        pa.array([str(v) for v in splits], pa.string()),
-    ]
-    return pa.record_batch(columns, schema=schema)
+    replace_atomically(path, write_batches)
 
 
 class Store:
@@ -78,8 +61,7 @@ class Store:
         self.label = table["label"].to_numpy()
         self.group = table["group"].to_numpy()
         self.split = np.array(table["split"].to_pylist(), dtype=str)
-        shape = (-1, self.manifest.size, self.manifest.size, 3)
-        self._chunks = [_pixels(chunk, shape) for chunk in table["image"].chunks]
+        self._chunks = [self._pixels(chunk) for chunk in table["image"].chunks]
 
     def __len__(self) -> int:
         return len(self.label)
@@ -97,9 +79,7 @@ class Store:
             out[i] = self._chunks[row // ROWS_PER_BATCH][row % ROWS_PER_BATCH]
         return out
 
-
-def _pixels(chunk: pa.FixedSizeBinaryArray, shape: tuple[int, ...]) -> np.ndarray:
-    """A view on the mapped bytes, without a copy."""
-    width = chunk.type.byte_width
-    pixels = np.frombuffer(chunk.buffers()[1], np.uint8)
-    return pixels[chunk.offset * width : (chunk.offset + len(chunk)) * width].reshape(shape)
+    def _pixels(self, chunk: pa.FixedSizeBinaryArray) -> np.ndarray:
+        """A view on the mapped bytes, uint8 ``[len(chunk), size, size, 3]``."""
+        pixels = np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, self.manifest.size, self.manifest.size, 3)
+        return pixels[chunk.offset : chunk.offset + len(chunk)]

@@ -158,8 +158,9 @@ def _write_adapter(
     content = lora.to_dict() | {"target_modules": targets or NO_TARGETS}  # peft keeps a set, in any order
     text = json.dumps(content, indent=2, sort_keys=True, default=sorted)
     (folder / load.ADAPTER_CONFIG).write_text(text + "\n")
-    state = {load.PREFIX + name: value.contiguous() for name, value in named.items()}
-    save_safetensors(state, folder / load.ADAPTER, {"format": "pt"})
+    save_safetensors(
+        {load.PREFIX + name: value for name, value in named.items()}, folder / load.ADAPTER, {"format": "pt"}
+    )
 
 
 def _source(config: TrainConfig, weights: str | None) -> dict[str, Any]:

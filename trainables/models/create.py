@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from trainables.config import ConfigError, TrainConfig, lookup
-from trainables.files import cache_folder, replace_atomically, save_safetensors
+from trainables.files import cache_folder, save_safetensors
 from trainables.models import clip, vit_nano, zeroshot
 from trainables.models.backbones import BACKBONES, RANDOM, require_file, require_size, windows
 from trainables.models.weights import Transformer, fit_to, read
@@ -43,8 +43,7 @@ def weights_file(name: str, weights: str | Path | None) -> str | Path | None:
         return None
     path = nano_file()
     if not path.exists():
-        state = {k: v.contiguous() for k, v in vit_nano.pretrain().items()}
-        replace_atomically(path, lambda temporary: save_safetensors(state, temporary))
+        save_safetensors(vit_nano.pretrain(), path)
     return path
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.config import ConfigError
-from trainables.files import cache_folder, replace_atomically, save_safetensors
+from trainables.files import cache_folder, save_safetensors
 from trainables.models import clip
 from trainables.models.backbones import Backbone, fingerprint
 from trainables.models.weights import misfits, refuse
@@ -69,8 +69,7 @@ def parts(name: str, row: Backbone, classes: tuple[str, ...], weights: str | Non
     """
     path = cache_file(row, classes, weights)
     if not path.exists():
-        tensors = {k: v.contiguous() for k, v in _encode(name, row, classes, weights).items()}
-        replace_atomically(path, lambda temporary: save_safetensors(tensors, temporary))
+        save_safetensors(_encode(name, row, classes, weights), path)
     return safetensors.torch.load_file(path)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainables.config import METHODS, TrainConfig
-from trainables.groups import group_count, group_index
+from trainables.data.sampling import group_count, group_index
 
 
 class Loss(NamedTuple):

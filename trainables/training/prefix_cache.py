@@ -113,7 +113,7 @@ class PrefixCache:
         """The split's tokens, ``BATCH`` images at a time, float32."""
         drawn = None if view is None else batches.view_draws(len(split), self.config, view)
         for index in torch.arange(len(split)).split(BATCH):
-            images = batches.pixels(split, index, self.device)
+            images = split.pixels(index, self.device)
             images = images if drawn is None else batches.transformed(images, drawn.of(index))
             with precision(self.config, images.device):
                 tokens = prefix(self.model, normalised(images, self.config), self.config.last_blocks)

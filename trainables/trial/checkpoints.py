@@ -72,8 +72,7 @@ def check_checkpoint(folder: Path, config_id: str, seed: int) -> bool:
 def save_weights(folder: Path, state: dict[str, "Tensor"], values: dict[str, Any]) -> None:
     """Keep the trained weights alone (adapters and head for the LoRA methods), with the configuration beside them."""
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = {"config": json.dumps(values)}
-    replace_atomically(folder / WEIGHTS, lambda path: save_safetensors(state, path, metadata))
+    save_safetensors(state, folder / WEIGHTS, {"config": json.dumps(values)})
 
 
 def drop_checkpoint(folder: Path, number: int) -> None:
