@@ -18,8 +18,8 @@ from tests.processes import patience
 from trainables.config import TrainConfig
 from trainables.data import batches
 from trainables.data.store import Manifest, write
-from trainables.export.write import NANO
 from trainables.models.create import BACKBONES, load, weights_file
+from trainables.models.vit_nano import OPTIONS as NANO
 from trainables.prepare import datasets
 from trainables.training import penalty
 from trainables.training.fit import Trainer

@@ -131,8 +131,8 @@ def prepared(args: argparse.Namespace, work: Path) -> Inputs:
     space = resolve(setup.space).with_changes({}, None, image_size=setup.image_size, epochs=setup.epochs)
     folder, weights, options = args.folder, args.weights, {"img_size": setup.image_size}
     if args.data == "digits":
-        from trainables.export.write import NANO
         from trainables.models.create import weights_file
+        from trainables.models.vit_nano import OPTIONS as NANO
         from trainables.prepare import datasets
 
         folder, weights, options = work / "images", weights_file("vit_nano", None), NANO

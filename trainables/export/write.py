@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from trainables.config import METHODS, TrainConfig
 from trainables.export import load
 from trainables.files import file_hash, save_safetensors
+from trainables.models import vit_nano
 from trainables.models.adapters import parameter_counts
 from trainables.models.backbones import BACKBONES, RANDOM, Backbone, windows
 from trainables.models.create import fresh_model
+from trainables.models.forward import normalised
 from trainables.models.weights import Transformer
 from trainables.training.fit import trained_state
 
@@ -29,7 +31,6 @@ CLIP_HUB = {  # where open_clip takes its weights from
     "laion2b_s34b_b79k": "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
     "openai": "timm/vit_base_patch32_clip_224.openai",
 }
-NANO = {"img_size": 16, "patch_size": 4, "embed_dim": 64, "depth": 3, "num_heads": 4, "mlp_ratio": 2}
 
 
 def write(
@@ -85,7 +86,7 @@ def architecture(config: TrainConfig, plain: Transformer) -> dict[str, Any]:
     row, size = BACKBONES[config.backbone], config.image_size
     name, options = row.arch, {"img_size": size, **windows(row, size)}
     if config.backbone == "vit_nano":  # in timm's words, a very small ViT-Ti
-        name, options = "vit_tiny_patch16_224", NANO
+        name, options = "vit_tiny_patch16_224", vit_nano.OPTIONS
     head: Any = plain.head
     embed = head.weight.shape[1] if config.head == "zeroshot" else 0
     return {"name": name, "options": options, "zeroshot": embed}
@@ -93,9 +94,9 @@ def architecture(config: TrainConfig, plain: Transformer) -> dict[str, Any]:
 
 def difference(model: nn.Module, other: nn.Module, config: TrainConfig, images: int = 4) -> float:
     """The largest difference between two models' logits, in float32, on images of noise."""
-    row, size = BACKBONES[config.backbone], config.image_size
+    size = config.image_size
     noise = torch.rand(images, 3, size, size, generator=torch.Generator().manual_seed(0))
-    shown = (noise - torch.tensor(row.mean)[:, None, None]) / torch.tensor(row.std)[:, None, None]
+    shown = normalised(noise, config)
     return (_logits(model, shown) - _logits(other, shown)).abs().max().item()
 
 

@@ -11,9 +11,10 @@ from trainables.files import file_hash
 
 RANDOM = "random"  # in place of a weights file: an untrained network, the same in every trial
 RGB = tuple[float, float, float]
-HALF = (0.5, 0.5, 0.5)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+HALF: tuple[RGB, RGB] = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # mean and standard deviation, as the two below
+IMAGENET: tuple[RGB, RGB] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP: tuple[RGB, RGB] = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+VIT_B16 = "vit_base_patch16_224"
 CLIP_GELU, CLIP_QUICKGELU = "vit_base_patch32_clip_224", "vit_base_patch32_clip_quickgelu_224"
 SWIN_T, SWIN_L = "swinv2_tiny_window8_256", "swinv2_large_window12_192"
 
@@ -29,7 +30,7 @@ class Backbone:
     tag: str
     mean: RGB
     std: RGB
-    image_size: int
+    image_size: int = 224
     patch: int = 16
     window: int = 0
     clip: str = ""
@@ -41,28 +42,18 @@ class Backbone:
 
 
 BACKBONES = {
-    "vit_nano": Backbone("demo transformer, pretrained here on handwritten digits", "", "", HALF, HALF, 16, patch=4),
-    "vit_tiny": Backbone(
-        "ViT-Ti/16, ImageNet-21k then 1k", "vit_tiny_patch16_224", "augreg_in21k_ft_in1k", HALF, HALF, 224
-    ),
-    "vit_b16": Backbone(
-        "ViT-B/16, ImageNet-21k then 1k", "vit_base_patch16_224", "augreg_in21k_ft_in1k", HALF, HALF, 224
-    ),
-    "vit_b16_in21k": Backbone("ViT-B/16, ImageNet-21k", "vit_base_patch16_224", "augreg_in21k", HALF, HALF, 224),
-    "dino_b16": Backbone("DINO ViT-B/16, no labels", "vit_base_patch16_224", "dino", IMAGENET_MEAN, IMAGENET_STD, 224),
-    "clip_b32": Backbone(
-        "CLIP ViT-B/32, LAION-2B", CLIP_GELU, "laion2b_s34b_b79k", CLIP_MEAN, CLIP_STD, 224, patch=32, clip="ViT-B-32"
-    ),
+    "vit_nano": Backbone("demo transformer, pretrained here on handwritten digits", "", "", *HALF, 16, patch=4),
+    "vit_tiny": Backbone("ViT-Ti/16, ImageNet-21k then 1k", "vit_tiny_patch16_224", "augreg_in21k_ft_in1k", *HALF),
+    "vit_b16": Backbone("ViT-B/16, ImageNet-21k then 1k", VIT_B16, "augreg_in21k_ft_in1k", *HALF),
+    "vit_b16_in21k": Backbone("ViT-B/16, ImageNet-21k", VIT_B16, "augreg_in21k", *HALF),
+    "dino_b16": Backbone("DINO ViT-B/16, no labels", VIT_B16, "dino", *IMAGENET),
+    "clip_b32": Backbone("CLIP ViT-B/32, LAION-2B", CLIP_GELU, "laion2b_s34b_b79k", *CLIP, patch=32, clip="ViT-B-32"),
     "clip_b32_openai": Backbone(
-        "CLIP ViT-B/32, OpenAI", CLIP_QUICKGELU, "openai", CLIP_MEAN, CLIP_STD, 224, patch=32, clip="ViT-B-32-quickgelu"
+        "CLIP ViT-B/32, OpenAI", CLIP_QUICKGELU, "openai", *CLIP, patch=32, clip="ViT-B-32-quickgelu"
     ),
-    "swinv2_t": Backbone(
-        "Swin-v2-T, ImageNet-1k", SWIN_T, "ms_in1k", IMAGENET_MEAN, IMAGENET_STD, 256, patch=4, window=8
-    ),
-    "swinv2_l": Backbone(
-        "Swin-v2-L, ImageNet-22k", SWIN_L, "ms_in22k", IMAGENET_MEAN, IMAGENET_STD, 192, patch=4, window=12
-    ),
-}  # fmt: skip
+    "swinv2_t": Backbone("Swin-v2-T, ImageNet-1k", SWIN_T, "ms_in1k", *IMAGENET, 256, patch=4, window=8),
+    "swinv2_l": Backbone("Swin-v2-L, ImageNet-22k", SWIN_L, "ms_in22k", *IMAGENET, 192, patch=4, window=12),
+}
 
 
 def require_size(name: str, image_size: int) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trainables.config import ConfigError
 from trainables.models.backbones import RANDOM, Backbone
-from trainables.models.weights import read
+from trainables.models.weights import downloading, read
 from trainables.seeds import seed_for
 
 OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}  # only OpenAI's own files carry them
@@ -33,7 +33,17 @@ def state_dict(name: str, row: Backbone, weights: str | Path | None) -> dict[str
             torch.manual_seed(seed_for(0, "weights", name))
             return build(row).state_dict()
     state = read(weights)
-    _check_activation(name, row, state, Path(weights))
+    sign = _quickgelu_sign(state, Path(weights))
+    if sign and not row.quick_gelu:
+        raise ConfigError(
+            f"weights {weights} are OpenAI's, whose quickgelu activation {name} lacks ({sign}): "
+            "take backbone=clip_b32_openai, or LAION's weights"
+        )
+    if row.quick_gelu and not sign:
+        raise ConfigError(
+            f"weights {weights} show no sign that they are OpenAI's, and {name} would be wrong with any others: "
+            "put their open_clip_config.json beside the file, or take backbone=clip_b32"
+        )
     return state
 
 
@@ -57,29 +67,9 @@ def _download(name: str, row: Backbone) -> dict[str, Tensor]:
         raise ConfigError(
             f"open_clip says that {row.clip} {row.tag} has another activation than {name}: pass a file as `weights`"
         )
-    try:
+    beside, repository = ", and open_clip_config.json beside it," * row.quick_gelu, published["hf_hub"].rstrip("/")
+    with downloading(name, f"open_clip_model.safetensors{beside} of {repository}"):
         return build(row, pretrained=row.tag).state_dict()
-    except Exception as error:  # whatever the hub's client raises, what the user can do is the same
-        beside, repository = ", and open_clip_config.json beside it," * row.quick_gelu, published["hf_hub"].rstrip("/")
-        raise ConfigError(
-            f"the weights of {name} could not be downloaded ({type(error).__name__}): get "
-            f"open_clip_model.safetensors{beside} of {repository} from the Hugging Face hub on another machine and "
-            "pass it as `weights`, or start from random `weights`"
-        ) from error
-
-
-def _check_activation(name: str, row: Backbone, state: dict[str, Tensor], path: Path) -> None:
-    sign = _quickgelu_sign(state, path)
-    if sign and not row.quick_gelu:
-        raise ConfigError(
-            f"weights {path} are OpenAI's, whose quickgelu activation {name} lacks ({sign}): "
-            "take backbone=clip_b32_openai, or LAION's weights"
-        )
-    if row.quick_gelu and not sign:
-        raise ConfigError(
-            f"weights {path} show no sign that they are OpenAI's, and {name} would be wrong with any others: "
-            "put their open_clip_config.json beside the file, or take backbone=clip_b32"
-        )
 
 
 def _quickgelu_sign(state: dict[str, Tensor], path: Path) -> str:

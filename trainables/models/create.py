@@ -12,22 +12,24 @@ import timm
 import torch
 from torch import nn
 
-from trainables.config import ConfigError, TrainConfig, lookup
+from trainables.config import TrainConfig, lookup
 from trainables.files import cache_folder, save_safetensors
 from trainables.models import clip, vit_nano, zeroshot
 from trainables.models.backbones import BACKBONES, RANDOM, require_file, require_size, windows
-from trainables.models.weights import Transformer, fit_to, read
+from trainables.models.weights import Transformer, downloading, fit_to, read
 from trainables.prepare import digits
 from trainables.seeds import seed_for
 
 
-def create(name: str, image_size: int) -> Transformer:
-    """The bare transformer with random weights and no head; it takes float ``[n, 3, image_size, image_size]``."""
+def create(name: str, image_size: int, pretrained: bool = False) -> Transformer:
+    """The bare transformer without a head; it takes float ``[n, 3, image_size, image_size]``. Its weights are random,
+    or ``pretrained``: those of timm's hub, through timm's own loading code."""
     row = lookup(BACKBONES, name, "backbone")
     require_size(name, image_size)
     if name == "vit_nano":
         return vit_nano.vit_nano()
-    model: Any = timm.create_model(row.arch, num_classes=0, img_size=image_size, **windows(row, image_size))
+    arch, options = f"{row.arch}.{row.tag}" if pretrained else row.arch, windows(row, image_size)
+    model: Any = timm.create_model(arch, pretrained=pretrained, num_classes=0, img_size=image_size, **options)
     return model
 
 
@@ -76,27 +78,13 @@ def _load(name: str, image_size: int, weights: str | Path | None) -> Transformer
                 nn.init.ones_(module.weight)  # scale 0, which no adapter could ever open
         return model
     elif weights is None:
-        return _download(name, image_size)
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would bury the error's one line
+        with downloading(name, f"model.safetensors of timm/{row.arch}.{row.tag}"):
+            return create(name, image_size, pretrained=True)
     else:
         state = read(weights)
     model.load_state_dict(fit_to(model, state, name, weights), strict=True)
     return model
-
-
-def _download(name: str, image_size: int) -> Transformer:
-    """The transformer with the weights of timm's hub, through timm's own loading code."""
-    row = BACKBONES[name]
-    tagged, options = f"{row.arch}.{row.tag}", windows(row, image_size)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would bury the one line below
-    try:
-        model: Any = timm.create_model(tagged, pretrained=True, num_classes=0, img_size=image_size, **options)
-        return model
-    except Exception as error:  # whatever the hub's client raises, what the user can do is the same
-        raise ConfigError(
-            f"the weights of {name} could not be downloaded ({type(error).__name__}): get model.safetensors of "
-            f"timm/{tagged} from the Hugging Face hub on another machine and pass it as `weights`, "
-            "or start from random `weights`"
-        ) from error
 
 
 def fresh_model(config: TrainConfig, classes: Sequence[str], weights: str | None) -> Transformer:

@@ -1,6 +1,5 @@
 """A model's forward pass, whole or in two parts: what the frozen blocks compute, and what follows them."""
 
-import contextlib
 from functools import lru_cache
 
 import torch
@@ -38,10 +37,9 @@ def _statistics(backbone: str, device: torch.device) -> tuple[Tensor, Tensor]:
         return mean, std
 
 
-def precision(config: TrainConfig, device: torch.device) -> contextlib.AbstractContextManager[object]:
+def precision(config: TrainConfig, device: torch.device) -> torch.autocast:
     """The context of every forward pass: autocast where ``config.dtype`` asks for it."""
-    half = config.dtype == "bfloat16"
-    return torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
 
 
 def forward(model: Transformer, inputs: Tensor, config: TrainConfig) -> Tensor:

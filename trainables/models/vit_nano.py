@@ -7,6 +7,7 @@ It is timm's own VisionTransformer, so that attention, fused qkv and all that pe
 
 import math
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,21 +19,14 @@ from trainables.prepare import digits
 from trainables.seeds import seed_for
 
 MEAN = STD = 0.5  # images in 0..1 are shown as (x - MEAN) / STD
+OPTIONS = {"img_size": 16, "patch_size": 4, "embed_dim": 64, "depth": 3, "num_heads": 4, "mlp_ratio": 2}
 EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 8, 128, 2e-3, 0.05, 0.1
 
 
 def vit_nano(num_classes: int = 0) -> VisionTransformer:
     """16 patches of 4 px and a class token, 3 blocks of width 64: features [n, 64], or logits [n, num_classes]."""
-    return VisionTransformer(
-        img_size=16,
-        patch_size=4,
-        embed_dim=64,
-        depth=3,
-        num_heads=4,
-        mlp_ratio=2,
-        num_classes=num_classes,
-        global_pool="token",
-    )
+    options: dict[str, Any] = {**OPTIONS, "num_classes": num_classes, "global_pool": "token"}
+    return VisionTransformer(**options)
 
 
 def pretrain(seed: int = 0) -> dict[str, Tensor]:
@@ -40,37 +34,36 @@ def pretrain(seed: int = 0) -> dict[str, Tensor]:
 
     Digits of the downstream splits on plain grounds, which it has not seen: 95.2 % of val's are named, 96.9 % of
     test's (seed 0, through the head that is dropped here). It takes 17 s on one thread.
-
-    One thread, as sums over several may round differently. The caller's random state and number of threads are left
-    as they were.
     """
     state = _classifier(seed).state_dict()
     return {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
 
 
-def plain_accuracy(model: nn.Module, part: str = "val") -> float:
-    """Share of a downstream split's digits that the model names when they lie on plain grounds."""
-    images, label = _batch(digits.pretraining(part=part))
-    with torch.no_grad():
-        return (model(images).argmax(1) == label).float().mean().item()
-
-
 def _classifier(seed: int) -> VisionTransformer:
+    """In evaluation mode. On one thread, as sums over several may round differently; the caller's random state and
+    number of threads are left as they were."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         torch.set_num_threads(1)
         torch.manual_seed(seed_for(seed, "nano"))
         try:
-            return _train(vit_nano(num_classes=len(digits.CLASSES)), *_batch(digits.pretraining()))
+            return _train(vit_nano(num_classes=len(digits.CLASSES)), *_batch(digits.pretraining())).eval()
         finally:
             torch.set_num_threads(threads)
 
 
 def _train(model: VisionTransformer, images: Tensor, label: Tensor) -> VisionTransformer:
-    """AdamW with warm-up and cosine decay over images [n, 3, 16, 16]; returns the model in eval mode."""
+    """AdamW with warm-up and cosine decay over images [n, 3, 16, 16]."""
     steps = EPOCHS * math.ceil(len(images) / BATCH)
+
+    def share_of_rate(step: int) -> float:
+        progress = step / steps
+        if progress < WARM_UP:
+            return (progress + 1e-3) / WARM_UP
+        return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step / steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_rate)
     model.train()
     for _ in range(EPOCHS):
         for chosen in torch.randperm(len(images)).split(BATCH):
@@ -79,13 +72,7 @@ def _train(model: VisionTransformer, images: Tensor, label: Tensor) -> VisionTra
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-    return model.eval()
-
-
-def _share_of_rate(progress: float) -> float:
-    if progress < WARM_UP:
-        return (progress + 1e-3) / WARM_UP
-    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+    return model
 
 
 def _batch(rendered: dict[str, np.ndarray]) -> tuple[Tensor, Tensor]:
@@ -98,4 +85,7 @@ if __name__ == "__main__":
     started = time.perf_counter()
     trained = _classifier(seed=0)
     seconds = time.perf_counter() - started
-    print(f"{seconds:.0f} s; accuracy on plain grounds: {plain_accuracy(trained):.3f} (val digits)")
+    images, label = _batch(digits.pretraining(part="val"))
+    with torch.no_grad():
+        accuracy = (trained(images).argmax(1) == label).float().mean().item()
+    print(f"{seconds:.0f} s; accuracy on plain grounds: {accuracy:.3f} (val digits)")

@@ -2,6 +2,7 @@
 
 import contextlib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import safetensors.torch
@@ -26,8 +27,7 @@ def read(path: str | Path) -> dict[str, Tensor]:
                 scripted = any(Path(name).name == "constants.pkl" for name in archive.namelist())
         state = None if scripted else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise many kinds, none of them of use to the user
-        reason = first_line(error)
-        raise ConfigError(f"`weights` {path} is corrupt or no weights file ({reason[:120]})") from error
+        raise ConfigError(f"`weights` {path} is corrupt or no weights file ({first_line(error)[:120]})") from error
     if scripted:
         raise ConfigError(
             f"`weights` {path} is a TorchScript program, which would have to be run: convert it once with "
@@ -45,18 +45,30 @@ def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
+@contextlib.contextmanager
+def downloading(name: str, file: str) -> Iterator[None]:
+    """Raise ConfigError where the body cannot have ``file`` from the hub: whatever the hub's client raises, what the
+    user can do is the same."""
+    try:
+        yield
+    except Exception as error:
+        raise ConfigError(
+            f"the weights of {name} could not be downloaded ({type(error).__name__}): get {file} from the Hugging Face "
+            "hub on another machine and pass it as `weights`, or start from random `weights`"
+        ) from error
+
+
 def fit_to(model: Transformer, state: dict[str, Tensor], name: str, weights: str | Path | None) -> dict[str, Tensor]:
     """``state`` in the layout of ``model``, complete and of equal shapes, or a ConfigError naming the first misfits.
 
     timm's own conversion reads its, open_clip's, OpenAI's and Microsoft's layouts, and resamples position embeddings.
     """
     expected = tuple(model.patch_embed.proj.weight.shape)
-    patches = {
-        k: tuple(v.shape) for k, v in state.items() if k.endswith(("patch_embed.proj.weight", "visual.conv1.weight"))
-    }
     # timm would silently resample another patch size, which is another architecture.
     misfit = [
-        f"{k} has shape {shape}, expected {expected}" for k, shape in patches.items() if shape[2:] != expected[2:]
+        f"{k} has shape {tuple(v.shape)}, expected {expected}"
+        for k, v in state.items()
+        if k.endswith(("patch_embed.proj.weight", "visual.conv1.weight")) and v.shape[2:] != expected[2:]
     ]
     if not misfit:
         with contextlib.suppress(Exception):  # a foreign layout; the comparison below says how it differs
