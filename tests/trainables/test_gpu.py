@@ -14,7 +14,7 @@ import torch
 from tests.few_digits import few_digits
 from trainables.config import TrainConfig
 from trainables.data.batches import Data, Split, training_batches
-from trainables.training import gpu, gpu_memory
+from trainables.training import gpu
 from trainables.training.fit import Diverged, Trainer, evaluate_split, fit, trained_state
 from trainables.training.optimizer import set_learning_rates
 
@@ -224,7 +224,7 @@ def test_a_share_is_a_limit():
 @pytest.mark.parametrize("name", ["lora", "fft", "fairlora-running"])
 def test_a_trial_fits_into_what_the_probe_says(name, data, limited):
     config = dataclasses.replace(BASE, **VARIANTS[name])
-    needed = gpu_memory.trial_bytes(config, data, "random") - gpu.PROCESS_BYTES
+    needed = gpu.trial_bytes(config, data, "random") - gpu.PROCESS_BYTES
     assert 0 < needed < gpu.total_bytes() / 20
     limited(needed)
     made = trainer(config, data)

@@ -16,7 +16,7 @@ from trainables.data.sampling import index_batches
 from trainables.data.store import Manifest, Store
 from trainables.seeds import seed_for
 
-Batch = tuple[Tensor, Tensor, Tensor]  # images, label, group
+Batch = tuple[Tensor, Tensor, Tensor]  # images or tokens, label, group
 EVALUATED = 128  # images a forward pass of an evaluation
 
 

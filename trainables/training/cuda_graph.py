@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainables.training.micro_batches import Batch, MicroBatchStep
+from trainables.data.batches import Batch
+from trainables.training.micro_batches import MicroBatchStep
 
 WARM = 3  # full batches before the recording: by then libraries have chosen their kernels, and AdamW has its state
 
@@ -56,14 +57,13 @@ class RecordedStep:
     def __call__(self, inputs: Tensor, label: Tensor, group: Tensor) -> Tensor:
         """One step; its total loss, cross-entropy and penalty, float32 ``[3]``, to be read before the next step."""
         batch = inputs, label, group
-        if not self._recordable(inputs):
-            return self.micro_batches(batch, self.forget)
-        if self.recording is None:
+        recordable = self._recordable(inputs)
+        if recordable and self.recording is None:
             self._warm += 1
             if self._warm > WARM:
                 self._record(batch)
-            if self.recording is None:
-                return self.micro_batches(batch, self.forget)
+        if not recordable or self.recording is None:
+            return self.micro_batches(batch, self.forget)
         for recorded, given in zip(self.recording.inputs, batch):
             recorded.copy_(given)
         self.recording.graph.replay()

@@ -26,12 +26,11 @@ from trainables.models.forward import forward
 from trainables.models.weights import Transformer
 from trainables.seeds import seed_for
 from trainables.training.cuda_graph import RecordedStep
-from trainables.training.divergence import Diverged, StepLosses
+from trainables.training.epoch import Diverged, StepLosses, Stopwatch
 from trainables.training.micro_batches import TOO_LARGE, MicroBatchStep, same_streams
 from trainables.training.optimizer import adamw, optimizer_state, restore_optimizer, set_learning_rates
 from trainables.training.penalty import TrainingLoss, sample_losses
 from trainables.training.prefix_cache import PrefixCache
-from trainables.training.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -158,9 +157,9 @@ class Trainer:
                     set_learning_rates(self.train_step.optimizer, self._schedule(step))
                     losses.add(self.recorded_step(*batch))
             with self.watch.on("train"):
-                loss, cross_entropy, penalty = losses.means()
+                means = losses.means()
         self.epoch += 1
-        return {"loss": loss, "cross_entropy": cross_entropy, "penalty": penalty}
+        return means
 
     def _schedule(self, step: int) -> float:
         """Share of the peak learning rate at ``step``: a linear warm-up, then half a cosine down to 0."""
@@ -235,15 +234,9 @@ def evaluate_split(
     with watch.on("validate"):  # asked for at the end: each question is a wait for the GPU
         predicted, loss = torch.cat(predictions).cpu().numpy(), torch.cat(losses).cpu().numpy()
     with watch.on("metrics"):
-        return evaluate(
-            split.label.numpy(),
-            predicted,
-            loss,
-            split.group.numpy(),
-            n_classes=len(data.manifest.classes),
-            n_groups=len(data.manifest.groups),
-            positive=data.manifest.positive,
-        )
+        labels, groups, task = split.label.numpy(), split.group.numpy(), data.manifest
+        sizes = {"n_classes": len(task.classes), "n_groups": len(task.groups)}
+        return evaluate(labels, predicted, loss, groups, **sizes, positive=task.positive)
 
 
 def _logits(model: Transformer, inputs: Tensor, config: TrainConfig) -> Tensor:

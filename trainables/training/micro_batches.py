@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from trainables.config import DoesNotFit
+from trainables.data.batches import Batch
 from trainables.training.penalty import TrainingLoss, sample_losses
 
-Batch = tuple[Tensor, Tensor, Tensor]  # images or tokens, label, group
 TOO_LARGE = "a single image must fit into a trial's GPU memory, but does not: give each trial more (`gpus_per_trial`)"
 
 
@@ -45,19 +45,18 @@ class MicroBatchStep:
         """One step; where memory is too small for its gradient, in smaller and smaller parts, which stay small until
         the run's end. Before that ``release`` is called, which frees other memory, and returns whether there was any.
         Raises DoesNotFit if a single image does not fit."""
-        return self.step.update(self._fitting_backward(batch, release))
-
-    def _fitting_backward(self, batch: Batch, release: Callable[[], bool]) -> Tensor:
         while True:
             before = copy.deepcopy(self.step.loss.running)  # must take each batch in once
             with contextlib.suppress(torch.OutOfMemoryError):
-                return self.backward(*batch)
+                losses = self.backward(*batch)
+                break
             self.step.loss.running = before
             if not release():
                 size = min(len(batch[0]), self.size or len(batch[0]))
                 if size == 1:
                     raise DoesNotFit(TOO_LARGE)
                 self.size = size // 2
+        return self.step.update(losses)
 
     def backward(self, inputs: Tensor, label: Tensor, group: Tensor) -> Tensor:
         """``step.backward``, in parts where the batch is larger than one.

@@ -3,10 +3,10 @@
 On a GPU each learning rate is a tensor there: a recorded step (``cuda_graph.py``) reads it anew each time.
 """
 
+import copy
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trainables.config import TrainConfig
 from trainables.models.weights import Transformer
@@ -14,8 +14,7 @@ from trainables.models.weights import Transformer
 
 def adamw(model: Transformer, config: TrainConfig, device: torch.device) -> torch.optim.AdamW:
     """The optimiser of what is trained in ``model``, which lies on ``device``."""
-    on_gpu = device.type == "cuda"
-    optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True, capturable=on_gpu)
+    optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True, capturable=device.type == "cuda")
     _move_learning_rates(optimizer)
     return optimizer
 
@@ -54,22 +53,13 @@ def _move_learning_rates(optimizer: torch.optim.AdamW) -> None:
 
 def optimizer_state(optimizer: torch.optim.AdamW) -> dict[str, Any]:
     """The optimiser's state, copies on the CPU that fit any device."""
-    state: dict[str, Any] = _copied(optimizer.state_dict())
-    for parameters in state["param_groups"]:
-        parameters["lr"], parameters["capturable"] = float(parameters["lr"]), False
-    return state
+    state = optimizer.state_dict()
+    copies = {i: {k: v.to("cpu", copy=True) for k, v in values.items()} for i, values in state["state"].items()}
+    groups = [{**values, "lr": float(values["lr"]), "capturable": False} for values in state["param_groups"]]
+    return {"state": copies, "param_groups": groups}
 
 
 def restore_optimizer(optimizer: torch.optim.AdamW, state: dict[str, Any]) -> None:
     """Go on from an earlier ``optimizer_state``; before the first step."""
-    optimizer.load_state_dict(_copied(state))  # it would train in the caller's tensors
+    optimizer.load_state_dict(copy.deepcopy(state))  # it would train in the caller's tensors
     _move_learning_rates(optimizer)
-
-
-def _copied(state: Any) -> Any:
-    """Nested dicts and lists with copies of their tensors, on the CPU."""
-    if isinstance(state, Tensor):
-        return state.detach().to("cpu", copy=True)
-    if isinstance(state, dict):
-        return {key: _copied(value) for key, value in state.items()}
-    return [_copied(value) for value in state] if isinstance(state, list) else state

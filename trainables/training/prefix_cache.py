@@ -6,10 +6,12 @@ processes of the node. The key is of all that the numbers depend on, so that a f
 deleted at any time.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeGuard
 
@@ -50,8 +52,10 @@ class PrefixCache:
             return
         self.model, self.applies = model, True
         self._weights = _hash_of_frozen(model, config.last_blocks)
-        missing = [(s, v) for s, v in self._wanted() if not self._path(s, v).exists()]
-        self._require_space(sum(self._bytes(split, np.float16) for split, _ in missing))
+        views: Iterable[int | None] = range(min(config.views, config.epochs)) if config.augments else [None]
+        files = [(data.val, None), *((data.train, view) for view in views)]
+        missing = [split for split, view in files if not self._path(split, view).exists()]
+        self._require_space(sum(self._bytes(split, np.float16) for split in missing))
 
     def training(self, epoch: int) -> np.ndarray | None:
         """Tokens ``[len(train), tokens, width]`` that ``epoch`` (from 0) trains on, by position in the split."""
@@ -63,50 +67,35 @@ class PrefixCache:
         """Tokens ``[len(val), tokens, width]``."""
         return self._tokens(self.data.val, None) if self.applies else None
 
-    def _wanted(self) -> Iterator[tuple[Split, int | None]]:
-        """Split and view of every file that the run will read."""
-        yield self.data.val, None
-        if not self.config.augments:
-            yield self.data.train, None
-        for view in range(min(self.config.views, self.config.epochs) if self.config.augments else 0):
-            yield self.data.train, view
-
     def _tokens(self, split: Split, view: int | None) -> np.ndarray:
         """Processes that want the same file take turns: the first makes it, the others find it."""
         path, shape = self._path(split, view), self._shape(split)
         tokens = _mapped(path, shape)
-        if tokens is not None:
-            return tokens
-        with locked(path):
-            tokens = _mapped(path, shape)
-            if tokens is None:
-                remove_torn(path)
-                self._make(path, split, view)
+        if tokens is None:
+            with locked(path):
                 tokens = _mapped(path, shape)
+                if tokens is None:
+                    remove_torn(path)
+                    self._make(path, split, view)
+                    tokens = _mapped(path, shape)
         assert tokens is not None, f"{path} was deleted as soon as it was written"
         return tokens
 
     def _make(self, path: Path, split: Split, view: int | None) -> None:
         for dtype in (np.float16, np.float32):
             self._require_space(self._bytes(split, dtype))
-            try:
-                return replace_atomically(path, self._writer(split, view, dtype))
-            except OverflowError:  # float16's alone
-                continue
+            with contextlib.suppress(OverflowError):  # float16's alone
+                return replace_atomically(path, partial(self._write, split, view, dtype))
 
-    def _writer(self, split: Split, view: int | None, dtype: type) -> Callable[[Path], None]:
+    def _write(self, split: Split, view: int | None, dtype: type, path: Path) -> None:
         """Written, not mapped: a full disk is an OSError here, and would be the process's death in a mapping."""
         header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": self._shape(split)}
-
-        def write(path: Path) -> None:
-            with open(path, "wb") as file:
-                np.lib.format.write_array_header_1_0(file, header)
-                for tokens in self._computed(split, view):
-                    if dtype is np.float16 and not bool((tokens.abs() <= LARGEST).all()):  # NaN is beyond it as well
-                        raise OverflowError
-                    file.write(tokens.cpu().numpy().astype(dtype).tobytes())
-
-        return write
+        with open(path, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for tokens in self._computed(split, view):
+                if dtype is np.float16 and not bool((tokens.abs() <= LARGEST).all()):  # NaN is beyond it as well
+                    raise OverflowError
+                file.write(tokens.cpu().numpy().astype(dtype).tobytes())
 
     @torch.inference_mode()
     def _computed(self, split: Split, view: int | None) -> Iterator[Tensor]:
@@ -155,16 +144,14 @@ class PrefixCache:
 
 def _applies(model: Transformer, config: TrainConfig) -> TypeGuard[VisionTransformer]:
     """Whether what comes before the last blocks is a function of the image alone."""
-    m = config.last_blocks
     if not (config.cache_prefix and config.has_prefix) or type(model) is not VisionTransformer:
         return False
-    if m >= len(model.blocks):
-        return False
-    frozen = nn.ModuleList([model.patch_embed, model.pos_drop, model.patch_drop, model.norm_pre, *model.blocks[:-m]])
+    blocks = model.blocks[: -config.last_blocks]
+    frozen = nn.ModuleList([model.patch_embed, model.pos_drop, model.patch_drop, model.norm_pre, *blocks])
     drops = [module for module in frozen.modules() if isinstance(module, DROPOUTS)]
     # By their own attributes: p is torch's, drop_prob DropPath's, prob PatchDropout's.
     chance = any(getattr(module, name, 0) for module in drops for name in ("p", "drop_prob", "prob"))
-    return not chance and not any(p.requires_grad for p in frozen.parameters())
+    return len(blocks) > 0 and not chance and not any(p.requires_grad for p in frozen.parameters())
 
 
 def _hash_of_frozen(model: VisionTransformer, m: int) -> str:

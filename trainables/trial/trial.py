@@ -14,7 +14,7 @@ from trainables.config import TrainConfig
 from trainables.data.batches import open_data
 from trainables.metrics import Evaluation
 from trainables.training import gpu
-from trainables.training.divergence import Diverged
+from trainables.training.epoch import Diverged
 from trainables.training.fit import Epoch, Trainer, fit, trained_state
 from trainables.trial.checkpoints import load_checkpoint, save_checkpoint, save_weights, trial_folder
 

@@ -33,12 +33,12 @@ def confirmations(
     finished: Finished, trials: Sequence[int] | None, refit: str | None, device: str
 ) -> Iterator[Confirmation]:
     """Check the arguments, then measure one trial after the other and keep each in ``confirmed.parquet``."""
-    from trainables.training import gpu
-
     if refit not in (None, *REFITS):
         raise ConfigError(f"`refit` must be one of {', '.join(REFITS)}, but got {refit!r}")
     search_folder.require_images(finished.settings)
     search_folder.require_weights(finished.settings)
+    from trainables.training import gpu  # seconds of imports
+
     if gpu.claim(float(device == "cuda")) != device:
         raise ConfigError("`device` cuda needs a GPU that torch can use, but there is none: leave it out")
     numbers = _numbers(finished, trials)
@@ -66,7 +66,7 @@ def _numbers(finished: Finished, trials: Sequence[int] | None) -> list[int]:
 def _confirm(finished: Finished, number: int, refit: str | None, device: str) -> Confirmation:
     from trainables.data import batches
     from trainables.training import fit
-    from trainables.training.divergence import Diverged
+    from trainables.training.epoch import Diverged
 
     config, metrics = finished.config(number), finished.state.trials[number].metrics
     validation = {name.removeprefix("val_"): value for name, value in metrics.items() if name.startswith("val_")}

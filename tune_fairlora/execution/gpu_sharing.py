@@ -61,11 +61,11 @@ def measure(configs: list[TrainConfig], store: str, weights: str | None, cpus: f
 def _begin_trials(configs: list[TrainConfig], store: str, weights: str | None) -> tuple[list[int], int]:
     """What ``measure`` returns, in Ray's process."""
     from trainables.data.batches import open_data
-    from trainables.training import gpu, gpu_memory
+    from trainables.training import gpu
 
     if gpu.claim(1.0) != "cuda":
         raise ConfigError(f"--gpus-per-trial auto needs a GPU that torch can use, but Ray's is none: {REMEDY}")
-    return [gpu_memory.trial_bytes(config, open_data(store), weights) for config in configs], gpu.total_bytes()
+    return [gpu.trial_bytes(config, open_data(store), weights) for config in configs], gpu.total_bytes()
 
 
 def share(needed: int, total: int, most: int) -> float:
