@@ -22,8 +22,7 @@ from trainables.files import plain
 from tune_fairlora import cli
 
 if TYPE_CHECKING:
-    from trainables.export.labelled_folder import Labelled
-    from trainables.export.predict import Exported, Predictions
+    from trainables.export.predict import Exported, Labelled, Predictions
 
 NUMBER = re.compile(r"[\d.]+|–")
 UNREADABLE = 1  # exit status where some of the images could not be read
@@ -50,10 +49,10 @@ def command(args: argparse.Namespace) -> int:
     missing = [path for path in args.images if not os.path.exists(path)]
     if missing:
         raise ConfigError(f"every IMAGE must be a file, but {missing[0]} does not exist")
-    from trainables.export import labelled_folder, predict
+    from trainables.export import predict
 
     model = predict.open_model(args.model, args.weights)
-    labelled = labelled_folder.read(folders[0], args.split, model.classes, model.groups) if folders else None
+    labelled = predict.read_labelled(folders[0], args.split, model) if folders else None
     files = labelled.files if labelled else args.images
     predictions = model.predict(files)
     if not predictions.index:
@@ -87,7 +86,7 @@ def _judge(args: argparse.Namespace, model: "Exported", labelled: "Labelled", pr
     from trainables.export import predict
     from tune_fairlora.reporting import trial_results
 
-    judged = predict.judge(predictions, labelled.label, labelled.group, len(model.classes), len(labelled.groups))
+    judged = predict.judge(predictions, labelled, model)
     tables = {"by_group": (judged.by_group, labelled.groups), "by_class": (judged.by_class, model.classes)}
     results: dict[str, Any] = {"images": len(predictions.index), "unreadable": list(map(str, predictions.failed))}
     results["metrics"] = judged.metrics

@@ -1,4 +1,7 @@
-"""An exported model and image files: logits and metrics. Nothing in the export is run: ``load.py`` is our own."""
+"""An exported model and image files, or a folder of labelled ones: logits and metrics.
+
+Nothing in the export is run: ``load.py`` is our own.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +15,9 @@ from torch import Tensor, nn
 
 from trainables.config import ConfigError
 from trainables.export import load
+from trainables.files import inside, plain
 from trainables.metrics import Evaluation, evaluate
+from trainables.prepare.listing import check_unique, read_table
 from trainables.training.penalty import sample_losses
 
 BATCH = 64  # images in memory at once
@@ -32,20 +37,13 @@ class Predictions:
         return self.logits.softmax(dim=1).numpy()
 
 
-@dataclass(frozen=True)
 class Exported:
     """A loaded export: ``classes`` in the order of the logits, ``groups`` of the data that it was trained on."""
 
-    model: nn.Module
-    facts: dict[str, Any]
-
-    @property
-    def classes(self) -> list[str]:
-        return self.facts["classes"]
-
-    @property
-    def groups(self) -> list[str]:
-        return self.facts["groups"]
+    def __init__(self, model: nn.Module, facts: dict[str, Any]):
+        self.model, self.facts = model, facts
+        self.classes: list[str] = facts["classes"]
+        self.groups: list[str] = facts["groups"]
 
     @torch.inference_mode()
     def predict(self, files: Sequence[Path]) -> Predictions:
@@ -54,9 +52,11 @@ class Exported:
         for start in range(0, len(files), BATCH):
             images = []
             for i, file in enumerate(files[start : start + BATCH], start):
-                pixels = self._pixels(file)
-                if pixels is None:
-                    failed.append(file)
+                try:
+                    with Image.open(file) as image:
+                        pixels = load.pixels(image, self.facts["preprocessing"])
+                except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+                    failed.append(file)  # damaged or no image: as ``prepare.decode`` has it
                 else:
                     images.append(torch.from_numpy(pixels).permute(2, 0, 1))
                     index.append(i)
@@ -66,14 +66,6 @@ class Exported:
                     batch = load.normalised(torch.stack(images), self.facts["preprocessing"])
                     logits.append(self.model(batch).float())
         return Predictions(index, torch.cat(logits), failed)
-
-    def _pixels(self, file: Path) -> np.ndarray | None:
-        """As ``prepare.decode`` has it: None where the file is damaged or no image."""
-        try:
-            with Image.open(file) as image:
-                return load.pixels(image, self.facts["preprocessing"])
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
-            return None
 
 
 def open_model(folder: Path, weights: str | None) -> Exported:
@@ -92,9 +84,52 @@ def open_model(folder: Path, weights: str | None) -> Exported:
         raise ConfigError(f"`model` {folder} must be a whole export, but: {reason or type(error).__name__}") from error
 
 
-def judge(predictions: Predictions, label: np.ndarray, group: np.ndarray, n_classes: int, n_groups: int) -> Evaluation:
-    """Every metric of the predictions against ``label`` and ``group`` (int, of all the files that were asked for)."""
-    label, group = label[predictions.index], group[predictions.index]
+@dataclass(frozen=True)
+class Labelled:
+    """Parallel ``files``, ``label`` and ``group`` (int64 ``[n]``; of the model's classes, and of ``groups``).
+
+    ``training`` counts the rows of a split called train."""
+
+    files: list[Path]
+    label: np.ndarray
+    group: np.ndarray
+    groups: list[str]
+    training: int
+
+
+def read_labelled(folder: Path, split: str | None, model: Exported) -> Labelled:
+    """The rows of ``folder``'s metadata.csv (as for a search, with or without splits), of one split or of all. Labels
+    are told by their names, which must be the model's classes; groups too ("all" where the table names none), in the
+    order of the model's, then new ones. Raises ConfigError."""
+    table = folder / "metadata.csv"
+    if not table.is_file():
+        raise ConfigError(f"{folder} must hold a metadata.csv (file_path, label, …), but has none: name its images")
+    rows = read_table(table, ["file_path"])
+    if split is not None:
+        splits = sorted({row.get("split", "") for row in rows} - {""})
+        if split not in splits:
+            known = plain(", ".join(splits)) or "none"
+            raise ConfigError(f"`split` must be one of those in {table} ({known}), but is {split}")
+        rows = [row for row in rows if row["split"] == split]
+    columns = {kind: next((n for n in (f"{kind}_name", kind) if n in rows[0]), None) for kind in ("label", "group")}
+    if columns["label"] is None:
+        raise ConfigError(f"{table} must have the column label or label_name, but has {plain(', '.join(rows[0]))}")
+    labels, names = ([row[name].strip() if name else "all" for row in rows] for name in columns.values())
+    unknown = sorted(set(labels) - set(model.classes))
+    if unknown:
+        raise ConfigError(
+            f"every {columns['label']} must be one of the model's classes, but {plain(unknown[0])!r} is none"
+        )
+    files = [inside(folder, row["file_path"]) for row in rows]
+    check_unique(files, folder)
+    groups = [name for name in model.groups if name in names] + sorted(set(names) - set(model.groups))
+    label, group = np.array([*map(model.classes.index, labels)]), np.array([*map(groups.index, names)])
+    return Labelled(files, label, group, groups, sum(row.get("split") == "train" for row in rows))
+
+
+def judge(predictions: Predictions, labelled: Labelled, model: Exported) -> Evaluation:
+    """Every metric of the predictions for the files of ``labelled``."""
+    label, group = labelled.label[predictions.index], labelled.group[predictions.index]
     loss = sample_losses(predictions.logits, torch.from_numpy(label)).numpy()
-    prediction = predictions.logits.argmax(dim=1).numpy()
-    return evaluate(label, prediction, loss, group, n_classes=n_classes, n_groups=n_groups)
+    sizes = {"n_classes": len(model.classes), "n_groups": len(labelled.groups)}
+    return evaluate(label, predictions.logits.argmax(dim=1).numpy(), loss, group, **sizes)

@@ -26,7 +26,6 @@ from trainables.training.fit import trained_state
 
 LOADER = "load.py"
 NO_TARGETS = "dummy-target-modules"  # peft's word for an adapter that is nothing but its modules_to_save
-FUSED = ("q", "k", "v")  # the order of the rows of a fused layer
 CLIP_HUB = {  # where open_clip takes its weights from
     "laion2b_s34b_b79k": "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
     "openai": "timm/vit_base_patch32_clip_224.openai",
@@ -92,10 +91,10 @@ def architecture(config: TrainConfig, plain: Transformer) -> dict[str, Any]:
     return {"name": name, "options": options, "zeroshot": embed}
 
 
-def difference(model: nn.Module, other: nn.Module, config: TrainConfig, images: int = 4) -> float:
+def difference(model: nn.Module, other: nn.Module, config: TrainConfig) -> float:
     """The largest difference between two models' logits, in float32, on images of noise."""
     size = config.image_size
-    noise = torch.rand(images, 3, size, size, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(4, 3, size, size, generator=torch.Generator().manual_seed(0))
     shown = normalised(noise, config)
     return (_logits(model, shown) - _logits(other, shown)).abs().max().item()
 
@@ -118,7 +117,7 @@ def fused(trained: dict[str, Tensor]) -> dict[str, Tensor]:
         zero = torch.zeros_like(b["q"])
         rows = {"q": [b["q"], zero], "k": [zero, zero], "v": [zero, b["v"]]}
         named[f"{layer}.lora_A.weight"] = torch.cat([a["q"], a["v"]])
-        named[f"{layer}.lora_B.weight"] = torch.cat([torch.cat(rows[p], dim=1) for p in FUSED])
+        named[f"{layer}.lora_B.weight"] = torch.cat([torch.cat(rows[p], dim=1) for p in rows])
     return named
 
 

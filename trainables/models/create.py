@@ -65,26 +65,22 @@ def load(name: str, image_size: int, weights: str | None) -> Transformer:
     """
     with torch.random.fork_rng(devices=[]):  # the caller's stream must not depend on whether the cache has the model
         torch.manual_seed(seed_for(0, "weights", name))
-        return _load(name, image_size, weights or weights_file(name, None)).eval()
-
-
-def _load(name: str, image_size: int, weights: str | Path | None) -> Transformer:
-    model, row = create(name, image_size), BACKBONES[name]
-    if row.clip:
-        state = clip.state_dict(name, row, weights)
-    elif weights == RANDOM:
-        for module in model.modules():
-            if isinstance(module, nn.LayerNorm):  # timm starts each residual branch of a Swin-v2 behind a norm of
-                nn.init.ones_(module.weight)  # scale 0, which no adapter could ever open
-        return model
-    elif weights is None:
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would bury the error's one line
-        with downloading(name, f"model.safetensors of timm/{row.arch}.{row.tag}"):
-            return create(name, image_size, pretrained=True)
-    else:
-        state = read(weights)
-    model.load_state_dict(fit_to(model, state, name, weights), strict=True)
-    return model
+        model, row, file = create(name, image_size), BACKBONES[name], weights or weights_file(name, None)
+        if row.clip:
+            state = clip.state_dict(name, row, file)
+        elif file == RANDOM:
+            for module in model.modules():
+                if isinstance(module, nn.LayerNorm):  # timm starts each residual branch of a Swin-v2 behind a norm of
+                    nn.init.ones_(module.weight)  # scale 0, which no adapter could ever open
+            return model.eval()
+        elif file is None:
+            logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would bury the error's one line
+            with downloading(name, f"model.safetensors of timm/{row.arch}.{row.tag}"):
+                return create(name, image_size, pretrained=True).eval()
+        else:
+            state = read(file)
+    model.load_state_dict(fit_to(model, state, name, file), strict=True)
+    return model.eval()
 
 
 def fresh_model(config: TrainConfig, classes: Sequence[str], weights: str | None) -> Transformer:

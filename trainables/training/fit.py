@@ -32,6 +32,8 @@ from trainables.training.optimizer import adamw, optimizer_state, restore_optimi
 from trainables.training.penalty import TrainingLoss, sample_losses
 from trainables.training.prefix_cache import PrefixCache
 
+State = dict[str, Any]  # a run's, as ``Trainer.checkpoint`` gives it
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -51,11 +53,7 @@ class Epoch:
 
 
 def fit(
-    config: TrainConfig,
-    data: Data,
-    weights: str | None = None,
-    device: str = "cpu",
-    checkpoint: dict[str, Any] | None = None,
+    config: TrainConfig, data: Data, weights: str | None = None, device: str = "cpu", checkpoint: State | None = None
 ) -> Iterator[Epoch]:
     """Train ``config`` on ``data.train``, one epoch a step; each epoch's numbers are its own, on ``data.val``.
 
@@ -64,9 +62,9 @@ def fit(
     has prepared). To stop early, stop iterating.
     Raises Diverged when a loss is NaN or infinite, ConfigError where configuration, weights and data do not fit.
     """
-    watch = Stopwatch()
-    with watch.on("start"):
-        trainer = Trainer(config, data, weights, device, checkpoint, watch)
+    start = time.perf_counter()
+    trainer = Trainer(config, data, weights, device, checkpoint)
+    trainer.watch.seconds["start"] = time.perf_counter() - start
     while trainer.epoch < config.epochs:
         start = time.perf_counter()
         train = trainer.train_epoch()
@@ -74,7 +72,7 @@ def fit(
         if not math.isfinite(evaluation.metrics["loss"]):  # the last step broke the weights: accuracy would look sane
             raise Diverged(f"the validation loss is {evaluation.metrics['loss']} after epoch {trainer.epoch}")
         metrics = {f"train_{k}": v for k, v in train.items()} | {f"val_{k}": v for k, v in evaluation.metrics.items()}
-        yield Epoch(trainer.epoch, metrics, evaluation, time.perf_counter() - start, watch.take(), trainer)
+        yield Epoch(trainer.epoch, metrics, evaluation, time.perf_counter() - start, trainer.watch.take(), trainer)
 
 
 class TrainStep:
@@ -116,15 +114,7 @@ class TrainStep:
 class Trainer:
     """Model, optimiser and position of one run. Every random stream is a function of (seed, name, epoch)."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        data: Data,
-        weights: str | None,
-        device: str,
-        checkpoint: dict[str, Any] | None,
-        watch: Stopwatch | None = None,
-    ):
+    def __init__(self, config: TrainConfig, data: Data, weights: str | None, device: str, checkpoint: State | None):
         if data.manifest.size != config.image_size:
             raise ConfigError(f"image_size={config.image_size}, but the store holds {data.manifest.size} px images")
         self.config, self.data, self.device = config, data, device
@@ -138,7 +128,7 @@ class Trainer:
         self.micro_batches = MicroBatchStep(self.train_step, config.micro_batch if config.accumulates else None)
         self.recorded_step = RecordedStep(self.micro_batches, config.batch_size, self.train_step.device)
         self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
-        self.epoch, self.watch = 0, watch or Stopwatch()
+        self.epoch, self.watch = 0, Stopwatch()
         if checkpoint is not None:
             self._restore(checkpoint)
 
@@ -181,7 +171,7 @@ class Trainer:
                 self.recorded_step.forget()
             return evaluate_split(*arguments)
 
-    def checkpoint(self) -> dict[str, Any]:
+    def checkpoint(self) -> State:
         """Tensors and plain values, so that ``torch.load(weights_only=True)`` reads it: epoch, configuration, the
         trained weights (adapters and head alone for the LoRA methods), the optimiser's state and the penalty's running
         means. Copies on the CPU, as the next epoch writes into the tensors."""
@@ -194,7 +184,7 @@ class Trainer:
             "objective": self.train_step.loss.state(),
         }
 
-    def _restore(self, checkpoint: dict[str, Any]) -> None:
+    def _restore(self, checkpoint: State) -> None:
         own = (self.config.config_id, self.config.seed)
         if (checkpoint["config_id"], checkpoint["seed"]) != own:
             raise ConfigError(

@@ -2,23 +2,20 @@
 
 Not for a process of several threads: another could import what stands in for a moment, and keep it.
 
-peft imports transformers, for the language models that it can adapt as well, and transformers imports loss functions
-for detection, SciPy's optimisers, image transforms and more: 1.6 to 2.1 s of the 6 to 8 s that a trial's process takes
-to load, twice on two cores. Here an adapted model is always timm's. So while peft is imported, an empty class stands
-for whatever it wants of transformers; peft's ``isinstance`` checks against those are False, as they were before.
+peft imports transformers, for the language models that it can adapt as well: 1.6 to 2.1 s of the 6 to 8 s that a
+trial's process takes to load, twice on two cores. Here an adapted model is always timm's. So while peft is imported, an
+empty class stands for whatever it wants of transformers; its ``isinstance`` checks against those are False, as before.
 Afterwards transformers is as unknown to Python as it was, and who imports it gets the real one.
 
-Where peft (or transformers) is imported already, or can do without only in part, all is imported as ever.
+Where peft or transformers is imported already, or an empty class is not enough, all is imported as ever.
 """
 
-import contextlib
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.metadata
 import sys
 import types
-from collections.abc import Iterator
 
 HEAVY = "transformers"
 
@@ -56,27 +53,18 @@ def _forget(package: str) -> None:
         del sys.modules[name]
 
 
-@contextlib.contextmanager
-def stand_ins() -> Iterator[None]:
-    finder = StandInFinder()
-    sys.meta_path.insert(0, finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
-        _forget(HEAVY)
-
-
 def import_peft() -> bool:
     """Import peft; returns whether it was imported without ``HEAVY``. A second call changes nothing."""
-    if "peft" in sys.modules or HEAVY in sys.modules:
-        importlib.import_module("peft")
-        return False
-    try:
-        with stand_ins():
+    if not {"peft", HEAVY} & sys.modules.keys():
+        finder = StandInFinder()
+        sys.meta_path.insert(0, finder)
+        try:
             importlib.import_module("peft")
-        return True
-    except Exception:  # of another version, to which an empty class is not enough
-        _forget("peft")
-        importlib.import_module("peft")
-        return False
+            return True
+        except Exception:  # of another version, to which an empty class is not enough
+            _forget("peft")
+        finally:
+            sys.meta_path.remove(finder)
+            _forget(HEAVY)
+    importlib.import_module("peft")
+    return False
