@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from trainables.config import TrainConfig
 from trainables.data import batches
-from trainables.data.batches import Data, Split, pixels
+from trainables.data.batches import Data, Split
 from trainables.models.forward import forward
 from trainables.prepare import datasets
 
@@ -25,7 +25,7 @@ def few_digits(train: int, val: int) -> Data:
 @torch.inference_mode()
 def logits_of(model: nn.Module, split: Split, config: TrainConfig) -> Tensor:
     """``[n, classes]``, of all images of the split at once."""
-    return forward(model.eval(), pixels(split, torch.arange(len(split))), config).float()
+    return forward(model.eval(), split.pixels(torch.arange(len(split))), config).float()
 
 
 def near_ties(logits: Tensor) -> int:

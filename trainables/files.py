@@ -23,10 +23,8 @@ def cache_folder() -> Path:
 
 
 def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` on a temporary name beside ``path``, then rename: a reader sees the old file or the whole new one.
-
-    Two processes that write the same path at once both succeed; the later one wins.
-    """
+    """Call ``write`` on a temporary name beside ``path``, then rename: a reader sees the old file or the whole new one,
+    and of two processes that write at once both succeed."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         write(temporary)

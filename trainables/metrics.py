@@ -1,9 +1,8 @@
 """How well a model serves everyone: accuracy, the worst-served class and group, and the gaps between them.
 
-The by-group table first, its reductions second (fairlearn's ``_disaggregated_result.py``): everything derives from
-one integer table ``C[g, y, yhat]`` (group, true class, predicted class) and the summed loss of each class. A class,
-group or cell without support is NaN with count 0, and reductions leave it out. scikit-learn and fairlearn put 0 there,
-so that a perfect classifier scores an equalized-odds difference of 1.0 as soon as one group has no positives.
+Everything derives from one integer table ``C[g, y, yhat]`` (group, true class, predicted class) and the summed loss of
+each class. A class, group or cell without support is NaN with count 0, and reductions leave it out. scikit-learn and
+fairlearn put 0 there: a perfect classifier has an equalized-odds difference of 1.0 once a group has no positives.
 
 Sources: FairLoRA (arXiv 2410.17358) for F1 and recall over classes, ``eod_*`` (equal OPPORTUNITY: true-positive rates
 only) and ``loss_variance``; Ding et al. (arXiv 2405.17512) for ``equalized_odds``. Two metrics, two names.
@@ -25,13 +24,12 @@ MIN: Direction = "minimize"
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of an evaluation: which way is better, its formula in one line (for docs/metrics.md), its unit, and
-    whether it says nothing where there are fewer than two sensitive groups."""
+    """One number of an evaluation."""
 
-    direction: Direction
-    formula: str
+    direction: Direction  # which way is better
+    formula: str  # as docs/metrics.md shows it
     unit: Literal["", "nats", "nats²"] = ""  # "": a rate in [0, 1], or a count
-    of_groups: bool = False
+    of_groups: bool = False  # it says nothing where there are fewer than two sensitive groups
 
 
 OfGroups = partial(Metric, of_groups=True)
@@ -139,6 +137,7 @@ def evaluate(
         "macro_f1": _mean_over_classes(_f1(hit, count, predicted)),
         "eod": _mean_over_classes(opportunity),
     }
+    smallest = [_over(np.min, part["count"][part["count"] > 0]) for part in (by_class, by_group, by_cell)]
     metrics = {
         "accuracy": float(_ratio(hit.sum(), count.sum())),
         **_class_reductions(by_class, loss),
@@ -151,7 +150,7 @@ def evaluate(
         "eod_max_cell": _over(np.max, opportunity),
         "equalized_odds": _over(np.mean, odds),
         "equalized_odds_max": _over(np.max, odds),
-        **_counts(by_class["count"], by_group["count"], by_cell["count"]),
+        **dict(zip(COUNTS, [*smallest, float((count == 0).sum()) if count.any() else np.nan])),
     }
     return Evaluation(metrics, table.sum(axis=0), by_class, by_group, by_cell)
 
@@ -213,11 +212,8 @@ def _opportunity_gap(hit: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def _odds_gap(hit: np.ndarray, count: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """The larger of the TPR gap and the FPR gap between groups, one class against the rest; ``[K]``.
-
-    NaN unless both gaps are known: the missing one could be the larger, and a gap that is half measured
-    would look fairer than it is.
-    """
+    """The larger of the TPR gap and the FPR gap between groups, one class against the rest; ``[K]``. NaN unless both
+    are known: a gap that is half measured would look fairer than it is."""
     false_positive = _ratio(predicted - hit, count.sum(axis=0) - count)
     return np.maximum(_spread(_ratio(hit, count)), _spread(false_positive))
 
@@ -246,10 +242,3 @@ def _class_reductions(by_class: dict[str, np.ndarray], loss: np.ndarray) -> dict
         "mean_recall": _over(np.mean, recall),
         "loss_variance": float(loss_variance),
     }
-
-
-def _counts(by_class: np.ndarray, by_group: np.ndarray, by_cell: np.ndarray) -> dict[str, float]:
-    """How few samples the worst-case metrics may rest on; read them beside those metrics."""
-    smallest = [float(count[count > 0].min()) if count.any() else np.nan for count in (by_class, by_group, by_cell)]
-    empty = float((by_cell == 0).sum()) if by_cell.any() else np.nan
-    return dict(zip(COUNTS, [*smallest, empty]))

@@ -4,10 +4,7 @@ import hashlib
 
 
 def seed_for(seed: int, *names: object) -> int:
-    """The 63-bit seed of the stream ``names`` under the user's ``seed``.
-
-    The same arguments give the same number on every machine and in every process; ``hash()`` would not,
-    as Python salts it. 63 bits fit ``torch.Generator.manual_seed`` and ``numpy.random.default_rng`` alike.
-    """
+    """The seed of the stream ``names`` under the user's ``seed``, on every machine and in every process (Python salts
+    ``hash()``). Its 63 bits fit ``torch.Generator.manual_seed`` and ``numpy.random.default_rng`` alike."""
     text = "\x1f".join([str(int(seed)), *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -242,7 +242,7 @@ def test_an_absurd_learning_rate_diverges_even_in_the_last_step(data, epochs, ba
 def test_an_image_without_numbers_diverges_before_it_moves_a_weight(data, monkeypatch, method, changes):
     trainer = Trainer(dataclasses.replace(CONFIG, method=method, **changes), data, None, "cpu", None)
     before = trained_state(trainer.model)
-    monkeypatch.setattr(Split, "pixels", lambda _, index, pinned: torch.full((len(index), 3, 16, 16), math.nan))
+    monkeypatch.setattr(Split, "pixels", lambda _, index, device: torch.full((len(index), 3, 16, 16), math.nan))
     with pytest.raises(Diverged, match=r"^the training loss is nan at step 0 \(epoch 1\)$"):
         trainer.train_epoch()
     assert all(torch.equal(before[name], after) for name, after in trained_state(trainer.model).items())

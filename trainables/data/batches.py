@@ -57,10 +57,8 @@ def open_data(path: str | Path) -> Data:
 
 
 def open_confirmation(path: str | Path, trainval: bool = False) -> Data:
-    """What ``tune_fairlora.confirm`` alone may see, once a search is over: ``val`` here is the test split.
-
-    ``trainval`` trains on train and val together, as the papers do once the hyperparameters are chosen.
-    """
+    """What ``tune_fairlora.confirm`` alone may see, once a search is over: ``val`` here is the test split. ``trainval``
+    trains on train and val together, as the papers do once the hyperparameters are chosen."""
     store = Store(path)
     train = open_split(store, "train", "val") if trainval else open_split(store, "train")
     return Data(store.manifest, train, open_split(store, "test"))
@@ -75,13 +73,11 @@ def open_split(store: Store, *names: str) -> Split:
 def training_batches(
     split: Split, config: TrainConfig, epoch: int, device: str = "cpu", tokens: np.ndarray | None = None
 ) -> Iterator[Batch]:
-    """(images float ``[b, 3, size, size]`` in [0, 1], label, group) in a random order, augmented.
+    """(images float ``[b, 3, size, size]`` in [0, 1], label, group) in the order of ``sampling.py``, augmented.
 
-    Order and augmentation come from the streams (seed, "order", epoch) and (seed, "augment", epoch): an epoch can be
-    repeated without the ones before it, and switching augmentation off leaves the order as it was. Which images share
-    a batch is ``sampling.py``'s matter (``config.balance``). With ``config.views`` the augmentation is the epoch's view
-    (``view_of``). ``tokens`` ``[len(split), …]`` (``prefix_cache.py``) come in the images' place where they are
-    given, float.
+    Order and augmentation have a stream each an epoch: an epoch can be repeated without the ones before it, and
+    switching augmentation off leaves the order as it was. ``tokens`` ``[len(split), …]`` (``prefix_cache.py``) come in
+    the images' place where they are given, float.
     """
     order, augment = (_generator(config.seed, stream, epoch) for stream in ("order", "augment"))
     view = view_of(config, epoch)
@@ -155,10 +151,8 @@ def view_draws(n: int, config: TrainConfig, view: int) -> Augmentation:
 
 
 def transformed(images: Tensor, drawn: Augmentation) -> Tensor:
-    """``images`` float ``[b, 3, size, size]`` flipped and cropped as ``drawn`` says.
-
-    A crop keeps the aspect, is scaled back to the image's size, and is resampled bilinearly.
-    """
+    """``images`` float ``[b, 3, size, size]`` flipped and cropped as ``drawn`` says. A crop keeps the aspect, and is
+    resampled bilinearly to the image's size."""
     n = len(images)
     if drawn.flip is not None:
         images = torch.where(moved(drawn.flip, images.device)[:, None, None, None], images.flip(-1), images)

@@ -73,8 +73,12 @@ def load(folder: str | Path = HERE, base_weights: str | Path | None = None) -> n
     if facts["weights"] == "whole":
         state = load_file(Path(folder) / WHOLE)
     else:
-        scale, head, pairs = _adapter(Path(folder))
-        state = _base_state(model, folder, facts, base_weights) | head
+        config = json.loads((Path(folder) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        scale = config["lora_alpha"] / config["r"]
+        trained = {k.removeprefix(PREFIX): v for k, v in load_file(Path(folder) / ADAPTER).items()}
+        for name in [k.removesuffix(".lora_A.weight") for k in trained if k.endswith(".lora_A.weight")]:
+            pairs[name] = trained.pop(f"{name}.lora_A.weight"), trained.pop(f"{name}.lora_B.weight")
+        state = _base_state(model, folder, facts, base_weights) | trained  # of which the head is left
     expected = {k: v.shape for k, v in model.state_dict().items()}
     wrong = sorted(k for k in expected.keys() | state.keys() if k not in state or expected.get(k) != state[k].shape)
     if wrong:
@@ -224,15 +228,6 @@ def _sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _adapter(folder: Path) -> tuple[float, dict[str, Tensor], dict[str, tuple[Tensor, Tensor]]]:
-    """alpha / r, the head that was trained, and each adapted layer's A and B."""
-    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    trained = {k.removeprefix(PREFIX): v for k, v in load_file(folder / ADAPTER).items()}
-    layers = [name.removesuffix(".lora_A.weight") for name in trained if name.endswith(".lora_A.weight")]
-    pairs = {name: (trained.pop(f"{name}.lora_A.weight"), trained.pop(f"{name}.lora_B.weight")) for name in layers}
-    return config["lora_alpha"] / config["r"], trained, pairs
 
 
 @torch.inference_mode()

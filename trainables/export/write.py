@@ -1,7 +1,5 @@
-"""A trained model as a folder that runs without this project: peft's adapter or whole weights, facts and a loader.
-
-``load.py`` reads what is written here, and goes into the folder as ``load.py``.
-"""
+"""A trained model as a folder that runs without this project: peft's adapter or whole weights, facts and ``load.py``,
+which reads them."""
 
 import json
 import shutil
@@ -16,20 +14,17 @@ from torch import Tensor, nn
 from trainables.config import METHODS, TrainConfig
 from trainables.export import load
 from trainables.files import file_hash, save_safetensors
-from trainables.models import vit_nano
+from trainables.models import clip, vit_nano
 from trainables.models.adapters import parameter_counts
 from trainables.models.backbones import BACKBONES, RANDOM, Backbone, windows
 from trainables.models.create import fresh_model
 from trainables.models.forward import normalised
 from trainables.models.weights import Transformer
+from trainables.models.zeroshot import ZeroshotHead
 from trainables.training.fit import trained_state
 
 LOADER = "load.py"
 NO_TARGETS = "dummy-target-modules"  # peft's word for an adapter that is nothing but its modules_to_save
-CLIP_HUB = {  # where open_clip takes its weights from
-    "laion2b_s34b_b79k": "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
-    "openai": "timm/vit_base_patch32_clip_224.openai",
-}
 
 
 def write(
@@ -60,19 +55,23 @@ def write(
             save_safetensors(body, folder / load.BASE)
             source["sha256"] = file_hash(folder / load.BASE)
         _write_adapter(folder, plain, trained, config, source)
-    row = BACKBONES[config.backbone]
+    row, size, head = BACKBONES[config.backbone], config.image_size, plain.head
+    architecture = {"name": row.arch, "options": {"img_size": size, **windows(row, size)}}
+    if config.backbone == "vit_nano":  # in timm's words, a very small ViT-Ti
+        architecture = {"name": "vit_tiny_patch16_224", "options": vit_nano.OPTIONS}
+    embed = head.weight.shape[1] if isinstance(head, ZeroshotHead) else 0
     facts = {
         "format": load.FORMAT,
         "weights": "whole" if whole else "adapter",
         "classes": list(classes),
-        "architecture": architecture(config, plain),
+        "architecture": architecture | {"zeroshot": embed},
         "preprocessing": {**preprocessing, "mean": list(row.mean), "std": list(row.std)},
         "base": source,
         "backbone": config.backbone,
         "pretrained": weights if weights == RANDOM else row.tag and f"{row.arch}.{row.tag}",
         "trained_parameters": parameter_counts(model)[0],
         "config": config.hyperparameters(),
-        "probe": _logits(model, load.probe(config.image_size))[0].tolist(),
+        "probe": _logits(model, load.probe(size))[0].tolist(),
         **origin,
     }
     (folder / load.FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -80,22 +79,10 @@ def write(
     return difference(model, load.load(folder, weights if source["kind"] == "file" else None), config)
 
 
-def architecture(config: TrainConfig, plain: Transformer) -> dict[str, Any]:
-    """timm's name and options of the backbone at this image size, and the width of a zero-shot head (else 0)."""
-    row, size = BACKBONES[config.backbone], config.image_size
-    name, options = row.arch, {"img_size": size, **windows(row, size)}
-    if config.backbone == "vit_nano":  # in timm's words, a very small ViT-Ti
-        name, options = "vit_tiny_patch16_224", vit_nano.OPTIONS
-    head: Any = plain.head
-    embed = head.weight.shape[1] if config.head == "zeroshot" else 0
-    return {"name": name, "options": options, "zeroshot": embed}
-
-
 def difference(model: nn.Module, other: nn.Module, config: TrainConfig) -> float:
     """The largest difference between two models' logits, in float32, on images of noise."""
-    size = config.image_size
-    noise = torch.rand(4, 3, size, size, generator=torch.Generator().manual_seed(0))
-    shown = normalised(noise, config)
+    shape = (4, 3, config.image_size, config.image_size)
+    shown = normalised(torch.rand(shape, generator=torch.Generator().manual_seed(0)), config)
     return (_logits(model, shown) - _logits(other, shown)).abs().max().item()
 
 
@@ -180,5 +167,5 @@ def _source(config: TrainConfig, weights: str | None) -> dict[str, Any]:
 def hub_address(row: Backbone) -> tuple[str, str]:
     """Repository and file on the Hugging Face hub from which ``backbones.load`` takes the row's weights."""
     if row.clip:
-        return CLIP_HUB[row.tag], "open_clip_model.safetensors"
+        return clip.published(row)["hf_hub"].rstrip("/"), "open_clip_model.safetensors"
     return f"timm/{row.arch}.{row.tag}", "model.safetensors"

@@ -44,11 +44,9 @@ class SplitQKV(nn.Module):
 
 
 def adapt(model: Transformer, config: TrainConfig) -> Transformer:
-    """Make ``model`` (a timm transformer with a ``head``) trainable as ``config.method`` says, in place.
-
-    FFT: every weight. LoRA: the head and the adapters, which start as the identity; at rank 0 the head alone.
-    Adapters are initialised by the stream (seed, "adapters"). Raises ConfigError if a target layer does not exist,
-    or the backbone has fewer blocks than ``last_blocks``. ``check_adapters`` then proves that none is bypassed.
+    """Make ``model`` (with its ``head``) trainable as ``config.method`` says, in place: every weight, or the head and
+    adapters, which start as the identity (at rank 0 there are none). Raises ConfigError if a target layer does not
+    exist, or the backbone has fewer blocks than ``last_blocks``. ``check_adapters`` then proves that none is bypassed.
     """
     if not METHODS[config.method].lora:
         model.requires_grad_(True)
@@ -90,22 +88,18 @@ def _inject(model: Any, config: TrainConfig) -> None:
 
 
 def call_qkv(model: nn.Module) -> None:
-    """Make Swin-v2, BEiT and EVA call their qkv layer, in place.
-
-    As they come, they add their bias in ``F.linear(x, self.qkv.weight, bias)``: an adapter around the layer is never
-    called, gets no gradient, and yet changes the output once it is merged. timm's own switch gives the same sum.
-    """
-    switched: list[Any] = [module for module in model.modules() if hasattr(module, "qkv_bias_separate")]
-    for module in switched:
-        module.qkv_bias_separate = True
+    """Make Swin-v2, BEiT and EVA call their qkv layer, in place. As they come, they read its weight past any adapter
+    around it, which gets no gradient, and yet changes the output once it is merged. timm's own switch gives the same
+    sum."""
+    module: Any
+    for module in model.modules():
+        if hasattr(module, "qkv_bias_separate"):
+            module.qkv_bias_separate = True
 
 
 def check_adapters(model: Transformer) -> None:
-    """Prove that every adapter is in the path: after one backward pass, every ``lora_B`` has a non-zero gradient.
-
-    ``lora_B`` is the right witness: it starts at 0, so ``lora_A`` has no gradient yet. Raises ConfigError naming the
-    adapters that are bypassed. Leaves gradients, mode and random streams as they were.
-    """
+    """Prove that every adapter is in the path, or raise ConfigError: after one backward pass every ``lora_B`` has a
+    non-zero gradient (it starts at 0, so ``lora_A`` has none yet). Gradients, mode and random streams stay."""
     witnesses = {name: p for name, p in model.named_parameters() if "lora_B" in name}
     if not witnesses:
         return

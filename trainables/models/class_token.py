@@ -50,12 +50,9 @@ def read_last_row(model: nn.Module) -> bool:
 
     Outputs and gradients are the same but for rounding, and a step is cheaper by most of one block's matrix products.
     It can where the head reads nothing else: in timm's plain ViT with ``global_pool="token"``, which DINO's and CLIP's
-    towers are, adapted or not. Any other model (Swin, EVA, other pools and blocks), and dropout behind the last keys
-    and values, whose mask would be another draw, are left as they are. So call it behind ``adapt``; twice is as once.
-
-    Parameters, their names, hooks and mode stay; only the classes of the last block and its attention change, so that
-    a copy is independent. What looks inside sees one row: ``forward_features`` returns ``[n, 1, width]``, and a
-    hook on that block sees as much.
+    towers are. Any other model, and dropout behind the last keys and values, whose mask would be another draw, are left
+    as they are. So call it behind ``adapt``; twice is as once. Only the classes of the last block and its attention
+    change: parameters, names, hooks and mode stay, and what looks inside sees one row, ``[n, 1, width]``.
     """
     if not _reads_one_row(model):
         return False

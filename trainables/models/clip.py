@@ -1,7 +1,7 @@
 """CLIP through open_clip: both towers from hub or file, and the check that weights and activation belong together.
 
-OpenAI trained CLIP with quickgelu, x · sigmoid(1.702 x), everybody else with gelu. The tensors have the same names and
-shapes, so that the wrong pairing loads without an error and is wrong by 2 % of the features.
+OpenAI trained CLIP with quickgelu, x · sigmoid(1.702 x), everybody else with gelu: the wrong pairing has the same names
+and shapes, loads without an error and is wrong by 2 % of the features.
 """
 
 import json
@@ -21,11 +21,9 @@ OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}  # only OpenA
 
 
 def state_dict(name: str, row: Backbone, weights: str | Path | None) -> dict[str, Tensor]:
-    """Every tensor of the backbone ``name``, whose row of BACKBONES is ``row``.
-
-    In open_clip's layout from the hub (``weights`` None) and for random weights, else in the file's. Raises
-    ConfigError if the hub is out of reach, or the weights were trained with another activation than the row's.
-    """
+    """Every tensor of the backbone ``name``, in open_clip's layout from the hub (``weights`` None) and for random
+    weights, else in the file's. Raises ConfigError if the hub is out of reach, or the weights were trained with another
+    activation than the row's."""
     if weights is None:
         return _download(name, row)
     if weights == RANDOM:
@@ -59,15 +57,20 @@ def build(row: Backbone, **options: Any) -> nn.Module:
         logging.disable(before)
 
 
-def _download(name: str, row: Backbone) -> dict[str, Tensor]:
+def published(row: Backbone) -> dict[str, Any]:
+    """What open_clip says of the row's weights: ``hf_hub``, their repository, and ``quick_gelu``."""
     import open_clip
 
-    published = open_clip.get_pretrained_cfg(row.clip, row.tag)
-    if bool(published.get("quick_gelu")) != row.quick_gelu:
+    return open_clip.get_pretrained_cfg(row.clip, row.tag)
+
+
+def _download(name: str, row: Backbone) -> dict[str, Tensor]:
+    about = published(row)
+    if bool(about.get("quick_gelu")) != row.quick_gelu:
         raise ConfigError(
             f"open_clip says that {row.clip} {row.tag} has another activation than {name}: pass a file as `weights`"
         )
-    beside, repository = ", and open_clip_config.json beside it," * row.quick_gelu, published["hf_hub"].rstrip("/")
+    beside, repository = ", and open_clip_config.json beside it," * row.quick_gelu, about["hf_hub"].rstrip("/")
     with downloading(name, f"open_clip_model.safetensors{beside} of {repository}"):
         return build(row, pretrained=row.tag).state_dict()
 

@@ -60,8 +60,7 @@ def load(name: str, image_size: int, weights: str | None) -> Transformer:
     """The pretrained transformer without a head, kept in memory: never changed, only copied (``fresh_model``).
 
     ``weights`` is a safetensors or torch file in timm's, open_clip's or OpenAI's layout; None asks ``weights_file``,
-    then the hub; "random" leaves the network untrained, the same in every trial. Position embeddings are resampled to
-    ``image_size``. Raises ConfigError where the file is corrupt or misfits.
+    then the hub; "random" is the same in every trial. Raises ConfigError where the file is corrupt or misfits.
     """
     with torch.random.fork_rng(devices=[]):  # the caller's stream must not depend on whether the cache has the model
         torch.manual_seed(seed_for(0, "weights", name))
@@ -84,10 +83,7 @@ def load(name: str, image_size: int, weights: str | None) -> Transformer:
 
 
 def fresh_model(config: TrainConfig, classes: Sequence[str], weights: str | None) -> Transformer:
-    """A copy of the pretrained transformer with a new head for ``classes``, not yet adapted.
-
-    ``head=linear`` draws from the stream (seed, "head"); ``head=zeroshot`` starts from the classes' names.
-    """
+    """A copy of the pretrained transformer with a new head for ``classes``, not yet adapted."""
     model = copy.deepcopy(load(config.backbone, config.image_size, weights))
     if config.head == "zeroshot":
         row = BACKBONES[config.backbone]

@@ -60,7 +60,6 @@ def downloading(name: str, file: str) -> Iterator[None]:
 
 def fit_to(model: Transformer, state: dict[str, Tensor], name: str, weights: str | Path | None) -> dict[str, Tensor]:
     """``state`` in the layout of ``model``, complete and of equal shapes, or a ConfigError naming the first misfits.
-
     timm's own conversion reads its, open_clip's, OpenAI's and Microsoft's layouts, and resamples position embeddings.
     """
     expected = tuple(model.patch_embed.proj.weight.shape)

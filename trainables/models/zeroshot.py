@@ -1,8 +1,6 @@
 """CLIP's zero-shot head: each class's row starts as the text tower's embedding of its name in 80 sentences.
 
-logits = normalise(projected image features) · Wᵀ · logit_scale. The features stay normalised: a linear layer with the
-scale folded in would have the same argmax, but another loss and calibration.
-"""
+The features stay normalised: a linear layer with the scale folded in would have the same argmax, but another loss."""
 
 import hashlib
 import json
@@ -41,11 +39,8 @@ class ZeroshotHead(nn.Module):
 
 
 def attach(model: nn.Module, parts: dict[str, Tensor]) -> None:
-    """Give timm's CLIP transformer the projection and the head of ``parts``, in place.
-
-    The projection belongs to the body (``fc_norm.weight``): timm calls ``fc_norm`` between pooling and head, and it is
-    empty in CLIP's towers.
-    """
+    """Give timm's CLIP transformer the projection and the head of ``parts``, in place. The projection belongs to the
+    body, as ``fc_norm``: timm calls that between pooling and head, and it is empty in CLIP's towers."""
     embed, width = parts["projection"].shape
     model.fc_norm = nn.Linear(width, embed, bias=False, device="meta")
     model.fc_norm.weight = nn.Parameter(parts["projection"].detach().clone())
@@ -63,10 +58,8 @@ def skeleton(row: Backbone, width: int, n_classes: int) -> dict[str, Tensor]:
 
 @lru_cache(maxsize=1)
 def parts(name: str, row: Backbone, classes: tuple[str, ...], weights: str | None) -> dict[str, Tensor]:
-    """``projection`` ``[embed, width]``, ``weight`` ``[classes, embed]`` of unit rows, and ``scale``.
-
-    Kept on disk for the trials that follow. Raises ConfigError if ``weights`` lacks one of CLIP's two towers.
-    """
+    """``projection`` ``[embed, width]``, ``weight`` ``[classes, embed]`` of unit rows, and ``scale``; kept on disk.
+    Raises ConfigError if ``weights`` lacks one of CLIP's two towers."""
     path = cache_file(row, classes, weights)
     if not path.exists():
         save_safetensors(_encode(name, row, classes, weights), path)

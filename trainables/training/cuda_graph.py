@@ -1,8 +1,7 @@
-"""Steps on a GPU: recorded once as a CUDA graph, then replayed.
+"""Steps on a GPU: recorded once as a CUDA graph, then replayed: the same kernels in the same order, asked for at once.
 
-A transformer's step is some thousand kernels, and Python takes longer to ask for the short ones than a GPU to compute
-them. So full batches are replayed from a CUDA graph: the same kernels in the same order, asked for at once. Nothing in
-a step waits for the GPU: its losses are looked at when the next step has been handed over (``StepLosses``).
+Python takes longer to ask for a transformer's thousand short kernels than a GPU to compute them. Nothing in a step
+waits for the GPU: its losses are looked at when the next step has been handed over (``StepLosses``).
 """
 
 import contextlib
@@ -27,11 +26,8 @@ class Recording(NamedTuple):
 
 
 class RecordedStep:
-    """Wraps a step whose full batches have ``batch_size`` images: on a GPU they are recorded and replayed.
-
-    Batches of another size (an epoch's last), batches that go through memory in parts, and all on a CPU are computed as
-    they come. ``recording`` is None where there is none.
-    """
+    """Wraps a step whose full batches have ``batch_size`` images: on a GPU they are recorded and replayed. Batches of
+    another size (an epoch's last) or in parts, and all on a CPU, are computed as they come."""
 
     def __init__(self, step: MicroBatchStep, batch_size: int, device: torch.device):
         self.micro_batches, self.step = step, step.step

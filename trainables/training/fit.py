@@ -37,12 +37,9 @@ State = dict[str, Any]  # a run's, as ``Trainer.checkpoint`` gives it
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave: ``number`` counts from 1, ``metrics`` are ``train_…`` means and ``val_…`` of ``metrics.py``.
-
-    Of its ``seconds``, ``times`` went into ``read`` (batches), ``train`` (steps), ``validate`` (forward passes) and
-    ``metrics``; the first epoch's ``start`` came before them. ``trainer`` is alive until the generator is asked for the
-    next epoch; its ``checkpoint()`` is of this epoch.
-    """
+    """``number`` counts from 1, ``metrics`` are ``train_…`` means and ``val_…`` of ``metrics.py``. Of its ``seconds``,
+    ``times`` went into ``read`` (batches), ``train`` (steps), ``validate`` (forward passes) and ``metrics``; the first
+    epoch's ``start`` came before them. ``trainer`` is of this epoch until the generator is asked for the next."""
 
     number: int
     metrics: dict[str, float]
@@ -55,11 +52,10 @@ class Epoch:
 def fit(
     config: TrainConfig, data: Data, weights: str | None = None, device: str = "cpu", checkpoint: State | None = None
 ) -> Iterator[Epoch]:
-    """Train ``config`` on ``data.train``, one epoch a step; each epoch's numbers are its own, on ``data.val``.
+    """Train ``config`` on ``data.train``, one epoch a step, each measured on ``data.val``. To stop, stop iterating.
 
-    ``checkpoint`` is an earlier ``Trainer.checkpoint()`` of the same configuration: training goes on behind its epoch,
-    and equals the run that was never interrupted to the last bit (a CPU with one thread, or a GPU that ``gpu.claim``
-    has prepared). To stop early, stop iterating.
+    From an earlier ``checkpoint`` of the same configuration it goes on behind its epoch, and equals the run that was
+    never interrupted to the last bit (a CPU with one thread, or a GPU that ``gpu.claim`` has prepared).
     Raises Diverged when a loss is NaN or infinite, ConfigError where configuration, weights and data do not fit.
     """
     start = time.perf_counter()
@@ -133,7 +129,7 @@ class Trainer:
             self._restore(checkpoint)
 
     def train_epoch(self) -> dict[str, float]:
-        """One pass over the training split; returns the means of loss, cross-entropy and penalty over its steps."""
+        """One pass over the training split; the means of loss, cross-entropy and penalty over its steps."""
         self.model.train()
         first = self.epoch * self.steps_per_epoch
         losses = StepLosses(self.steps_per_epoch, first, self.train_step.device)

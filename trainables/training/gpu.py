@@ -47,11 +47,9 @@ def total_bytes() -> int:
 
 
 def trial_bytes(config: TrainConfig, data: Data, weights: str | None) -> int:
-    """Bytes of this process's GPU that a trial of ``config`` takes at most, CUDA's own included.
-
-    A trial is begun: full batches until a step is recorded and replayed, one batch that is not full, an evaluation's
-    forward pass. Raises torch.OutOfMemoryError where not even the model fits; batches that do not fit go through in
-    parts, as in any trial.
+    """Bytes of this process's GPU that a trial of ``config`` takes at most, CUDA's own included, by a few real steps:
+    full batches until one is recorded and replayed, one that is not full, an evaluation's forward pass. Raises
+    torch.OutOfMemoryError where not even the model fits; batches that do not fit go through in parts, as in any trial.
     """
     gc.collect()  # an earlier trial's
     torch.cuda.empty_cache()

@@ -59,12 +59,9 @@ class MicroBatchStep:
         return self.step.update(losses)
 
     def backward(self, inputs: Tensor, label: Tensor, group: Tensor) -> Tensor:
-        """``step.backward``, in parts where the batch is larger than one.
-
-        Two passes: the first finds each sample's weight, for which it needs every loss of the batch. The random streams
-        are set back in between, so that the second pass has the first one's dropout masks. A plain method's weights are
-        known before: it needs no first pass.
-        """
+        """``step.backward``, in parts where the batch is larger than one, in two passes: the first finds each sample's
+        weight, for which it needs every loss of the batch (a plain method's are known before). The random streams are
+        set back in between, so that the second pass has the first one's dropout masks."""
         step, size = self.step, self.size
         if not size or len(inputs) <= size:
             return step.backward(inputs, label, group)

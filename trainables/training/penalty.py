@@ -1,8 +1,7 @@
 """FairLoRA's objective: cross-entropy plus λ times the spread of the groups' mean losses in the mini-batch.
 
 ``fairness_penalty`` is equation 1 of the paper, for autograd. ``penalty_weights`` is its gradient by hand, one number a
-sample: with it a batch can go through memory in parts, or groups can be judged by ``RunningMeans`` instead of the few
-images of one batch. ``TrainingLoss`` is the objective of one run, as its configuration says.
+sample: with it a batch can go through memory in parts, or groups can be judged by ``RunningMeans``.
 """
 
 from typing import NamedTuple
@@ -27,12 +26,9 @@ def fairness_penalty(losses: Tensor, index: Tensor, n_groups: int, reduction: st
     """Σ_g (L_g − L̄)² over the groups present, L̄ the mean of the present groups' means (FairLoRA, equation 1).
 
     ``losses`` float ``[n]`` in nats, ``index`` int64 ``[n]`` in ``0 … n_groups − 1``. ``reduction="mean"`` divides
-    by the number of groups present. Returns a float32 scalar ≥ 0, to be minimised; one group present gives 0.
-    A NaN among the losses gives NaN.
-
-    Groups absent from the batch leave both the centre and the sum: with them in, the gradient would no longer be
-    2 Σ (L_g − L̄) ∇L_g. The spread is centred first and squared after, as E[x²] − E[x]² loses every digit when the
-    groups agree.
+    by the number of groups present. Returns a float32 scalar ≥ 0, to be minimised; one group gives 0, a NaN loss NaN.
+    With absent groups in centre and sum, the gradient would no longer be 2 Σ (L_g − L̄) ∇L_g. The spread is centred
+    first and squared after, as E[x²] − E[x]² loses every digit when the groups agree.
     """
     losses = losses.float()
     losses = losses - losses.detach().mean()  # changes no difference; sums of large losses would lose digits
@@ -73,11 +69,9 @@ def penalty_weights(levels: Tensor, counts: Tensor, index: Tensor, reduction: st
 class RunningMeans:
     """Each group's mean loss as an exponential moving average over the batches in which the group is present.
 
-    The bias towards the start at 0 is taken out by each group's own number of updates, so that a group's first batch
-    gives its mean and a rare group is not held for a well-served one. float64 ``[n_groups]``: differences between
-    groups matter, and at decay 0 the levels are the batch's means to the last bit.
-
-    They are a controller that reacts late. With λ, learning rate and decay all large, groups are pushed past each other
+    The bias towards the start at 0 is taken out by each group's own number of updates, so that a rare group is not held
+    for a well-served one. float64 ``[n_groups]``: at decay 0 the levels are the batch's means to the last bit.
+    They are a controller that reacts late: with λ, learning rate and decay all large, groups are pushed past each other
     in growing swings, and the model is lost (``tests/benchmarks/penalty_study.py`` has where).
     """
 
@@ -101,7 +95,7 @@ def sample_losses(logits: Tensor, label: Tensor) -> Tensor:
 
 
 class TrainingLoss:
-    """The objective of one run. Its only state is the groups' running means, None where each batch is judged alone."""
+    """The objective of one run; ``running`` is None where each batch is judged alone."""
 
     def __init__(self, config: TrainConfig, n_classes: int, n_groups: int, device: str | torch.device):
         self.config, self.device, self.n_sensitive = config, device, n_groups
@@ -120,11 +114,8 @@ class TrainingLoss:
         return Loss(cross_entropy + self.config.lam * penalty, cross_entropy, penalty)
 
     def weights(self, losses: Tensor, label: Tensor, group: Tensor) -> Tensor:
-        """The derivative of a fair method's objective by each sample's loss, float32 ``[n]``: 1 / n, and λ times
-        ``penalty_weights``.
-
-        Running means take the batch in before they are used: with decay 0 they are its own means, the paper's form.
-        """
+        """The derivative of a fair method's objective by each sample's loss, float32 ``[n]``. Running means take the
+        batch in before they are used: with decay 0 they are its own means, the paper's form."""
         index = group_index(self.config.groups, label, group, self.n_sensitive)
         means, counts = group_means(losses.detach().double(), index, self.n_groups)
         levels = means if self.running is None else self.running.update(means, counts)
@@ -133,12 +124,10 @@ class TrainingLoss:
 
     def state(self) -> dict[str, Tensor]:
         """The running means for a checkpoint, copies on the CPU; {} if there are none."""
-        if self.running is None:
-            return {}
-        return {"average": self.running.average.cpu().clone(), "updates": self.running.updates.cpu().clone()}
+        names = ("average", "updates") if self.running is not None else ()
+        return {name: getattr(self.running, name).to("cpu", copy=True) for name in names}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from an earlier ``state()``."""
         if self.running is not None:
             self.running.average = state["average"].clone().to(self.device)
             self.running.updates = state["updates"].clone().to(self.device)

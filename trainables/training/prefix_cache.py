@@ -1,9 +1,7 @@
-"""What frozen blocks compute of an image: once an image, kept in a file, and read by every later epoch and trial.
+"""What frozen blocks compute of an image ("tokens"): kept in a file, and read by every later epoch and trial.
 
-With ``last_blocks`` = m all before the last m blocks is a function of the image alone. ``PrefixCache`` has its outputs
-("tokens") in ``prefix-<key>.npy`` in the cache folder, one file a split and view, memory-mapped and shared by all
-processes of the node. The key is of all that the numbers depend on, so that a file is never out of date; files may be
-deleted at any time.
+There is one ``prefix-<key>.npy`` in the cache folder a split and view, memory-mapped and shared by all processes of the
+node. The key is of all that the numbers depend on, so that a file is never out of date; it may be deleted at any time.
 """
 
 import contextlib
@@ -41,9 +39,8 @@ class PrefixCache:
     """The tokens of one run's splits, made where a file is missing. Raises ConfigError if they would fill the disk.
 
     Kept are plain ViTs' (no Swin's), for a LoRA method with ``last_blocks`` below their depth and ``cache_prefix``; the
-    training split's unless every epoch draws its augmentation anew (``views`` = 0), the validation split's always, as
-    it is not augmented. All that is not kept is None. Stored in float16, whose rounding is the only difference to
-    computing anew, or in float32 where a value is beyond float16's range.
+    training split's unless every epoch draws its augmentation anew (``views`` = 0). All that is not kept is None.
+    float16's rounding is the only difference to computing anew; a file with values beyond its range is float32.
     """
 
     def __init__(self, model: Transformer, config: TrainConfig, data: Data, device: str):

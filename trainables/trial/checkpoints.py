@@ -1,7 +1,6 @@
 """The files of one trial in a search's folder: what it takes to go on after a crash, and the trained weights.
 
-torch is imported where a file is read or written: the search's own process only looks and deletes.
-"""
+Importing this takes no torch: the search's own process only looks and deletes."""
 
 import errno
 import json

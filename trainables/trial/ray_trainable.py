@@ -1,7 +1,6 @@
 """The one file of the core that imports ray: a class Trainable around ``trial.py``, made to be reused.
 
-Without torch until a trial begins: the search's own process knows this class, but trains nothing.
-"""
+Without torch until a trial begins: the search's own process knows this class, but trains nothing."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -39,10 +38,8 @@ class RayTrainable(tune.Trainable):
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next trial in the same process; data and pretrained weights stay in memory.
-
-        It must not fail: Ray would leak the slot and hang. Whatever is wrong shows in the first ``step``.
-        """
+        """Take the next trial in the same process; data and pretrained weights stay in memory. It must not fail: Ray
+        would leak the slot and hang. Whatever is wrong shows in the first ``step``."""
         self._begin(new_config)
         return True
 

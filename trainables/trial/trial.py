@@ -27,9 +27,7 @@ def prepare(cpus: float, gpus: float) -> str:
 
 class Trial:
     """One trial, one epoch a ``step``; ``config`` as ``RayTrainable`` takes it. ``given`` names the GPUs it has.
-
-    It goes on from its checkpoint if it has one. To be made must not fail: whatever is wrong shows in the first step.
-    """
+    It goes on from its checkpoint. To be made must not fail: whatever is wrong shows in the first step."""
 
     def __init__(self, config: dict[str, Any], device: str, given: str = ""):
         self.config = config
@@ -40,12 +38,8 @@ class Trial:
         self.written: Future[None] | None = None  # the last checkpoint
 
     def step(self) -> dict[str, Any]:
-        """The next epoch's result: ``done``, ``epoch``, ``metrics``, ``tables``, ``seconds``, ``times``, ``device`` and
-        ``pid``; or ``done``, ``diverged`` and ``device``.
-
-        The first step may return the checkpoint's result. The search does not know of it if it or this process died
-        after the checkpoint was written and before the result arrived.
-        """
+        """The next epoch's result, or ``done``, ``diverged`` and ``device``. The first step may return the
+        checkpoint's: the search does not know it if it or this process died before the result arrived."""
         if self.epochs is None:
             checkpoint = load_checkpoint(self.folder)
             last = checkpoint.pop("result") if checkpoint else None
