@@ -20,7 +20,6 @@ from trainables.models.backbones import BACKBONES, RANDOM, Backbone, windows
 from trainables.models.create import fresh_model
 from trainables.models.forward import normalised
 from trainables.models.weights import Transformer
-from trainables.models.zeroshot import ZeroshotHead
 from trainables.training.fit import trained_state
 
 LOADER = "load.py"
@@ -39,10 +38,9 @@ def write(
 ) -> float:
     """Write the trained ``model`` (adapted, in float32 on the CPU) into ``folder``, which exists and is empty.
 
-    LoRA methods give an adapter in peft's format, unless ``merge`` folds it into the weights; the others whole weights.
-    ``weights`` are those that training started from; untrained ones, and vit_nano's, go with the adapter, as nobody
-    else has them. ``preprocessing`` has ``banner`` and ``sizes`` (``loader.pixels``); ``origin`` is plain values.
-    Returns by how much the logits of the export, loaded again, differ at most from the model's.
+    LoRA methods give an adapter in peft's format, unless ``merge`` folds it into the ``weights`` that training started
+    from; untrained ones, and vit_nano's, go with it, as nobody else has them. ``preprocessing`` has ``banner`` and
+    ``sizes`` (``load.pixels``). Returns by how much the export's logits, loaded again, differ at most from the model's.
     """
     trained, plain = trained_state(model), fresh_model(config, classes, weights)
     whole = merge or not METHODS[config.method].lora
@@ -59,7 +57,7 @@ def write(
     architecture = {"name": row.arch, "options": {"img_size": size, **windows(row, size)}}
     if config.backbone == "vit_nano":  # in timm's words, a very small ViT-Ti
         architecture = {"name": "vit_tiny_patch16_224", "options": vit_nano.OPTIONS}
-    embed = head.weight.shape[1] if isinstance(head, ZeroshotHead) else 0
+    embed = head.weight.shape[1] if isinstance(head, clip.ZeroshotHead) else 0
     facts = {
         "format": load.FORMAT,
         "weights": "whole" if whole else "adapter",

@@ -1,5 +1,6 @@
 """What each method trains: LoRA adapters through peft, or every weight; and the proof that no adapter is bypassed."""
 
+import re
 from typing import Any
 
 import torch
@@ -58,19 +59,17 @@ def adapt(model: Transformer, config: TrainConfig) -> Transformer:
     return model
 
 
-def _inject(model: Any, config: TrainConfig) -> None:
+def _inject(model: Transformer, config: TrainConfig) -> None:
     call_qkv(model)
-    if hasattr(model, "blocks"):
-        blocks = {f"blocks.{i}": block for i, block in enumerate(model.blocks)}
-    else:  # a Swin's stages
-        stages = enumerate(model.layers)
-        blocks = {f"layers.{i}.blocks.{j}": block for i, stage in stages for j, block in enumerate(stage.blocks)}
+    modules = dict(model.named_modules())
+    blocks = [name for name in modules if re.fullmatch(r"(layers\.\d+\.)?blocks\.\d+", name)]  # in a Swin's layers
     if config.last_blocks > len(blocks):
         raise ConfigError(
             f"`last_blocks <= {len(blocks)}` must hold for this backbone, but got last_blocks={config.last_blocks}"
         )
     names = []
-    for path, block in list(blocks.items())[-config.last_blocks :]:  # [-0:] is all of them
+    for path in blocks[-config.last_blocks :]:  # [-0:] is all of them
+        block: Any = modules[path]
         if config.targets == "qv" and isinstance(block.attn.qkv, nn.Linear):
             block.attn.qkv = SplitQKV(block.attn.qkv)
         for target in TARGET_MODULES[config.targets]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from trainables.config import TrainConfig, lookup
 from trainables.files import cache_folder, save_safetensors
-from trainables.models import clip, vit_nano, zeroshot
+from trainables.models import clip, vit_nano
 from trainables.models.backbones import BACKBONES, RANDOM, require_file, require_size, windows
 from trainables.models.weights import Transformer, downloading, fit_to, read
 from trainables.prepare import digits
@@ -36,11 +36,9 @@ def create(name: str, image_size: int, pretrained: bool = False) -> Transformer:
 def weights_file(name: str, weights: str | Path | None) -> str | Path | None:
     """What ``load`` will read: the user's file, "random", vit_nano's cached file (made here in about 20 s if it is
     missing), or None, which stands for the hub."""
-    if weights == RANDOM:
-        return RANDOM
+    require_file(weights)
     if weights is not None:
-        require_file(weights)
-        return Path(weights)
+        return RANDOM if weights == RANDOM else Path(weights)
     if name != "vit_nano":
         return None
     path = nano_file()
@@ -87,7 +85,7 @@ def fresh_model(config: TrainConfig, classes: Sequence[str], weights: str | None
     model = copy.deepcopy(load(config.backbone, config.image_size, weights))
     if config.head == "zeroshot":
         row = BACKBONES[config.backbone]
-        zeroshot.attach(model, zeroshot.parts(config.backbone, row, tuple(classes), weights))
+        clip.attach_zeroshot(model, clip.zeroshot_parts(config.backbone, row, tuple(classes), weights))
         return model
     generator = torch.Generator().manual_seed(seed_for(config.seed, "head"))
     head = nn.utils.skip_init(nn.Linear, model.num_features, len(classes))  # draws nothing from the global stream
@@ -101,7 +99,7 @@ def skeleton(config: TrainConfig, n_classes: int) -> Transformer:
     """``fresh_model`` in its shapes alone, for a count of its parameters under ``torch.device("meta")``."""
     model = create(config.backbone, config.image_size)
     if config.head == "zeroshot":
-        zeroshot.attach(model, zeroshot.skeleton(BACKBONES[config.backbone], model.num_features, n_classes))
+        clip.attach_zeroshot(model, clip.zeroshot_shapes(BACKBONES[config.backbone], model.num_features, n_classes))
     else:
         _set_head(model, nn.Linear(model.num_features, n_classes))
     return model

@@ -26,22 +26,19 @@ def trial_folder(folder: Path, number: int) -> Path:
 def save_checkpoint(folder: Path, checkpoint: dict[str, Any], result: dict[str, Any]) -> None:
     """Keep ``checkpoint`` (``Trainer.checkpoint()``) and the epoch's ``result``: whoever goes on from it can report the
     epoch if its report was lost. Raises OSError where the disk is full; the checkpoint before it stays."""
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_torn(folder / CHECKPOINT)
-    content = {**checkpoint, "result": result}
-    replace_atomically(folder / CHECKPOINT, lambda path: _save(path, content))
-
-
-def _save(path: Path, content: dict[str, Any]) -> None:
-    """torch says only that a write failed, not that the disk is full."""
     import torch
 
-    try:
-        torch.save(content, path)
-    except RuntimeError as error:
-        if shutil.disk_usage(path.parent).free > os.path.getsize(path):
-            raise
-        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for the checkpoint", str(path.parent)) from error
+    def write(path: Path) -> None:
+        try:
+            torch.save({**checkpoint, "result": result}, path)
+        except RuntimeError as error:  # torch says only that a write failed, not that the disk is full
+            if shutil.disk_usage(folder).free > os.path.getsize(path):
+                raise
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for the checkpoint", str(folder)) from error
+
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_torn(folder / CHECKPOINT)
+    replace_atomically(folder / CHECKPOINT, write)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
