@@ -1,7 +1,5 @@
-"""An exported model and image files, or a folder of labelled ones: logits and metrics.
-
-Nothing in the export is run: ``load.py`` is our own.
-"""
+"""An exported model and image files, or a folder of labelled ones: logits and metrics. The export's files are only
+read: ``load.py`` is our own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,10 +67,8 @@ class Exported:
 
 
 def open_model(folder: Path, weights: str | None) -> Exported:
-    """The export in ``folder``; ``weights`` is the file that its adapter belongs to, if it names one.
-
-    Raises ConfigError where the folder is none, is damaged, or wants another file.
-    """
+    """The export in ``folder``; ``weights`` is the file that its adapter belongs to, if it names one. Raises ConfigError
+    where the folder is none, is damaged, or wants another file."""
     try:
         facts = load.read_facts(folder)
         missing = [key for key in ("groups", "config", "preprocessing") if key not in facts]
@@ -86,15 +82,13 @@ def open_model(folder: Path, weights: str | None) -> Exported:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Parallel ``files``, ``label`` and ``group`` (int64 ``[n]``; of the model's classes, and of ``groups``).
-
-    ``training`` counts the rows of a split called train."""
+    """Images that a model is judged on, in parallel."""
 
     files: list[Path]
-    label: np.ndarray
-    group: np.ndarray
+    label: np.ndarray  # int64 [n], of the model's classes
+    group: np.ndarray  # int64 [n], of groups
     groups: list[str]
-    training: int
+    training: int  # rows of a split called train
 
 
 def read_labelled(folder: Path, split: str | None, model: Exported) -> Labelled:

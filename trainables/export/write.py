@@ -92,8 +92,7 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
 def fused(trained: dict[str, Tensor]) -> dict[str, Tensor]:
     """An adapter's weights with those of query and value alone (targets=qv) put together for the fused qkv layer.
 
-    The two updates B_q A_q and B_v A_v are one of twice the rank: A = [A_q; A_v], B = [B_q 0; 0 0; 0 B_v]. So timm's
-    model can take them as it is. Names lose peft's ".default".
+    The two updates are one of twice the rank: A = [A_q; A_v], B = [B_q 0; 0 0; 0 B_v]. Names lose peft's ".default".
     """
     named = {name.replace(".default.", "."): value for name, value in trained.items()}
     layers = sorted({name.partition(".q.lora_")[0] for name in named if ".q.lora_" in name})

@@ -21,19 +21,17 @@ SWIN_T, SWIN_L = "swinv2_tiny_window8_256", "swinv2_large_window12_192"
 
 @dataclass(frozen=True)
 class Backbone:
-    """One row of BACKBONES. ``arch`` is timm's name ("" is made here), ``tag`` the weights' on the hub, ``mean`` and
-    ``std`` belong to [0, 1] RGB, ``image_size`` is the pretraining's in pixels, ``patch`` the side of a token's pixels.
-    ``window`` is a Swin's at that size, ``clip`` is open_clip's name of a CLIP, through which its weights come."""
+    """One row of BACKBONES."""
 
     about: str
-    arch: str
-    tag: str
-    mean: RGB
+    arch: str  # timm's name; "" is made here
+    tag: str  # the weights' on the hub
+    mean: RGB  # of [0, 1] RGB, as std
     std: RGB
-    image_size: int = 224
-    patch: int = 16
-    window: int = 0
-    clip: str = ""
+    image_size: int = 224  # the pretraining's, in pixels
+    patch: int = 16  # the side of a token's pixels
+    window: int = 0  # a Swin's at that size
+    clip: str = ""  # open_clip's name of a CLIP, through which its weights come
 
     @property
     def quick_gelu(self) -> bool:

@@ -67,14 +67,13 @@ class Stopwatch:
             self.seconds[kind] += time.perf_counter() - start
 
     def each(self, kind: str, items: Iterable[T]) -> Iterator[T]:
-        """The ``items``; the time that it takes to make them counts as ``kind``, what is done with them does not."""
+        """The ``items``, none of them None; the time that it takes to make them counts as ``kind``."""
         iterator = iter(items)
         while True:
             with self.on(kind):
-                try:
-                    item = next(iterator)
-                except StopIteration:
-                    return
+                item = next(iterator, None)
+            if item is None:
+                return
             yield item
 
     def take(self) -> dict[str, float]:
