@@ -67,8 +67,8 @@ class Exported:
 
 
 def open_model(folder: Path, weights: str | None) -> Exported:
-    """The export in ``folder``; ``weights`` is the file that its adapter belongs to, if it names one. Raises ConfigError
-    where the folder is none, is damaged, or wants another file."""
+    """The export in ``folder``; ``weights`` is the file that its adapter belongs to, if it names one. Raises
+    ConfigError where the folder is none, is damaged, or wants another file."""
     try:
         facts = load.read_facts(folder)
         missing = [key for key in ("groups", "config", "preprocessing") if key not in facts]
