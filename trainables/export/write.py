@@ -23,6 +23,7 @@ from trainables.models.weights import Transformer
 from trainables.training.fit import trained_state
 
 LOADER = "load.py"
+FUSED = ("q", "k", "v")  # the order of the rows of a fused layer
 NO_TARGETS = "dummy-target-modules"  # peft's word for an adapter that is nothing but its modules_to_save
 
 
@@ -101,7 +102,7 @@ def fused(trained: dict[str, Tensor]) -> dict[str, Tensor]:
         zero = torch.zeros_like(b["q"])
         rows = {"q": [b["q"], zero], "k": [zero, zero], "v": [zero, b["v"]]}
         named[f"{layer}.lora_A.weight"] = torch.cat([a["q"], a["v"]])
-        named[f"{layer}.lora_B.weight"] = torch.cat([torch.cat(rows[p], dim=1) for p in rows])
+        named[f"{layer}.lora_B.weight"] = torch.cat([torch.cat(rows[p], dim=1) for p in FUSED])
     return named
 
 
