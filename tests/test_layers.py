@@ -38,7 +38,7 @@ ONLY_IN = {
     | {f"tune_fairlora/algorithms/{n}.py" for n in ("searcher", "study")}
     | {"tune_fairlora/plan/describe.py"},
     "torch": {f"tune_fairlora/plan/{n}.py" for n in ("checks", "describe")},  # besides the core
-    "open_clip": {"trainables/models/clip.py"},
+    "open_clip": {"trainables/models/clip.py", "trainables/models/zeroshot.py"},
 }
 
 

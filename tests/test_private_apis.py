@@ -140,7 +140,7 @@ def test_timm_vision_transformer():
 
 
 def test_timm_block():
-    """forward.py computes Block and Attention for one token: both say all that their forward passes read."""
+    """class_token.py computes Block and Attention for one token: both say all that their forward passes read."""
     from timm.layers import Attention
     from timm.models.vision_transformer import Block
 
@@ -175,7 +175,7 @@ def test_torch_dropout():
 
 
 def test_peft_lora():
-    """forward.py knows the layer by its class, write.py and adapters.py its parameters by their names."""
+    """class_token.py knows the layer by its class, write.py and adapters.py its parameters by their names."""
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora import Linear
 

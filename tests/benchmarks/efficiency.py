@@ -179,7 +179,9 @@ def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", choices=tuple(GOALS), default="digits")
     p.add_argument("--search", type=Path, help="the folder of a finished search, instead of new ones")
-    p.add_argument("--whole", action="store_true", help="with --search: a bare loop without the shortcut of forward.py")
+    p.add_argument(
+        "--whole", action="store_true", help="with --search: a bare loop without the shortcut of class_token.py"
+    )
     p.add_argument("--folder", type=Path, help="of signdigits: image files and metadata.csv")
     p.add_argument("--weights", type=Path, help="of signdigits: ViT-Tiny's")
     p.add_argument("--trials", type=int)

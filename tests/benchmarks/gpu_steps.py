@@ -13,7 +13,7 @@ noise for images (neither changes the time of a step). Three things are timed by
 
 The limit is the rate of an 8192 x 8192 x 8192 bfloat16 product, measured here. Operations are those of matrix products
 and attention in the plain model's step, counted by torch (`FlopCounterMode`): "of the limit" is a step's operations
-over its time and that rate. Ours computes 5 to 7 % fewer (the last block's row alone, `forward.py`), so that its
+over its time and that rate. Ours computes 5 to 7 % fewer (the last block's row alone, `class_token.py`), so that its
 share is as much too high.
 """
 

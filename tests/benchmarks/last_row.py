@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from trainables.config import TrainConfig
 from trainables.models.adapters import adapt
 from trainables.models.backbones import RANDOM
+from trainables.models.class_token import read_last_row
 from trainables.models.create import fresh_model
-from trainables.models.forward import read_last_row
 
 SIZE, BATCH, CLASSES, WARM_UP = 112, 32, 10, 2
 

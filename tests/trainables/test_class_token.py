@@ -15,14 +15,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainables.config import TrainConfig
-from trainables.models import clip
+from trainables.models import zeroshot
 from trainables.models.adapters import adapt, check_adapters
 from trainables.models.backbones import RANDOM
+from trainables.models.class_token import ClassTokenBlock, read_last_row
 from trainables.models.create import fresh_model, load
-from trainables.models.forward import ClassTokenBlock, read_last_row
 from trainables.training.fit import TrainStep
+from trainables.training.micro_batches import MicroBatchStep
 from trainables.training.penalty import TrainingLoss
-from trainables.training.steps import MicroBatchStep
 
 CLASSES = tuple("0123456789")
 SIZES = {"vit_nano": 16, "vit_tiny": 32, "dino_b16": 32, "clip_b32": 64, "clip_b32_openai": 64}
@@ -61,7 +61,7 @@ def pristine(name: str) -> nn.Module:
     if name == ZEROSHOT:
         generator = torch.Generator().manual_seed(2)
         projection, rows = (torch.randn(512, n, generator=generator) / 512**0.5 for n in (768, 10))
-        clip.attach_zeroshot(model, {"projection": projection, "weight": rows.T, "scale": torch.tensor(20.0)})
+        zeroshot.attach(model, {"projection": projection, "weight": rows.T, "scale": torch.tensor(20.0)})
     return model
 
 

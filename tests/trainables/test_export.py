@@ -19,7 +19,7 @@ from tests.weights import saved
 from trainables.config import TrainConfig
 from trainables.export import load, write
 from trainables.export.predict import open_model
-from trainables.models import clip
+from trainables.models import zeroshot
 from trainables.models.adapters import SplitQKV, adapt
 from trainables.models.backbones import RANDOM
 from trainables.models.create import BACKBONES, create, fresh_model, nano_file, weights_file
@@ -43,9 +43,9 @@ def own_texts(tmp_path_factory):
         cache = tmp_path_factory.mktemp("cache")
         (cache / nano.name).symlink_to(nano)
         patch.setenv("TUNE_FAIRLORA_CACHE", str(cache))
-        clip.zeroshot_parts.cache_clear()
+        zeroshot.parts.cache_clear()
         yield
-        clip.zeroshot_parts.cache_clear()
+        zeroshot.parts.cache_clear()
         created.cache_clear()
 
 

@@ -13,9 +13,9 @@ from trainables.data.batches import Data, open_data, training_batches
 from trainables.models.forward import forward
 from trainables.prepare import datasets
 from trainables.training.fit import Trainer, TrainStep
+from trainables.training.micro_batches import MicroBatchStep
 from trainables.training.optimizer import set_learning_rates
 from trainables.training.penalty import TrainingLoss, fairness_penalty, sample_losses
-from trainables.training.steps import MicroBatchStep
 
 CENTERS = [{}, {"penalty_center": "running"}, {"penalty_center": "running", "penalty_decay": 0.0}]
 SHAPES = [(30, 7), (32, 8), (5, 5), (6, 1)]  # images, micro-batch

@@ -13,11 +13,12 @@ from tests.processes import patience
 from trainables.config import ConfigError, TrainConfig
 from trainables.data.batches import open_data
 from trainables.data.store import Manifest, write
-from trainables.models import clip
+from trainables.models import clip, zeroshot
 from trainables.models.adapters import adapt, check_adapters, parameter_counts
 from trainables.models.backbones import RANDOM
+from trainables.models.class_token import read_last_row
 from trainables.models.create import BACKBONES, create, fresh_model, load, skeleton
-from trainables.models.forward import forward, read_last_row
+from trainables.models.forward import forward
 from trainables.training.fit import evaluate_split, fit
 from trainables.training.optimizer import parameter_groups
 
@@ -32,9 +33,9 @@ def own_cache(tmp_path_factory):
     """Text embeddings are made anew in every session, and once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNE_FAIRLORA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        clip.zeroshot_parts.cache_clear()
+        zeroshot.parts.cache_clear()
         yield
-        clip.zeroshot_parts.cache_clear()
+        zeroshot.parts.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +79,12 @@ def expected_row(theirs, tokenizer, text: str) -> torch.Tensor:
 
 def test_texts_are_read_once_for_all_processes():
     row = BACKBONES["clip_b32"]
-    path = clip.zeroshot_file(row, CLASSES, RANDOM)
-    first = clip.zeroshot_parts("clip_b32", row, CLASSES, RANDOM)
+    path = zeroshot.cache_file(row, CLASSES, RANDOM)
+    first = zeroshot.parts("clip_b32", row, CLASSES, RANDOM)
     written = path.stat().st_mtime_ns
-    clip.zeroshot_parts.cache_clear()  # as in another process
+    zeroshot.parts.cache_clear()  # as in another process
     start = time.perf_counter()
-    again = clip.zeroshot_parts("clip_b32", row, CLASSES, RANDOM)
+    again = zeroshot.parts("clip_b32", row, CLASSES, RANDOM)
     assert time.perf_counter() - start < patience(1) and path.stat().st_mtime_ns == written
     assert all(torch.equal(again[k], v) for k, v in first.items())
 
@@ -94,7 +95,7 @@ def test_the_cache_knows_what_the_embeddings_depend_on(tmp_path):
     row, openai = BACKBONES["clip_b32"], BACKBONES["clip_b32_openai"]
     cases = [(row, CLASSES, RANDOM), (row, CLASSES[::-1], RANDOM), (row, CLASSES, None), (openai, CLASSES, RANDOM)]
     cases += [(row, CLASSES, str(tmp_path / name)) for name in "ab"]
-    assert len({clip.zeroshot_file(*case) for case in cases}) == len(cases)
+    assert len({zeroshot.cache_file(*case) for case in cases}) == len(cases)
 
 
 @pytest.mark.slow
@@ -174,4 +175,4 @@ def test_a_file_whose_text_tower_is_another_names_the_misfits(tmp_path):
     state = {k: v for k, v in state.items() if not k.startswith("transformer.resblocks.11.")}
     torch.save(state, tmp_path / "w.pt")
     with pytest.raises(ConfigError, match=r"do not fit clip_b32: transformer\.resblocks\.11\.ln_1\.weight is missing"):
-        clip.zeroshot_parts("clip_b32", BACKBONES["clip_b32"], CLASSES, str(tmp_path / "w.pt"))
+        zeroshot.parts("clip_b32", BACKBONES["clip_b32"], CLASSES, str(tmp_path / "w.pt"))

@@ -4,7 +4,7 @@ import pytest
 
 from search_spaces import resolve
 from trainables.data.store import Manifest
-from trainables.models import clip
+from trainables.models import zeroshot
 from trainables.prepare import datasets
 from tune_fairlora import cli
 from tune_fairlora.plan.checks import ModelCheckCache, check_weights
@@ -25,7 +25,7 @@ def test_random_weights_are_announced_and_passed_on(capsys, tmp_path, monkeypatc
 
 def test_reading_class_names_is_announced_once(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("TUNE_FAIRLORA_CACHE", str(tmp_path))
-    clip.zeroshot_parts.cache_clear()
+    zeroshot.parts.cache_clear()
     space = resolve("folder_clip").with_changes({"head": "zeroshot"}, ("lora",), image_size=32)
     for announced in (True, False):
         check_weights(space, "random", ["cat"])

@@ -20,6 +20,7 @@ from trainables.models.backbones import BACKBONES, RANDOM, Backbone, windows
 from trainables.models.create import fresh_model
 from trainables.models.forward import normalised
 from trainables.models.weights import Transformer
+from trainables.models.zeroshot import ZeroshotHead
 from trainables.training.fit import trained_state
 
 LOADER = "load.py"
@@ -58,7 +59,7 @@ def write(
     architecture = {"name": row.arch, "options": {"img_size": size, **windows(row, size)}}
     if config.backbone == "vit_nano":  # in timm's words, a very small ViT-Ti
         architecture = {"name": "vit_tiny_patch16_224", "options": vit_nano.OPTIONS}
-    embed = head.weight.shape[1] if isinstance(head, clip.ZeroshotHead) else 0
+    embed = head.weight.shape[1] if isinstance(head, ZeroshotHead) else 0
     facts = {
         "format": load.FORMAT,
         "weights": "whole" if whole else "adapter",

@@ -14,7 +14,7 @@ from torch import nn
 
 from trainables.config import TrainConfig, lookup
 from trainables.files import cache_folder, save_safetensors
-from trainables.models import clip, vit_nano
+from trainables.models import clip, vit_nano, zeroshot
 from trainables.models.backbones import BACKBONES, RANDOM, require_file, require_size, windows
 from trainables.models.weights import Transformer, downloading, fit_to, read
 from trainables.prepare import digits
@@ -85,7 +85,7 @@ def fresh_model(config: TrainConfig, classes: Sequence[str], weights: str | None
     model = copy.deepcopy(load(config.backbone, config.image_size, weights))
     if config.head == "zeroshot":
         row = BACKBONES[config.backbone]
-        clip.attach_zeroshot(model, clip.zeroshot_parts(config.backbone, row, tuple(classes), weights))
+        zeroshot.attach(model, zeroshot.parts(config.backbone, row, tuple(classes), weights))
         return model
     generator = torch.Generator().manual_seed(seed_for(config.seed, "head"))
     head = nn.utils.skip_init(nn.Linear, model.num_features, len(classes))  # draws nothing from the global stream
@@ -99,7 +99,7 @@ def skeleton(config: TrainConfig, n_classes: int) -> Transformer:
     """``fresh_model`` in its shapes alone, for a count of its parameters under ``torch.device("meta")``."""
     model = create(config.backbone, config.image_size)
     if config.head == "zeroshot":
-        clip.attach_zeroshot(model, clip.zeroshot_shapes(BACKBONES[config.backbone], model.num_features, n_classes))
+        zeroshot.attach(model, zeroshot.skeleton(BACKBONES[config.backbone], model.num_features, n_classes))
     else:
         _set_head(model, nn.Linear(model.num_features, n_classes))
     return model

@@ -1,8 +1,8 @@
 """The only training loop, and FairLoRA's step: losses, penalty, backward pass, clipping, AdamW.
 
 ``fit`` yields the numbers of one epoch at a time; ``Trainer`` is one run, which takes and gives a checkpoint;
-``TrainStep`` is the paper's step. Two wrappers around it change no number (``steps.py``): one takes a batch through
-memory in parts, one records a step on a GPU and replays it.
+``TrainStep`` is the paper's step. Two wrappers around the step change no number: ``micro_batches.py`` takes a batch
+through memory in parts, ``cuda_graph.py`` records a step on a GPU and replays it.
 """
 
 import contextlib
@@ -20,15 +20,17 @@ from trainables.config import ConfigError, DoesNotFit, TrainConfig
 from trainables.data.batches import Data, Split, evaluation_batches, training_batches
 from trainables.metrics import Evaluation, evaluate
 from trainables.models.adapters import adapt, check_adapters
+from trainables.models.class_token import read_last_row
 from trainables.models.create import fresh_model
-from trainables.models.forward import forward, read_last_row
+from trainables.models.forward import forward
 from trainables.models.weights import Transformer
 from trainables.seeds import seed_for
+from trainables.training.cuda_graph import RecordedStep
 from trainables.training.epoch import Diverged, StepLosses, Stopwatch
+from trainables.training.micro_batches import TOO_LARGE, MicroBatchStep, same_streams
 from trainables.training.optimizer import adamw, optimizer_state, restore_optimizer, set_learning_rates
 from trainables.training.penalty import TrainingLoss, sample_losses
 from trainables.training.prefix_cache import PrefixCache
-from trainables.training.steps import TOO_LARGE, MicroBatchStep, RecordedStep, same_streams
 
 State = dict[str, Any]  # a run's, as ``Trainer.checkpoint`` gives it
 

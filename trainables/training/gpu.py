@@ -9,9 +9,9 @@ import torch
 
 from trainables.config import TrainConfig
 from trainables.data.batches import EVALUATED, Data, Split
+from trainables.training.cuda_graph import WARM
 from trainables.training.epoch import Diverged
 from trainables.training.fit import Trainer
-from trainables.training.steps import WARM
 
 # What CUDA itself, its libraries and their kernels take of a GPU in each process, beside torch's own memory: 0.52 GiB
 # with the first tensor and 0.76 GiB behind the first steps on an H200 (``tests/benchmarks/gpu_steps.py``), rounded up.

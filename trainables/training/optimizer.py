@@ -1,6 +1,6 @@
 """AdamW: which parameters have which learning rate and weight decay, and its state in a checkpoint.
 
-On a GPU each learning rate is a tensor there: a recorded step (``steps.py``) reads it anew each time.
+On a GPU each learning rate is a tensor there: a recorded step (``cuda_graph.py``) reads it anew each time.
 """
 
 import copy

@@ -9,7 +9,7 @@ from trainables.config import TARGETS, ConfigError, TrainConfig
 from trainables.files import first_line
 
 AUTO = "auto"
-# Recorded steps (trainables/training/steps.py) leave a GPU no gaps: two trials or more together train 7 to 11 %
+# Recorded steps (trainables/training/cuda_graph.py) leave a GPU no gaps: two trials or more together train 7 to 11 %
 # fewer images a second than one alone (tests/benchmarks/gpu_sharing.py). A second one is at work while the first makes
 # its model, evaluates, and saves; more of them only start later than the searcher could have learnt from.
 MOST_ON_ONE = 2

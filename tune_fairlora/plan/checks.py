@@ -73,9 +73,9 @@ def check_weights(space: Space, weights: str | None, classes: list[str], store: 
     source = str(path.resolve()) if isinstance(path, Path) else path
     for first in first_configs(space):
         if first.head == "zeroshot":
-            from trainables.models import clip
+            from trainables.models import zeroshot
 
-            if not clip.zeroshot_file(BACKBONES[first.backbone], tuple(classes), source).exists():
+            if not zeroshot.cache_file(BACKBONES[first.backbone], tuple(classes), source).exists():
                 seconds = "a second or two each, once"
                 print(f"reading {len(classes)} class names with CLIP's text tower: {seconds}", flush=True)
         model = adapters.adapt(create.fresh_model(first, classes, source), first)
