@@ -128,7 +128,7 @@ def prove(folder: Path, args: argparse.Namespace) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--trials", type=int, default=24)
+    p.add_argument("--trials", type=int, default=32, help="enough that the search outlives the kills")
     p.add_argument("--kills", type=int, default=10)
     p.add_argument("--seed", type=int, default=0, help="of the search and of the moments")
     p.add_argument("--window", type=float, default=10.0, help="seconds of training within which a kill comes")
