@@ -1,6 +1,7 @@
 """Trains a finite grid of configurations once, with full curves, for the replayer: tests/benchmarks/data/*.parquet.
 
     python tests/benchmarks/grid_curves.py --data digits
+    python tests/benchmarks/grid_curves.py --data digits_seeds       # few configurations, many seeds, with logits
     python tests/benchmarks/grid_curves.py --data signdigits --source ../shared/data/signdigits \
         --weights ../shared/weights/vit_tiny_patch16_224_in1k.safetensors
 
@@ -11,6 +12,12 @@ the method lacks them), seed, epoch, seconds, and every validation metric.
 
 digits: 138 configurations x 8 epochs x 3 seeds; signdigits: 24 x 6 x 2, photographs at 64 px (a third of the time of
 112 px). What is not in the grid keeps TrainConfig's default, or that of BASES.
+
+digits_seeds (44 x 8 x 12) and signdigits_seeds (12 x 6 x 6) are for what a front is worth (`front_truth.py`). Beside the
+table stands `<data>_logits.npz`: for `validation` and `test`, in the store's order, the last epoch's logits of each run
+that has one, int8 ``[runs, images, classes]``, in the table's order of runs. A logit is the steps of 1/8 that it lies
+under the image's largest, at most 127: the prediction is exact, a loss within 1/16 or so. `label` and `group` are those
+of both splits.
 """
 
 import argparse
@@ -21,12 +28,15 @@ import os
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "data"
-SEEDS = {"digits": (0, 1, 2), "signdigits": (0, 1)}
+SEEDS = {"digits": range(3), "signdigits": range(2), "digits_seeds": range(12), "signdigits_seeds": range(6)}
+WITH_LOGITS = ("digits_seeds", "signdigits_seeds")
+STEPS = 8  # of a logit, in one
 LAMBDAS = (0.01, 0.1, 1.0, 10.0)
 BASES = {
     "digits": {"epochs": 8, "batch_size": 64, "flip": False, "crop": 1.0},
     "signdigits": {"epochs": 6, "batch_size": 32, "data": "folder", "backbone": "vit_tiny", "image_size": 64},
 }
+BASES |= {name: BASES[name.removesuffix("_seeds")] for name in WITH_LOGITS}
 # Each method's own axes; a method's configurations are all combinations of them.
 GRIDS: dict[str, dict[str, dict[str, tuple]]] = {
     "digits": {
@@ -41,6 +51,18 @@ GRIDS: dict[str, dict[str, dict[str, tuple]]] = {
         "fft": {"lr": (5e-5, 2e-4)},
         "fairfft": {"lam": (0.1, 1.0), "lr": (5e-5, 2e-4)},
     },
+    "digits_seeds": {
+        "lora": {"rank": (0, 2, 8, 32), "lr": (1e-3, 2.5e-3, 6e-3, 1.5e-2)},
+        "fairlora": {"rank": (8, 32), "lam": (0.01, 0.1, 1.0), "lr": (2.5e-3, 6e-3, 1.5e-2)},
+        "fft": {"lr": (6e-4, 1e-3, 2e-3, 3.5e-3)},
+        "fairfft": {"lam": (0.1, 1.0), "lr": (6e-4, 1e-3, 2e-3)},
+    },
+    "signdigits_seeds": {
+        "lora": {"rank": (4, 16), "lr": (1e-3, 3e-3)},
+        "fairlora": {"rank": (16,), "lam": (0.1, 1.0), "lr": (1e-3, 3e-3)},
+        "fft": {"lr": (5e-5, 2e-4)},
+        "fairfft": {"lam": (0.1,), "lr": (5e-5, 2e-4)},
+    },
 }
 
 
@@ -54,13 +76,18 @@ def points(data: str) -> list[dict]:
 
 
 def jobs(data: str, source: str | None, weights: str | None, parts: Path) -> list[tuple]:
-    """What is still to be trained, seed after seed: (point, seed, store, weights, file)."""
+    """What is still to be trained, seed after seed: (point, seed, store, weights, whether to keep
+    logits, file)."""
     from trainables.prepare import datasets
 
     base = BASES[data]
     store = datasets.prepare(base.get("data", "digits"), source, base.get("image_size", 16))
     everything = [(seed, i, point) for seed in SEEDS[data] for i, point in enumerate(points(data))]
-    named = [(base | point, seed, store, weights, parts / f"{seed}-{i:03d}.json") for seed, i, point in everything]
+    logits = data in WITH_LOGITS
+    named = [
+        (base | point, seed, store, weights, logits, parts / f"{seed:02d}-{i:03d}.json")
+        for seed, i, point in everything
+    ]
     return [job for job in named if not job[-1].exists()]
 
 
@@ -73,7 +100,7 @@ def train(job: tuple) -> None:
     from trainables.files import replace_atomically
     from trainables.training.fit import Diverged, fit
 
-    values, seed, store, weights, path = job
+    values, seed, store, weights, logits, path = job
     torch.set_num_threads(1)
     config, rows = TrainConfig(**values, seed=seed), []
     own = {"config_id": config.config_id, **{k: v for k, v in config.hyperparameters().items() if k != "epochs"}}
@@ -81,10 +108,47 @@ def train(job: tuple) -> None:
         for epoch in fit(config, open_data(store), weights):
             validation = {k: v for k, v in epoch.metrics.items() if k.startswith("val_")}
             rows.append({**own, "seed": seed, "epoch": epoch.number, "seconds": epoch.seconds, **validation})
+            if logits and epoch.number == config.epochs:
+                keep_logits(epoch.trainer, store, path.with_suffix(".npz"))
     except Diverged:
         pass
     replace_atomically(path, lambda temporary: temporary.write_text(json.dumps(rows)))
     print(path.name, values["method"], f"{sum(row['seconds'] for row in rows):.1f} s", flush=True)
+
+
+def keep_logits(trainer, store: str, path: Path) -> None:
+    """The model's logits on validation and test, float16."""
+    import numpy as np
+    import torch
+
+    from trainables.data.batches import evaluation_batches, open_confirmation, open_data
+    from trainables.files import replace_atomically
+    from trainables.models.forward import forward
+
+    trainer.model.eval()
+    splits, logits = {"validation": open_data(store).val, "test": open_confirmation(store, False).val}, {}
+    with torch.inference_mode():
+        for name, split in splits.items():
+            batches = [
+                forward(trainer.model, images, trainer.config) for images, *_ in evaluation_batches(split, "cpu")
+            ]
+            logits[name] = torch.cat(batches).float().numpy().astype(np.float16)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # numpy would add a suffix to a name
+            np.savez(file, **logits)
+
+    replace_atomically(path, write)
+
+
+def quantised(logits):
+    """``[..., K]`` as int8: steps under the row's largest, which alone is 0 (of equals the first)."""
+    import numpy as np
+
+    logits = np.asarray(logits, float)
+    steps = np.minimum(np.floor((logits - logits.max(axis=-1, keepdims=True)) * STEPS), -1)
+    np.put_along_axis(steps, logits.argmax(axis=-1)[..., None], 0, axis=-1)
+    return np.maximum(steps, -127).astype(np.int8)
 
 
 def table(parts: Path):
