@@ -8,10 +8,9 @@ Sources: FairLoRA (arXiv 2410.17358) for F1 and recall over classes, ``eod_*`` (
 only) and ``loss_variance``; Ding et al. (arXiv 2405.17512) for ``equalized_odds``. Two metrics, two names.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -87,6 +86,7 @@ class Evaluation:
     by_class: dict[str, np.ndarray]  # count, predicted, recall, precision, f1, loss; each [K]
     by_group: dict[str, np.ndarray]  # count, accuracy, macro_f1 (over the classes inside the group), eod; each [G]
     by_cell: dict[str, np.ndarray]  # count, accuracy (the class's recall inside the group); each [K, G]
+    logits: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float16))  # [n, K], of evaluate_logits
 
 
 def evaluate(
@@ -107,7 +107,7 @@ def evaluate(
     ``positive``, the positive class of a binary task (None: 1), ``eod`` alone depends.
     Raises ValueError where shapes differ, or a label, prediction, group or ``positive`` is out of range.
     """
-    classes = _declared(n_classes, n_groups, positive)
+    _declared(n_classes, n_groups, positive)
     shapes = [np.shape(values) for values in (label, prediction, loss, group)]
     if len(set(shapes)) > 1 or len(shapes[0]) != 1:
         raise ValueError(f"label, prediction, loss and group must share one shape [n], but got {shapes}")
@@ -118,41 +118,65 @@ def evaluate(
 
     flat = (group * n_classes + label) * n_classes + prediction  # its bin counts are much faster than np.add.at
     table = np.bincount(flat, minlength=n_groups * n_classes**2).reshape(n_groups, n_classes, n_classes)
-    hit, count, predicted = np.diagonal(table, axis1=1, axis2=2).T, table.sum(axis=2).T, table.sum(axis=1).T  # [K, G]
-    opportunity = _opportunity_gap(hit, count)[classes]
-    odds = _odds_gap(hit, count, predicted)[classes]
-    hits, counts, predictions = (part.sum(axis=1) for part in (hit, count, predicted))
+    evaluation = measure(table, np.bincount(label, weights=loss, minlength=n_classes), positive)
+    return replace(evaluation, metrics={name: float(value) for name, value in evaluation.metrics.items()})
+
+
+def measure(table: np.ndarray, loss: np.ndarray, positive: int | None = None) -> Evaluation:
+    """Every metric of counts ``table[..., g, y, yhat]`` (group, true class, predicted class; weights will do) and the
+    summed ``loss[..., y]`` of each class. Each number has the leading axes: a bootstrap measures all draws at once.
+
+    Raises ValueError as ``evaluate`` does.
+    """
+    *_, n_groups, n_classes, _ = table.shape
+    classes = _declared(n_classes, n_groups, positive)
+    hit = np.swapaxes(np.diagonal(table, axis1=-2, axis2=-1), -2, -1)  # [..., K, G], like the next two
+    count, predicted = (np.swapaxes(table.sum(axis=axis), -2, -1) for axis in (-1, -2))
+    opportunity = _opportunity_gap(hit, count)[..., classes, :]
+    odds = _odds_gap(hit, count, predicted)[..., classes]
+    hits, counts, predictions = (part.sum(axis=-1) for part in (hit, count, predicted))
     by_class = {
         "count": counts,
         "predicted": predictions,
         "recall": _ratio(hits, counts),
         "precision": _ratio(hits, predictions),
         "f1": _f1(hits, counts, predictions),
-        "loss": _ratio(np.bincount(label, weights=loss, minlength=n_classes), counts),
+        "loss": _ratio(loss, counts),
     }
     by_cell = {"count": count, "accuracy": _ratio(hit, count)}
     by_group = {
-        "count": count.sum(axis=0),
-        "accuracy": _ratio(hit.sum(axis=0), count.sum(axis=0)),
-        "macro_f1": _mean_over_classes(_f1(hit, count, predicted)),
-        "eod": _mean_over_classes(opportunity),
+        "count": count.sum(axis=-2),
+        "accuracy": _ratio(hit.sum(axis=-2), count.sum(axis=-2)),
+        "macro_f1": _mean(_f1(hit, count, predicted), axis=-2),
+        "eod": _mean(opportunity, axis=-2),
     }
-    smallest = [_over(np.min, part["count"][part["count"] > 0]) for part in (by_class, by_group, by_cell)]
-    metrics = {
-        "accuracy": float(_ratio(hit.sum(), count.sum())),
-        **_class_reductions(by_class, loss),
-        "min_group_accuracy": _over(np.min, by_group["accuracy"]),
+    images = counts.sum(axis=-1)
+    cells = {"class": counts, "group": by_group["count"], "cell": _flat(count)}
+    f1, recall = by_class["f1"], by_class["recall"]
+    metrics: dict[str, Any] = {  # arrays, with the leading axes
+        "accuracy": _ratio(hits.sum(axis=-1), images),
+        "loss": _ratio(loss.sum(axis=-1), images),
+        "min_f1": _min(f1),
+        "median_f1": _median(f1),
+        "delta_f1": _gap(f1),
+        "macro_f1": _mean(f1),
+        "min_recall": _min(recall),
+        "median_recall": _median(recall),
+        "mean_recall": _mean(recall),
+        "loss_variance": _variance(by_class["loss"], counts > 0),
+        "min_group_accuracy": _min(by_group["accuracy"]),
         "delta_group_accuracy": _gap(by_group["accuracy"]),
-        "min_group_f1": _over(np.min, by_group["macro_f1"]),
+        "min_group_f1": _min(by_group["macro_f1"]),
         "delta_group_f1": _gap(by_group["macro_f1"]),
-        "worst_cell_accuracy": _over(np.min, by_cell["accuracy"]),
-        "eod_max": _over(np.max, by_group["eod"]),
-        "eod_max_cell": _over(np.max, opportunity),
-        "equalized_odds": _over(np.mean, odds),
-        "equalized_odds_max": _over(np.max, odds),
-        **dict(zip(COUNTS, [*smallest, float((count == 0).sum()) if count.any() else np.nan])),
+        "worst_cell_accuracy": _min(_flat(by_cell["accuracy"])),
+        "eod_max": _max(by_group["eod"]),
+        "eod_max_cell": _max(_flat(opportunity)),
+        "equalized_odds": _mean(odds),
+        "equalized_odds_max": _max(odds),
+        **{f"min_{name}_count": _min(np.where(sizes > 0, sizes, np.nan)) for name, sizes in cells.items()},
+        "empty_cells": np.where(images > 0, (cells["cell"] == 0).sum(axis=-1), np.nan),
     }
-    return Evaluation(metrics, table.sum(axis=0), by_class, by_group, by_cell)
+    return Evaluation(metrics, table.sum(axis=-3), by_class, by_group, by_cell)
 
 
 def _declared(n_classes: int, n_groups: int, positive: int | None) -> list[int]:
@@ -183,15 +207,47 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
 
 
-def _over(reduce: Callable[[np.ndarray], float], values: np.ndarray) -> float:
-    """``reduce`` over the cells that have a value; NaN if none has. (np.nanmin and its kin would warn there.)"""
-    present = values[~np.isnan(values)]
-    return float(reduce(present)) if present.size else np.nan
+# What has no value, NaN, is left out of every reduction; where nothing has one, the result is NaN. (np.nanmin and its
+# kin would warn there.)
 
 
-def _gap(values: np.ndarray) -> float:
-    """Largest minus smallest; NaN below two values, as the 0 of a lone group would look perfectly fair."""
-    return _over(np.ptp, values) if (~np.isnan(values)).sum() > 1 else np.nan
+def _flat(values: np.ndarray) -> np.ndarray:
+    """``[..., K, G]`` as ``[..., K * G]``."""
+    return values.reshape(*values.shape[:-2], -1)
+
+
+def _min(values: np.ndarray) -> np.ndarray:
+    return np.fmin.reduce(values, axis=-1)
+
+
+def _max(values: np.ndarray) -> np.ndarray:
+    return np.fmax.reduce(values, axis=-1)
+
+
+def _mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    present = ~np.isnan(values)
+    return _ratio(np.where(present, values, 0.0).sum(axis=axis), present.sum(axis=axis))
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    n, ordered = (~np.isnan(values)).sum(axis=-1, keepdims=True), np.sort(values, axis=-1)  # NaN comes last
+    low, high = (np.take_along_axis(ordered, (n - less) // 2, axis=-1)[..., 0] for less in (1, 0))
+    return np.where(n[..., 0] > 0, (low + high) / 2, np.nan)
+
+
+def _gap(values: np.ndarray) -> np.ndarray:
+    """Largest minus smallest over the last axis; NaN below two values, as the 0 of a lone group would look perfectly
+    fair."""
+    return np.where((~np.isnan(values)).sum(axis=-1) > 1, _max(values) - _min(values), np.nan)
+
+
+def _variance(values: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """The population variance. What is present is told by count, not by value: a class whose loss diverged must show,
+    not drop out."""
+    n = present.sum(axis=-1)
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN, the honest answer
+        mean = _ratio(np.where(present, values, 0.0).sum(axis=-1), n)[..., None]
+        return _ratio((np.where(present, values - mean, 0.0) ** 2).sum(axis=-1), n)
 
 
 def _f1(hit: np.ndarray, count: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -199,46 +255,14 @@ def _f1(hit: np.ndarray, count: np.ndarray, predicted: np.ndarray) -> np.ndarray
     return np.where(count > 0, _ratio(2 * hit, count + predicted), np.nan)
 
 
-def _mean_over_classes(values: np.ndarray) -> np.ndarray:
-    """``[K, G]`` -> ``[G]``, over the cells that have a value."""
-    present = ~np.isnan(values)
-    return _ratio(np.where(present, values, 0.0).sum(axis=0), present.sum(axis=0))
-
-
 def _opportunity_gap(hit: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """``|TPR(k, s) - TPR(k, every group but s)|``, ``[K, G]``; NaN where either side has no sample of class k."""
-    rest = _ratio(hit.sum(axis=1, keepdims=True) - hit, count.sum(axis=1, keepdims=True) - count)
+    """``|TPR(k, s) - TPR(k, every group but s)|``, ``[..., K, G]``; NaN where either side has no sample of class k."""
+    rest = _ratio(hit.sum(axis=-1, keepdims=True) - hit, count.sum(axis=-1, keepdims=True) - count)
     return np.abs(_ratio(hit, count) - rest)
 
 
 def _odds_gap(hit: np.ndarray, count: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """The larger of the TPR gap and the FPR gap between groups, one class against the rest; ``[K]``. NaN unless both
-    are known: a gap that is half measured would look fairer than it is."""
-    false_positive = _ratio(predicted - hit, count.sum(axis=0) - count)
-    return np.maximum(_spread(_ratio(hit, count)), _spread(false_positive))
-
-
-def _spread(rate: np.ndarray) -> np.ndarray:
-    """Largest minus smallest over groups, ``[K, G]`` -> ``[K]``; NaN where fewer than two groups have the rate."""
-    present = ~np.isnan(rate)
-    gap = np.where(present, rate, -np.inf).max(axis=1) - np.where(present, rate, np.inf).min(axis=1)
-    return np.where(present.sum(axis=1) >= 2, gap, np.nan)
-
-
-def _class_reductions(by_class: dict[str, np.ndarray], loss: np.ndarray) -> dict[str, float]:
-    f1, recall = by_class["f1"], by_class["recall"]
-    # Chosen by count, not by value: a class whose loss diverged must show, not drop out.
-    class_loss = by_class["loss"][by_class["count"] > 0]
-    with np.errstate(invalid="ignore"):  # inf - inf is NaN, the honest answer
-        mean_loss, loss_variance = (loss.mean(), class_loss.var()) if loss.size else (np.nan, np.nan)
-    return {
-        "loss": float(mean_loss),
-        "min_f1": _over(np.min, f1),
-        "median_f1": _over(np.median, f1),
-        "delta_f1": _gap(f1),
-        "macro_f1": _over(np.mean, f1),
-        "min_recall": _over(np.min, recall),
-        "median_recall": _over(np.median, recall),
-        "mean_recall": _over(np.mean, recall),
-        "loss_variance": float(loss_variance),
-    }
+    """The larger of the TPR gap and the FPR gap between groups, one class against the rest; ``[..., K]``. NaN unless
+    both are known: a gap that is half measured would look fairer than it is."""
+    false_positive = _ratio(predicted - hit, count.sum(axis=-2, keepdims=True) - count)
+    return np.maximum(_gap(_ratio(hit, count)), _gap(false_positive))

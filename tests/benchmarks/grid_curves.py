@@ -13,11 +13,10 @@ the method lacks them), seed, epoch, seconds, and every validation metric.
 digits: 138 configurations x 8 epochs x 3 seeds; signdigits: 24 x 6 x 2, photographs at 64 px (a third of the time of
 112 px). What is not in the grid keeps TrainConfig's default, or that of BASES.
 
-digits_seeds (44 x 8 x 12) and signdigits_seeds (12 x 6 x 6) are for what a front is worth (`front_truth.py`). Beside the
-table stands `<data>_logits.npz`: for `validation` and `test`, in the store's order, the last epoch's logits of each run
-that has one, int8 ``[runs, images, classes]``, in the table's order of runs. A logit is the steps of 1/8 that it lies
-under the image's largest, at most 127: the prediction is exact, a loss within 1/16 or so. `label` and `group` are those
-of both splits.
+digits_seeds (44 x 8 x 12) and signdigits_seeds (12 x 6 x 6) are for what a front is worth (`front_truth.py`). Beside
+the table stands `<data>_logits.npz`: the last epoch's logits of each run that has one, int8 ``[runs, images, classes]``
+in the table's order of runs, for `validation` and `test` in the store's order. A logit is the steps of 1/8 that it lies
+under the image's largest, at most 127: the prediction is exact, a loss within 1/16 or so.
 """
 
 import argparse

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from trainables.config import ConfigError
 from trainables.export import load
 from trainables.files import inside, plain
-from trainables.metrics import Evaluation, evaluate
+from trainables.logits import evaluate_logits
+from trainables.metrics import Evaluation
 from trainables.prepare.listing import check_unique, read_table
-from trainables.training.penalty import sample_losses
 
 BATCH = 64  # images in memory at once
 
@@ -124,6 +124,4 @@ def read_labelled(folder: Path, split: str | None, model: Exported) -> Labelled:
 def judge(predictions: Predictions, labelled: Labelled, model: Exported) -> Evaluation:
     """Every metric of the predictions for the files of ``labelled``."""
     label, group = labelled.label[predictions.index], labelled.group[predictions.index]
-    loss = sample_losses(predictions.logits, torch.from_numpy(label)).numpy()
-    sizes = {"n_classes": len(model.classes), "n_groups": len(labelled.groups)}
-    return evaluate(label, predictions.logits.argmax(dim=1).numpy(), loss, group, **sizes)
+    return evaluate_logits(predictions.logits.numpy(), label, group, len(labelled.groups))

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from trainables.config import ConfigError, DoesNotFit, TrainConfig
 from trainables.data.batches import Data, Split, evaluation_batches, training_batches
-from trainables.metrics import Evaluation, evaluate
+from trainables.logits import evaluate_logits
+from trainables.metrics import Evaluation
 from trainables.models.adapters import adapt, check_adapters
 from trainables.models.class_token import read_last_row
 from trainables.models.create import fresh_model
@@ -210,18 +211,15 @@ def evaluate_split(
     """Every metric of ``model`` on one split (evaluation mode, no augmentation); ``tokens``: the split's, if kept."""
     model.eval()
     watch = watch or Stopwatch()
-    predictions, losses = [], []
-    for inputs, label, _ in watch.each("read", evaluation_batches(split, device, tokens=tokens)):
+    batches = []
+    for inputs, _, _ in watch.each("read", evaluation_batches(split, device, tokens=tokens)):
         with watch.on("validate"):
-            logits = _logits(model, inputs, config).float()
-            predictions.append(logits.argmax(dim=1))
-            losses.append(sample_losses(logits, label))
+            batches.append(_logits(model, inputs, config).float())
     with watch.on("validate"):  # asked for at the end: each question is a wait for the GPU
-        predicted, loss = torch.cat(predictions).cpu().numpy(), torch.cat(losses).cpu().numpy()
+        logits = torch.cat(batches).cpu().numpy()
     with watch.on("metrics"):
         labels, groups, task = split.label.numpy(), split.group.numpy(), data.manifest
-        sizes = {"n_classes": len(task.classes), "n_groups": len(task.groups)}
-        return evaluate(labels, predicted, loss, groups, **sizes, positive=task.positive)
+        return evaluate_logits(logits, labels, groups, len(task.groups), task.positive)
 
 
 def _logits(model: Transformer, inputs: Tensor, config: TrainConfig) -> Tensor:

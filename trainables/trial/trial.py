@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from trainables import logits
 from trainables.config import TrainConfig
 from trainables.data.batches import open_data
 from trainables.metrics import Evaluation
@@ -65,13 +66,14 @@ class Trial:
             "pid": os.getpid(),
         }
         start = time.perf_counter()
-        self._save(epoch.trainer, result)
+        self._save(epoch, result)
         result["times"]["save"] = time.perf_counter() - start
         return result
 
-    def _save(self, trainer: Trainer, result: dict[str, Any]) -> None:
+    def _save(self, epoch: Epoch, result: dict[str, Any]) -> None:
         """Write the checkpoint in a thread while the next epoch trains: a process that dies meanwhile trains that epoch
-        again. After the last epoch write the trained weights and the result before the search hears of it."""
+        again. After the last epoch write logits, trained weights and result before the search hears of it."""
+        trainer = epoch.trainer
         if not result["done"]:
             checkpoint, result = trainer.checkpoint(), copy.deepcopy(result)  # as both go on changing
             if self.written is not None:
@@ -79,6 +81,7 @@ class Trial:
             self.written = self.writer.submit(save_checkpoint, self.folder, checkpoint, result)
             return
         self.close()  # a checkpoint that failed does not matter any more
+        logits.save(Path(self.config["context"]["folder"]), self.config["number"], epoch.evaluation.logits)
         save_weights(self.folder, trained_state(trainer.model), self.config["values"])
         save_checkpoint(self.folder, {"config_id": trainer.config.config_id, "seed": trainer.config.seed}, result)
 

@@ -6,6 +6,7 @@ It knows nothing of Ray (``ray_executor.py``): whoever runs trials calls ``launc
 import logging
 from typing import Any
 
+from trainables import logits
 from trainables.config import TrainConfig
 from trainables.trial.checkpoints import discard, drop_checkpoint, drop_torn, load_checkpoint, trial_folder
 from tune_fairlora.algorithms.scheduler import MultiObjectiveAsha, family_of
@@ -175,6 +176,8 @@ class SearchController:
         trial, members = self.record.trials[number], kept(self.record)
         if trial.status == COMPLETE:
             drop_checkpoint(self.plan.folder, number)
+        else:
+            logits.drop(self.plan.folder, number)
         leaving = self._kept - members
         if number not in members and not (trial.status == FAILED and trial.faults):
             leaving.add(number)
@@ -189,6 +192,8 @@ class SearchController:
         for number, trial in self.record.trials.items():
             ended = trial.status not in (RUNNING, INTERRUPTED) and not (trial.status == FAILED and trial.faults)
             (discard if ended and number not in members else drop_torn)(self.plan.folder, number)
+            if ended and trial.status != COMPLETE:
+                logits.drop(self.plan.folder, number)
 
     def last_are_running(self) -> bool:
         """Whether no trial is left to be started."""

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from trainables import logits
 from trainables.config import ConfigError
+from trainables.data.store import Store
 from trainables.files import replace_atomically
 from tune_fairlora import cli, startup
 from tune_fairlora.execution.ray_cluster import RayCluster, shut_down
@@ -105,6 +107,9 @@ class Run:
         text = json.dumps(self.record.settings, indent=1)
         replace_atomically(plan.folder / "search.json", lambda path: path.write_text(text))
         replace_atomically(plan.folder / CONFIG_FILE, plan.options.write)
+        images = Store(plan.store)
+        validation = images.rows("val")
+        logits.keep_images(plan.folder, images.label[validation], images.group[validation])
         self.executor: RayExecutor | None = None
 
     def carry_out(self, signals: Signals) -> int:

@@ -72,6 +72,7 @@ class Plan:
             "classes": self.manifest.classes,
             "collapse_floor": collapse_floor(store.label[store.rows("val")], len(self.manifest.classes)),
             "groups": self.manifest.groups,
+            "positive": self.manifest.positive,
             "store": str(self.store),
             "weights_file": self.weights or "",
             "weights": fingerprint(self.weights) or "hub",
