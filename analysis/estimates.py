@@ -5,9 +5,12 @@ winner's curse). Empirical Bayes takes the expected luck off again. Of each obje
 i measures y_is ~ N(θ_i, σ²), and configurations are spread as θ_i ~ N(μ, τ²). The estimate of θ_i is
 μ + B_i (mean_s y_is - μ) with B_i = τ² / (τ² + σ² / n_i): with one seed it is drawn most.
 
-σ² is what the search has seen: pooled over the configurations that were trained more than once, together with a guess
-of ``PRIOR_SHARE`` of the spread that counts as much as ``PRIOR_TRAININGS`` of them. μ and τ² are robust (median, and
-median absolute deviation less the noise), as a few bad configurations would else make every difference look real.
+σ² is what the search has seen: pooled over the configurations that were trained more than once, together with a guess,
+``PRIOR_SHARE`` of the spread, that counts as much as ``PRIOR_FREEDOM`` of their differences. μ and τ² are robust (the
+median, and the median absolute deviation less the noise), as a few bad configurations would else make every difference
+look real. The interval keeps the whole σ / √n, unshrunk, and Student's t at few degrees of freedom: the prior is a
+guess itself, and some configurations are noisier than others. On recorded curves it holds what it says
+(``tests/benchmarks/front_truth.py``).
 
 Source: Efron and Morris 1973, "Stein's estimation rule and its competitors: an empirical Bayes approach".
 """
@@ -17,54 +20,51 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.pareto import front
+
 PRIOR_SHARE = 0.5  # of the robust variance between trainings of different configurations: how much of it is noise
-PRIOR_TRAININGS = 4
+PRIOR_FREEDOM = 4  # degrees of freedom that this guess counts for, and σ² in the interval of a single training
 LEAST_SPREAD = 0.3  # of the robust standard deviation is the configurations' own, whatever the noise
+LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """Of c configurations and m objectives, in the units and directions given.
+    """Of c configurations and m objectives, in the units and directions that ``estimate`` was given."""
 
-    Attributes:
-        mean: float ``[c, m]``, shrunk.
-        sd: float ``[c, m]``, of the mean: how far the configuration's true mean over seeds may be from it.
-        noise: float ``[m]``, the standard deviation of one training around its configuration's mean.
-        freedom: The degrees of freedom of ``noise``.
-    """
+    mean: np.ndarray  # float [c, m], shrunk
+    error: np.ndarray  # float [c, m], the standard error of a mean over seeds: σ / √n
+    noise: np.ndarray  # float [m], σ: how far one training is from its configuration's mean
+    freedom: np.ndarray  # float [c], degrees of freedom of ``error``
 
-    mean: np.ndarray
-    sd: np.ndarray
-    noise: np.ndarray
-    freedom: float
+    @property
+    def half(self) -> np.ndarray:
+        """Half of the interval of ``LEVEL`` around ``mean``, ``[c, m]``: of other seeds, on the same images."""
+        from scipy.stats import t as student  # takes a second to import, and the search itself needs no interval
+
+        return student.ppf((1 + LEVEL) / 2, self.freedom)[:, None] * self.error
 
 
 def estimate(trainings: Sequence[np.ndarray]) -> Estimates:
-    """The worth of each configuration from ``trainings``, a finite float array ``[seeds, m]`` each; c and seeds >= 1.
+    """The worth of each configuration, from ``trainings``: a finite float array ``[seeds, m]`` of each; c, seeds >= 1.
 
-    A lone configuration is worth its own mean.
+    Shrinkage keeps the order of configurations with equally many seeds; one that is alone is worth its own mean.
     """
-    counts = np.array([len(values) for values in trainings], float)[:, None]
-    means = np.array([values.mean(axis=0) for values in trainings])
+    counts = np.array([len(values) for values in trainings], float)
+    means = np.array([np.mean(values, axis=0) for values in trainings], float)
+    squares = sum(((values - np.mean(values, axis=0)) ** 2).sum(axis=0) for values in trainings)
     centre = np.median(means, axis=0)
     spread = (1.4826 * np.median(np.abs(means - centre), axis=0)) ** 2
-    within = sum((((values - values.mean(axis=0)) ** 2).sum(axis=0) for values in trainings), np.zeros(means.shape[1]))
-    freedom = PRIOR_TRAININGS + float((counts - 1).sum())
-    noise = (PRIOR_TRAININGS * PRIOR_SHARE * spread + within) / freedom
+    noise = (PRIOR_FREEDOM * PRIOR_SHARE * spread + squares) / (PRIOR_FREEDOM + (counts - 1).sum())
     own = np.maximum(spread - noise * np.mean(1 / counts), LEAST_SPREAD**2 * spread)
-    total = own + noise / counts
-    share = np.divide(own, total, out=np.ones_like(total), where=total > 0)
-    return Estimates(centre + share * (means - centre), np.sqrt(share * noise / counts), np.sqrt(noise), freedom)
+    error = noise / counts[:, None]
+    share = np.divide(own, own + error, out=np.ones_like(means), where=own + error > 0)
+    mean = centre + share * (means - centre)
+    return Estimates(mean, np.sqrt(error), np.sqrt(noise), PRIOR_FREEDOM + counts - 1)
 
 
-def membership(estimates: Estimates, signs: Sequence[float], draws: int = 400, seed: int = 0) -> np.ndarray:
-    """How probably each configuration is non-dominated, float ``[c]``: its share of ``draws`` from the estimates.
-
-    ``signs`` turn each objective into a cost.
-    """
-    from analysis.pareto import front
-
-    rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((draws, *estimates.mean.shape))
-    points = (estimates.mean + noise * estimates.sd) * signs
-    return np.mean([front(each) for each in points], axis=0)
+def membership(costs: np.ndarray, error: np.ndarray, draws: int = 400, seed: int = 0) -> np.ndarray:
+    """How probably each configuration is non-dominated, float ``[c]``: the share of ``draws`` around ``costs``
+    ``[c, m]`` (to be minimised) with standard errors ``error`` in which it is on the front."""
+    noise = np.random.default_rng(seed).standard_normal((draws, *costs.shape))
+    return np.mean([front(costs + each * error) for each in noise], axis=0)

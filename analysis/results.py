@@ -37,6 +37,7 @@ class Search:
     seeds: int = 1
     settings: dict[str, Any] = field(default_factory=dict)
     confirmed: pd.DataFrame = field(default_factory=pd.DataFrame)
+    folder: Path | None = None  # where it was read from
 
     @property
     def classes(self) -> list[str]:
@@ -58,7 +59,7 @@ def read(folder: str | Path) -> Search:
     name, objectives, directions = (settings[key] for key in ("name", "objectives", "directions"))
     epochs, seeds = pd.read_parquet(folder / "epochs.parquet"), settings.get("seeds", 1)
     confirmed = pd.read_parquet(folder / CONFIRMED) if (folder / CONFIRMED).is_file() else pd.DataFrame()
-    return Search(name, objectives, directions, trials, epochs, seeds, settings, confirmed)
+    return Search(name, objectives, directions, trials, epochs, seeds, settings, confirmed, folder)
 
 
 def newest() -> Path:

@@ -7,7 +7,7 @@ the search lacks what it shows; ``by``, where there is one, is the metric that a
 import pandas as pd
 
 from analysis import configurations, labels
-from analysis.figures.intervals import Confusions, bootstrap
+from analysis.figures.intervals import Samples, bootstrap
 from analysis.pareto import SIGNS
 from analysis.results import NothingToShow, Search
 from analysis.table import Table
@@ -33,8 +33,8 @@ def members(search: Search) -> pd.DataFrame:
     return rows[list(dict.fromkeys([*(name for name in leading if name in rows), *rows]))].reset_index(drop=True)
 
 
-def table(search: Search, confusions: Confusions | None = None) -> Table:
-    """Hyperparameters that differ, objectives with the intervals that ``confusions`` determine, accuracy by group."""
+def table(search: Search, samples: Samples | None = None) -> Table:
+    """Hyperparameters that differ, objectives with the intervals of ``samples``, accuracy by group."""
     rows = members(search)
     if rows.empty:
         limits = ", ".join(search.settings.get("constraints", ()))
@@ -44,7 +44,7 @@ def table(search: Search, confusions: Confusions | None = None) -> Table:
             if complete and limits
             else "no trial is complete, so there is no front yet"
         )
-    ends = {number: bootstrap(counts, search.objectives) for number, counts in (confusions or {}).items()}
+    ends = {number: bootstrap(sample, search.objectives) for number, sample in (samples or {}).items()}
     searched = [name for name in configurations.varied(search.trials) if name != "method" and name in rows]
     metrics = dict.fromkeys([*search.objectives, "val_accuracy", "val_min_group_accuracy"])
     groups = [name for name in rows if name.startswith(GROUP)]

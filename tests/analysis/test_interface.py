@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis import results
+from analysis.predictions import Confusion
 from analysis.results import NothingToShow
 from analysis.table import Table
 from tests.analysis.handmade import search, trial
@@ -24,7 +25,7 @@ def made_by(kind: str) -> list:
 
 
 FIGURES, TABLES = made_by("figure"), made_by("table")
-WANTED = {"over": "rank", "confusions": {0: [[9, 1], [2, 8]]}}
+WANTED = {"over": "rank", "samples": {0: Confusion([[9, 1], [2, 8]])}}
 
 
 def search_of(status: str):

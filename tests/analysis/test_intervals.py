@@ -4,17 +4,8 @@ import numpy as np
 import pytest
 
 from analysis.figures import intervals
+from analysis.predictions import Confusion
 from tests.analysis.handmade import search, trial
-from trainables.metrics import evaluate
-
-
-def test_its_measures_are_those_of_the_metrics():
-    rng = np.random.default_rng(0)
-    for n, classes in ((5, 4), (200, 6), (50, 2)):  # with five images, some classes have none
-        label, guess = rng.integers(0, classes, (2, n))
-        found = evaluate(label, guess, np.zeros(n), np.zeros(n, int), n_classes=classes, n_groups=1)
-        for name, measure in intervals.MEASURES.items():
-            assert measure(found.confusion[None])[0] == pytest.approx(found.metrics[name.removeprefix("val_")]), name
 
 
 def test_they_hold_the_truth_about_as_often_as_they_say():
@@ -22,41 +13,41 @@ def test_they_hold_the_truth_about_as_often_as_they_say():
     recall = rng.uniform(0.6, 0.95, 10)
     chances = (1 - recall)[:, None] * rng.dirichlet(np.ones(10), 10) + np.diag(recall)
     names = ("val_accuracy", "val_delta_f1")
-    truth = {name: intervals.MEASURES[name](1e6 * chances[None])[0] for name in names}
+    truth = Confusion(1e6 * chances).metrics
     held = dict.fromkeys(names, 0)
     for i in range(200):
         table = rng.multinomial(800, chances.ravel() / 10).reshape(10, 10)
-        for name, (low, high) in intervals.bootstrap(table, names, 300, i).items():
+        for name, (low, high) in intervals.bootstrap(Confusion(table), names, 300, i).items():
             held[name] += low <= truth[name] <= high
     assert 0.90 <= held["val_accuracy"] / 200 <= 0.99
     assert 0.86 <= held["val_delta_f1"] / 200 <= 0.99  # the percentile interval's share is about a half
 
 
 def test_they_are_the_same_at_every_call_within_bounds_and_leave_out_what_they_cannot_know():
-    table = [[9, 1], [0, 10]]
+    table = Confusion([[9, 1], [0, 10]])
     found = intervals.bootstrap(table, ["val_accuracy", "val_eod_max"])
     assert found == intervals.bootstrap(table, ["val_accuracy", "val_eod_max"]) and list(found) == ["val_accuracy"]
     assert 0 <= found["val_accuracy"][0] < 0.95 < found["val_accuracy"][1] <= 1
     # What comes out alike in every draw would be an interval without width, of which nobody should be that sure.
-    assert intervals.bootstrap([[5, 0], [0, 5]], ["val_accuracy"]) == {}
+    assert intervals.bootstrap(Confusion([[5, 0], [0, 5]]), ["val_accuracy"]) == {}
 
 
 @pytest.mark.parametrize("table", [[[0, 0], [0, 0]], [[1, 2, 3], [4, 5, 6]], [1, 2]])
 def test_what_is_no_confusion_table_is_refused(table):
     with pytest.raises(ValueError, match="confusion must be"):
-        intervals.bootstrap(table, ["val_accuracy"])
+        Confusion(table)
 
 
 def test_the_figure_draws_the_front_alone_from_end_to_end():
     record = search(
         trial(0, on_front=True, val_accuracy=0.95, val_delta_f1=0.06), trial(1, val_accuracy=0.2), trial(2, "fft")
     )
-    page = intervals.figure(record, {0: [[9, 1], [0, 10]], 1: [[1, 9], [9, 1]]})
+    page = intervals.figure(record, {0: Confusion([[9, 1], [0, 10]]), 1: Confusion([[1, 9], [9, 1]])})
     ax = page.axes[0]
     assert ax.get_xlabel() == "validation accuracy (more is better)"
     assert [t.get_text() for t in ax.texts] == ["0"]
-    rows = intervals.of_front(record, {0: [[9, 1], [0, 10]]})
+    rows = intervals.of_front(record, {0: Confusion([[9, 1], [0, 10]])})
     across = ax.collections[0].get_segments()[0]
     assert across[:, 0].tolist() == rows[["val_accuracy_low", "val_accuracy_high"]].iloc[0].tolist()
-    with pytest.raises(ValueError, match="no trial on the front has a confusion table"):
+    with pytest.raises(ValueError, match="kept no predictions of the trials on its front"):
         intervals.figure(record, {})

@@ -3,235 +3,220 @@
     python -m tests.benchmarks.front_truth --data digits_seeds
     python -m tests.benchmarks.front_truth --data digits_seeds --rules     # which trainings are repeated, and how many
 
-Each of ``--repeats`` searches has the epochs of ``--trials`` full trainings, explores with one training seed, and may
-spend a share of its epochs on candidates with fresh seeds. What a configuration is truly worth is its mean over the
-seeds that this search has not used of it: its own luck is not in there. Reported of the front that is claimed, as means
-over the searches with 95 % intervals:
+Each of ``--repeats`` searches has the epochs of ``--trials`` full trainings. It explores with one training seed; ours
+may spend a share of its epochs on candidates, with fresh seeds. What a configuration is truly worth is its mean over
+the seeds that this search has not used of it: none of its own luck is in there. Of the claimed front, means over the
+searches and their 95 % intervals:
 
-- optimism: how much better its points are said to be than they are (accuracy, ΔF1).
-- among themselves: the share of its points that no other of its points truly dominates.
-- of all: the share that no configuration truly dominates which the search has trained to the end.
+- optimism: how much better its points are said to be than they are.
+- themselves: the share of its points that no other of its points truly dominates.
+- all tried: the share that no configuration truly dominates of all that the search has tried, the stopped ones too.
 - hypervolume: of its points' true worth, from accuracy 0 and ΔF1 1.
-- within: how often the 95 % interval over seeds holds the true worth (of ours, which has one).
+- within: how often the interval over seeds holds the true worth, whose own standard error is allowed for.
+
+A front of means is what searches claim; ``estimates`` are shrunk means, ``twice`` those of configurations that were
+trained twice or more. Every table is one draw of a data set, an architecture and a grid: it says nothing of others.
 """
 
 import argparse
 import itertools
 import multiprocessing
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
-from analysis import estimates
+from analysis.estimates import Estimates, estimate, membership
 from analysis.pareto import front, hypervolume
 from search_spaces import SPACES
 from tests.benchmarks.replay import COMPLETE, NeverStop, Table, replay
+from tests.benchmarks.search_quality import mean
 from tests.benchmarks.searchers import GridSpace, Ours, RayAsha, RayOptuna, study
 
 REFERENCE = np.array([0.0, 1.0])
 SPACE = {"digits_seeds": SPACES["digits"], "signdigits_seeds": SPACES["folder_vit_tiny"]}
-COLUMNS = (
-    "optimism acc",
-    "optimism ΔF1",
-    "among themselves",
-    "of all",
-    "hypervolume",
-    "points",
-    "within acc",
-    "within ΔF1",
-)
-
-
-@dataclass
-class Found:
-    """What a search has trained to the end: by configuration the costs ``[seeds, 2]``, and which seeds they are of."""
-
-    values: dict[int, np.ndarray]
-    seeds: dict[int, list[int]]
-
-
-class Costs:
-    """Final costs ``[configurations, seeds, 2]`` of a table, NaN where a run is not complete."""
-
-    def __init__(self, table: Table):
-        self.values = np.full((len(table), len(table.seeds), 2), np.nan)
-        for i, (j, seed) in itertools.product(range(len(table)), enumerate(table.seeds)):
-            if table.status(i, seed) == COMPLETE:
-                self.values[i, j] = table._last(i, seed)
-
-    def true(self, configs, used: dict[int, list[int]]) -> np.ndarray:
-        """``[len(configs), 2]``: means over the seeds that are not ``used``."""
-        rows = []
-        for i in configs:
-            fresh = [j for j in range(self.values.shape[1]) if j not in used[i]]
-            rows.append(np.nanmean(self.values[i, fresh], axis=0))
-        return np.array(rows)
-
-
-def explore(table, costs, searcher, scheduler, order, epochs) -> Found:
-    """Spend ``epochs`` on new configurations, all with the first seed of ``order``."""
-    trace = replay(table, searcher, scheduler, table.seeds[order[0]], max_epochs=epochs)
-    whole = [step.config for step in trace.ended(COMPLETE)]
-    return Found({i: costs.values[i, order[:1]] for i in whole}, {i: [order[0]] for i in whole})
-
-
-def repeat(table, costs, found: Found, order, epochs: int, rule, rng) -> int:
-    """Spend ``epochs`` on candidates, one full training after the other; returns the epochs that were spent."""
-    spent, unstable = 0, set()
-    while spent + table.budget <= epochs:
-        able = [i for i in found.values if len(found.seeds[i]) < len(order) - 3 and i not in unstable]
-        if not able:
-            break
-        i = rule(found, able, rng)
-        seed = order[len(found.seeds[i])]
-        found.seeds[i].append(seed)
-        spent += table.budget
-        if np.isnan(costs.values[i, seed]).any():
-            unstable.add(i)
-            del found.values[i]
-            continue
-        found.values[i] = np.concatenate([found.values[i], costs.values[i, [seed]]])
-    return spent
-
-
-# --- which configuration is trained again ---
-
-
-def fewest(found, able, rng):
-    """Of the front by estimates those with the fewest seeds, then the likeliest member."""
-    keys = list(found.values)
-    made = estimates.estimate([found.values[i] for i in keys])
-    chance = dict(zip(keys, estimates.membership(made, (1, 1), seed=int(rng.integers(2**31)))))
-    members = {i for i, on in zip(keys, front(made.mean)) if on} & set(able) or set(able)
-    return min(members, key=lambda i: (len(found.seeds[i]), -chance[i]))
-
-
-def unsure(found, able, rng):
-    """Where membership is least sure, per training that is there already."""
-    keys = list(found.values)
-    made = estimates.estimate([found.values[i] for i in keys])
-    chance = dict(zip(keys, estimates.membership(made, (1, 1), seed=int(rng.integers(2**31)))))
-    return max(able, key=lambda i: (chance[i] * (1 - chance[i]) / len(found.seeds[i]), chance[i]))
-
-
-def likely(found, able, rng):
-    """The likeliest member, per training that is there already."""
-    keys = list(found.values)
-    made = estimates.estimate([found.values[i] for i in keys])
-    chance = dict(zip(keys, estimates.membership(made, (1, 1), seed=int(rng.integers(2**31)))))
-    return max(able, key=lambda i: chance[i] / len(found.seeds[i]))
-
-
-def raw_front(found, able, rng):
-    """Of the front by means those with the fewest seeds."""
-    keys = list(found.values)
-    members = {i for i, on in zip(keys, front([found.values[i].mean(axis=0) for i in keys])) if on} & set(able) or set(
-        able
-    )
-    return min(members, key=lambda i: (len(found.seeds[i]), rng.random()))
-
-
-RULES = {"fewest": fewest, "unsure": unsure, "likely": likely, "raw front": raw_front}
-
-
-# --- what is claimed ---
-
-
-def raw(found):
-    """The front of the means: what every other search says."""
-    keys = list(found.values)
-    claimed = np.array([found.values[i].mean(axis=0) for i in keys])
-    on = front(claimed)
-    return [i for i, member in zip(keys, on) if member], claimed[on], None
-
-
-def shrunk(found, least=1):
-    """The front of the estimates among those with at least ``least`` seeds (where there are any)."""
-    keys = list(found.values)
-    made = estimates.estimate([found.values[i] for i in keys])
-    enough = np.array([len(found.values[i]) >= least for i in keys])
-    if not enough.any():
-        enough[:] = True
-    on = np.zeros(len(keys), bool)
-    on[np.flatnonzero(enough)[front(made.mean[enough])]] = True
-    half = student.ppf(0.975, made.freedom) * made.sd
-    return [i for i, member in zip(keys, on) if member], made.mean[on], half[on]
-
-
-CLAIMS = {"raw": raw, "shrunk": shrunk, "shrunk, 2 seeds": partial(shrunk, least=2)}
-
-
-def score(costs, found, claim) -> list[float]:
-    """In the order of COLUMNS."""
-    members, claimed, half = claim(found)
-    true, everyone = costs.true(members, found.seeds), list(found.values)
-    whole = front(costs.true(everyone, found.seeds))
-    best = {i for i, member in zip(everyone, whole) if member}
-    within = [np.nan] * 2 if half is None else (np.abs(true - claimed) <= half).mean(axis=0)
-    return [
-        *(true - claimed).mean(axis=0),
-        front(true).mean(),
-        np.mean([i in best for i in members]),
-        hypervolume(true, REFERENCE),
-        len(members),
-        *within,
-    ]
-
-
-CONTENDERS = {
+CONTENDERS: dict[str, Callable] = {  # (table, seed, the tool's space) -> searcher and scheduler
     "Ray OptunaSearch": lambda t, s, _: (RayOptuna(GridSpace(t.points), s), NeverStop()),
     "TPE, none stopped": lambda t, s, _: (study(t, s), NeverStop()),
     "TPE + ASHA on accuracy": lambda t, s, _: (study(t, s), RayAsha("val_accuracy", t.budget)),
     "ours": lambda t, s, space: (study(t, s, space=space), Ours(t.guess)),
 }
-read = cache(Table.read)
+SHARE, RULE = 0.25, "likely"
+SHARES = (0.125, 0.25, 0.375, 0.5)
+FORMS = {
+    "optimism, accuracy": 4, "optimism, ΔF1": 4, "themselves": 2, "all tried": 2, "hypervolume": 4, "points": 1,
+    "within, accuracy": 3, "within, ΔF1": 3,
+}  # fmt: skip
+
+
+class Costs:
+    """The final costs of a table, float ``[configurations, seeds, 2]``, NaN where a run is not complete."""
+
+    def __init__(self, table: Table):
+        self.values = np.full((len(table), len(table.seeds), 2), np.nan)
+        for i, (j, seed) in itertools.product(range(len(table)), enumerate(table.seeds)):
+            if table.status(i, seed) == COMPLETE:
+                self.values[i, j] = table.costs_of(i, seed)
+
+    def fresh(self, config: int, used: Sequence[int]) -> np.ndarray:
+        return np.delete(self.values[config], used, axis=0)
+
+    def true(self, used: dict[int, list[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """``[len(used), 2]`` each: means over the seeds that are not used, and their standard errors."""
+        left = [self.fresh(config, seeds) for config, seeds in used.items()]
+        errors = [np.nanstd(values, axis=0, ddof=1) / len(values) ** 0.5 for values in left]
+        return np.array([np.nanmean(values, axis=0) for values in left]), np.array(errors)
+
+
+class Found:
+    """What a search has trained so far: the places of the seeds used of each configuration that was tried, and the
+    costs ``[seeds, 2]`` of each that is complete with all of them."""
+
+    def __init__(self, costs: Costs, tried: Sequence[int], complete: Sequence[int], seed: int):
+        self.costs, self.used = costs, {i: [seed] for i in tried}
+        self.values = {i: costs.values[i, [seed]] for i in complete}
+
+    def repeat(self, config: int, seed: int) -> None:
+        """Train ``config`` once more. One that is not complete with a seed is not to be trusted with any."""
+        self.used[config].append(seed)
+        values = self.costs.values[config, self.used[config]]
+        self.values.pop(config)
+        if not np.isnan(values).any():
+            self.values[config] = values
+
+    def estimates(self) -> tuple[list[int], Estimates]:
+        return list(self.values), estimate(list(self.values.values()))
+
+    def chances(self) -> tuple[list[int], np.ndarray, np.ndarray]:
+        """Configurations, their shrunk costs, and how probably each is on the front."""
+        configs, made = self.estimates()
+        return configs, made.mean, membership(made.mean, made.error, seed=sum(map(len, self.used.values())))
+
+
+# --- Which configuration is trained once more, of those that may be. ---
+
+
+def likely(found: Found, able: set[int]) -> int:
+    """The likeliest member of the front, per training that it has had."""
+    configs, _, chance = found.chances()
+    return max(able, key=lambda i: chance[configs.index(i)] / len(found.used[i]))
+
+
+def unsure(found: Found, able: set[int]) -> int:
+    """The one whose place is least sure, per training that it has had."""
+    configs, _, chance = found.chances()
+    doubt = dict(zip(configs, chance * (1 - chance)))
+    return max(able, key=lambda i: doubt[i] / len(found.used[i]))
+
+
+def fewest(found: Found, able: set[int]) -> int:
+    """Of the front of the estimates one with the fewest trainings, the likeliest of these."""
+    configs, costs, chance = found.chances()
+    members = able.intersection(np.array(configs)[front(costs)].tolist()) or able
+    return min(members, key=lambda i: (len(found.used[i]), -chance[configs.index(i)]))
+
+
+RULES = {"likely": likely, "unsure": unsure, "fewest": fewest}
+
+
+# --- What is claimed of what was found. ---
+
+
+class Claim(NamedTuple):
+    configs: list[int]
+    costs: np.ndarray  # [len(configs), 2]
+    half: np.ndarray | None = None  # of the 95 % interval
+
+
+def means(found: Found) -> Claim:
+    values = np.array([values.mean(axis=0) for values in found.values.values()])
+    on = front(values)
+    return Claim(np.array(list(found.values))[on].tolist(), values[on])
+
+
+def estimates(found: Found, least: int = 1) -> Claim:
+    configs, made = found.estimates()
+    enough = np.array([len(found.used[i]) >= least for i in configs])
+    rows = np.flatnonzero(enough if enough.any() else ~enough)
+    rows = rows[front(made.mean[rows])]
+    return Claim(np.array(configs)[rows].tolist(), made.mean[rows], made.half[rows])
+
+
+CLAIMS = {"means": means, "estimates": estimates, "twice": partial(estimates, least=2)}
+
+
+def score(costs: Costs, found: Found, claim: Claim) -> list[float]:
+    """In the order of FORMS."""
+    true, error = costs.true({i: found.used[i] for i in claim.configs})
+    best = front(costs.true(found.used)[0])
+    within = [np.nan, np.nan]
+    if claim.half is not None:
+        within = (np.abs(true - claim.costs) <= np.hypot(claim.half, 1.96 * error)).mean(axis=0)
+    standing = [best[list(found.used).index(i)] for i in claim.configs]
+    size = len(claim.configs)
+    optimism = (true - claim.costs).mean(axis=0)
+    return [*optimism, front(true).mean(), np.mean(standing), hypervolume(true, REFERENCE), size, *within]
+
+
+read = cache(Table.read)  # once a process
 costs_of = cache(lambda path: Costs(read(path)))
 
 
-def run(job, path: Path, data: str) -> dict:
-    """One search of one contender with a share of its epochs for candidates by one rule, and each claim's score."""
-    name, share, rule, trials, seed = job
+def run(job: tuple, path: Path, data: str, trials: int) -> list[dict]:
+    """One search, and the score of each claim: (contender, share for candidates, rule, seed)."""
+    name, share, rule, seed = job
     table, costs = read(path), costs_of(path)
-    rng = np.random.default_rng(seed)
-    order = list(rng.permutation(len(table.seeds)))
-    total = trials * table.budget
-    found = explore(table, costs, *CONTENDERS[name](table, seed, SPACE[data]), order, round(total * (1 - share)))
-    if share and found.values:
-        repeat(table, costs, found, order, round(total * share), RULES[rule], rng)
-    result = {"name": name, "share": share, "rule": rule}
-    return [
-        result | {"claim": claim} | dict(zip(COLUMNS, score(costs, found, CLAIMS[claim])))
-        for claim in CLAIMS
-        if found.values
-    ]
+    order = np.random.default_rng(seed).permutation(len(table.seeds)).tolist()
+    epochs = trials * table.budget
+    contender = CONTENDERS[name](table, seed, SPACE[data])
+    trace = replay(table, *contender, table.seeds[order[0]], max_epochs=round(epochs * (1 - share)))
+    complete = [step.config for step in trace.ended(COMPLETE)]
+    found = Found(costs, sorted({step.config for step in trace.steps}), complete, order[0])
+    for _ in range(round(epochs * share) // table.budget):
+        able = {i for i in found.values if len(found.used[i]) < len(order) - 3}  # the truth needs some
+        if able:
+            config = RULES[rule](found, able)
+            found.repeat(config, order[len(found.used[config])])
+    labels = {"search": name, "for candidates": f"{share:.1%}", "rule": rule}
+    scores = {claim: score(costs, found, make(found)) for claim, make in CLAIMS.items() if found.values}
+    return [labels | {"claimed": claim} | dict(zip(FORMS, values)) for claim, values in scores.items()]
+
+
+def summary(rows: pd.DataFrame) -> str:
+    """A Markdown table: means and half of their 95 % intervals."""
+    keys = ["search", "for candidates", "rule", "claimed"]
+    lines = [f"| {' | '.join([*keys, *FORMS])} |", "|---" * (len(keys) + len(FORMS)) + "|"]
+    for labels, group in rows.groupby(keys, sort=False):
+        cells = []
+        for name, digits in FORMS.items():
+            value, half = mean(group[name])
+            cells.append("" if np.isnan(value) else f"{value:.{digits}f} ± {half:.{digits}f}")
+        lines.append(f"| {' | '.join([*labels, *cells])} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", choices=tuple(SPACE), default="digits_seeds")
-    p.add_argument("--path", type=Path, help="another table, or a folder of parts")
+    p.add_argument("--path", type=Path, help="another table, or a folder of grid_curves.py's parts")
     p.add_argument("--repeats", type=int, default=200)
-    p.add_argument("--trials", type=int, default=24)
+    p.add_argument("--trials", type=int, default=24, help="full trainings whose epochs a search has")
     p.add_argument("--rules", action="store_true")
-    p.add_argument("--workers", type=int, default=os.cpu_count())
+    p.add_argument("--processes", type=int, default=os.cpu_count())
     args = p.parse_args()
     path = args.path or Path(__file__).parent / "data" / f"{args.data}.parquet"
+    settings = [*((name, 0.0, "") for name in CONTENDERS), ("ours", SHARE, RULE)]
     if args.rules:
-        settings = [("ours", share, rule) for share in (0.125, 0.25, 0.375, 0.5) for rule in RULES]
-    else:
-        settings = [*((name, 0.0, "") for name in CONTENDERS), ("ours", 0.25, "fewest")]
-    jobs = [(*setting, args.trials, seed) for setting in settings for seed in range(args.repeats)]
-    with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
-        rows = list(itertools.chain(*pool.imap_unordered(partial(run, path=path, data=args.data), jobs, chunksize=5)))
-    frame = pd.DataFrame(rows)
-    grouped = frame.groupby(["name", "share", "rule", "claim"], sort=False)[list(COLUMNS)]
-    print(grouped.mean().round(4).to_string())
-    print((1.96 * grouped.sem()).round(4).to_string())
+        settings = [("ours", share, rule) for share in SHARES for rule in RULES]
+    jobs = [(*setting, seed) for setting in settings for seed in range(args.repeats)]
+    work = partial(run, path=path, data=args.data, trials=args.trials)
+    with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
+        rows = itertools.chain.from_iterable(pool.imap(work, jobs, chunksize=5))
+        print(summary(pd.DataFrame(rows)))
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ class Table:
     def costs(self, seeds: Sequence[int]) -> np.ndarray:
         """``[configurations, 2]``, to be minimised: the objectives after the last epoch, mean over ``seeds``; NaN where
         a run failed."""
-        return np.array([np.mean([self._last(i, s) for s in seeds], axis=0) for i in range(len(self))])
+        return np.array([np.mean([self.costs_of(i, s) for s in seeds], axis=0) for i in range(len(self))])
 
     def recalls(self, seed: int, epoch: int) -> np.ndarray:
         """``[configurations]``: the mean recall after ``epoch``, or after the last one before a run diverged."""
@@ -105,7 +105,7 @@ class Table:
         final = self.recalls(seed, self.budget)
         return final < self.guess + 0.5 * (np.median(final) - self.guess)
 
-    def _last(self, index: int, seed: int) -> np.ndarray:
+    def costs_of(self, index: int, seed: int) -> np.ndarray:
         failed = self.status(index, seed) == FAILED
         values = [math.nan if failed else self.curve(index, seed).metrics[-1][name] for name in OBJECTIVES]
         return as_minimization([values], DIRECTIONS)[0]

@@ -14,6 +14,7 @@ from analysis import configurations, labels
 from analysis.figures import convergence, importance, intervals, loss_variance, penalty_effect, radar, rank_and_lambda
 from analysis.html import front_page
 from analysis.html.show import show
+from analysis.predictions import Sample, of_trial
 from analysis.results import Search
 from analysis.table import Table, to_html
 from analysis.tables import confirmed, front, front_share, methods, published
@@ -43,6 +44,13 @@ class ReportData:
     def front(self) -> list[int]:
         """Numbers of the front's trials, in the order of its table."""
         return list(front.members(self.search).get("number", ()))
+
+    @cached_property
+    def samples(self) -> dict[int, Sample]:
+        """By number, what each trial on the front said of the validation images, as far as it was kept."""
+        tables = self.tables_of_front("confusion")
+        samples = {number: of_trial(self.search, number, tables.get(number)) for number in self.front}
+        return {number: sample for number, sample in samples.items() if sample is not None}
 
     def tables_of_front(self, kind: str) -> dict[int, Any]:
         """By number, the ``kind`` of table ("by_class", "by_group", "confusion") that the log has of a front's trial
@@ -117,17 +125,17 @@ def _joined(*parts: str) -> str:
 
 
 def _front(report: ReportData) -> str:
-    search, confusions = report.search, report.tables_of_front("confusion")
-    table = _shown(front.table, search, confusions)
+    search, samples = report.search, report.samples
+    table = _shown(front.table, search, samples)
     if not report.front:
         return table
     caption = (
         "Crosses: where each of these models would land on other images like these (bootstrap over the validation "
         "images, basic interval). They may lie beside the point: gaps between small classes are large by chance. "
-        "Objectives that need more than a confusion table have none, and other seeds vary more."
+        "Other seeds vary more."
     )
     markup, script = report.drawing
-    drawn = _shown(intervals.figure, search, confusions, caption=caption)
+    drawn = _shown(intervals.figure, search, samples, caption=caption)
     return f"{markup}\n<script>{script}</script>\n{table}{drawn}"
 
 

@@ -1,0 +1,101 @@
+"""What a trial said of the validation images, and what it would say of others like them: draws of every metric."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from analysis.results import Search
+from trainables import logits
+from trainables.logits import evaluate_logits, losses
+from trainables.metrics import METRICS, OBJECTIVES, measure
+
+CHUNK = 200  # draws that are measured at once
+# Without images, a confusion table alone tells of neither groups nor losses.
+OF_CONFUSION = [name for name in METRICS if not METRICS[name].of_groups and not METRICS[name].unit]
+
+
+class Sample(Protocol):
+    """One trial, measured on the validation images, under the names of ``OBJECTIVES``."""
+
+    @property
+    def metrics(self) -> dict[str, float]: ...
+
+    def draws(self, repeats: int, seed: int = 0) -> dict[str, np.ndarray]:
+        """Each metric, ``[repeats]``, on as many images, drawn anew with replacement."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a trial said of each validation image: it has every metric."""
+
+    logits: np.ndarray  # float16 [n, K], of ``logits.half``
+    label: np.ndarray  # int [n]
+    group: np.ndarray  # int [n]
+    n_groups: int
+    positive: int | None = None
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        found = evaluate_logits(self.logits, self.label, self.group, self.n_groups, self.positive).metrics
+        return {f"val_{name}": value for name, value in found.items() if f"val_{name}" in OBJECTIVES}
+
+    def draws(self, repeats: int, seed: int = 0) -> dict[str, np.ndarray]:
+        return _joined(self._draw(repeats, seed))
+
+    def _draw(self, repeats: int, seed: int) -> Iterator[dict[str, Any]]:
+        n, classes = self.logits.shape
+        flat = (self.group * classes + self.label) * classes + self.logits.argmax(axis=1)
+        loss, rng = losses(self.logits, self.label), np.random.default_rng(seed)
+        for start in range(0, repeats, CHUNK):
+            counts = rng.multinomial(n, np.full(n, 1 / n), min(CHUNK, repeats - start))
+            cells = [np.bincount(flat, each, self.n_groups * classes**2) for each in counts]
+            sums = [np.bincount(self.label, each * loss, classes) for each in counts]
+            table = np.reshape(cells, (-1, self.n_groups, classes, classes))
+            yield measure(table, np.array(sums), self.positive).metrics
+
+
+@dataclass(frozen=True, eq=False)
+class Confusion:
+    """A trial of a search that has kept its confusion table alone: int ``[K, K]``, true class by predicted class, with
+    at least one image; else raises ValueError."""
+
+    counts: np.ndarray
+
+    def __post_init__(self) -> None:
+        table = np.asarray(self.counts)
+        if table.ndim != 2 or table.shape[0] != table.shape[1] or table.sum() < 1:
+            raise ValueError(f"confusion must be [K, K] counts of at least one image, but has shape {table.shape}")
+        object.__setattr__(self, "counts", table)
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        return {name: float(values[0]) for name, values in self._measured(self.counts[None]).items()}
+
+    def draws(self, repeats: int, seed: int = 0) -> dict[str, np.ndarray]:
+        total = int(self.counts.sum())
+        drawn = np.random.default_rng(seed).multinomial(total, self.counts.ravel() / total, repeats)
+        return self._measured(drawn.reshape(-1, *self.counts.shape))
+
+    def _measured(self, tables: np.ndarray) -> dict[str, np.ndarray]:
+        metrics: dict[str, Any] = measure(tables[:, None], np.zeros(tables.shape[:2])).metrics
+        return {f"val_{name}": metrics[name] for name in OF_CONFUSION if f"val_{name}" in OBJECTIVES}
+
+
+def _joined(parts: Iterator[dict[str, Any]]) -> dict[str, np.ndarray]:
+    whole = list(parts)
+    return {name: np.concatenate([part[name.removeprefix("val_")] for part in whole]) for name in OBJECTIVES}
+
+
+def of_trial(search: Search, number: int, confusion: Any = None) -> Sample | None:
+    """What the search has kept of trial ``number``: logits, else its ``confusion`` table, where it is given. Raises
+    ConfigError where a file of logits is damaged."""
+    kept = logits.load(search.folder, number) if search.folder else None
+    images = logits.images(search.folder) if search.folder and kept is not None else {}
+    if kept is not None and images:
+        n_groups = len(search.settings["groups"])
+        return Predictions(kept, images["label"], images["group"], n_groups, search.settings.get("positive"))
+    return Confusion(confusion) if confusion else None
