@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from tests.processes import refusal
+from trainables import logits
 from trainables.config import TrainConfig
+from trainables.data.store import Store
 from trainables.models import adapters, create
 from trainables.prepare import datasets
 from trainables.training.fit import trained_state
@@ -83,6 +85,19 @@ def test_at_its_end_a_trial_leaves_its_weights_and_the_news_of_it(tmp_path, stor
     assert not any(isinstance(value, torch.Tensor) for value in saved.values()) and "model" not in saved
     assert told(step(trial(tmp_path, store, reported=2))) == told(whole[2])
     assert told(step(trial(tmp_path, store, reported=3))) == told(whole[2])  # its end may not have been written down
+
+
+def test_what_it_said_of_each_image_gives_its_metrics_again_to_the_last_bit(tmp_path, store, whole):
+    made = trial(tmp_path, store)
+    for _ in range(2):
+        step(made)
+    assert logits.load(tmp_path, 7) is None
+    last = step(made)
+    images, kept = Store(store), logits.load(tmp_path, 7)
+    rows = images.rows("val")
+    found = logits.evaluate_logits(kept, images.label[rows], images.group[rows], len(images.manifest.groups))
+    assert {f"val_{name}": value for name, value in found.metrics.items()}.items() <= last["metrics"].items()
+    assert logits.file_of(tmp_path, 7).stat().st_size < 20_000  # so that 5,000 trials stay below 100 MB
 
 
 def test_a_checkpoint_that_a_kill_cut_short_costs_an_epoch_and_no_number(tmp_path, store, whole):

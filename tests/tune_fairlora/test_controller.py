@@ -8,6 +8,7 @@ import math
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from search_spaces import SPACES
 from tests.records import metrics
+from trainables import logits
 from trainables.data import batches
 from trainables.prepare import datasets
 from trainables.trial.checkpoints import save_checkpoint, save_weights, trial_folder
@@ -184,6 +186,21 @@ def test_files_of_front_and_open_trials_are_kept_and_no_others(search):
     running = search.launch()["number"]
     search.report(running, 1)
     assert search.files(best) == [] and search.files(worse) == [] and search.files(running) == ["checkpoint.pt"]
+
+
+def test_logits_of_complete_trials_stay_on_the_front_or_off_it_and_no_others(search):
+    for number, recall in enumerate((0.9, 0.5, 0.1)):
+        search.launch()
+        logits.save(search.folder, number, logits.half(np.eye(3)))  # as its process does before its last report
+        for epoch in range(1, EPOCHS + 1):
+            search.report(number, epoch, accuracy=recall, delta=1 - recall, recall=recall)
+        search.controller.ended(number)
+    assert [search.record.trials[n].status for n in range(3)] == ["complete", "complete", "collapsed"]
+    assert [logits.load(search.folder, n) is None for n in range(3)] == [False, False, True]
+    logits.save(search.folder, 2, logits.half(np.eye(3)))  # by a process that was killed late
+    logits.file_of(search.folder, 0).with_name(".0000.npz.0a1b.tmp").touch()
+    search.controller.sweep()
+    assert sorted(path.name for path in (search.folder / "logits").iterdir()) == ["0000.npz", "0001.npz"]
 
 
 def test_a_checkpoint_that_came_after_its_trials_end_is_swept_away(search):

@@ -8,6 +8,7 @@ from typing import Any
 
 from trainables import logits
 from trainables.config import TrainConfig
+from trainables.files import remove_torn
 from trainables.trial.checkpoints import discard, drop_checkpoint, drop_torn, load_checkpoint, trial_folder
 from tune_fairlora.algorithms.scheduler import MultiObjectiveAsha, family_of
 from tune_fairlora.algorithms.searcher import StudySearcher
@@ -194,6 +195,7 @@ class SearchController:
             (discard if ended and number not in members else drop_torn)(self.plan.folder, number)
             if ended and trial.status != COMPLETE:
                 logits.drop(self.plan.folder, number)
+            remove_torn(logits.file_of(self.plan.folder, number))
 
     def last_are_running(self) -> bool:
         """Whether no trial is left to be started."""
