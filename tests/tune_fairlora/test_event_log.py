@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import results
+from analysis.pick import pick
 from tests.processes import ROOT
-from tests.records import SETTINGS, begun, report, run, start
+from tests.records import SETTINGS, begun, metrics, report, run, start
 from trainables.config import TrainConfig
 from trainables.metrics import METRICS
-from tune_fairlora.record.event_log import collapse_floor, read_events
+from tune_fairlora.record.event_log import Record, collapse_floor, read_events
 from tune_fairlora.record.state import State
 from tune_fairlora.record.tables import render
 
@@ -200,7 +202,8 @@ def test_a_trials_seconds_leave_out_the_time_in_which_nobody_worked_on_it():
     state, event = State(), {"number": 0, "values": {}, "config_id": "x", "seed": 0}
     state.apply({"event": "search", "time": 0.0, "settings": SETTINGS})
     state.apply({"event": "start", "time": 10.0, **event})
-    state.apply({"event": "epoch", "time": 14.0, "number": 0, "epoch": 1, "metrics": {}, "seconds": 3.0})  # then a kill
+    epoch = {"number": 0, "epoch": 1, "metrics": metrics(), "seconds": 3.0}
+    state.apply({"event": "epoch", "time": 14.0, **epoch})  # then a kill
     state.apply({"event": "resume", "time": 1000.0, "changes": {}})
     state.apply({"event": "launch", "time": 1010.0, "number": 0})
     state.apply({"event": "end", "time": 1015.0, "number": 0, "status": "interrupted", "reason": "", "tables": {}})
@@ -248,3 +251,58 @@ def test_on_a_full_disk_the_log_stays_whole_and_says_so(small_disk):
     whole, during, trials, fed, events, status = done.stdout.split()
     assert 5 <= int(whole) <= int(during) < 45 and (trials, status) == ("40", "failed")  # what waited came in the end
     assert fed == events  # MLflow heard of each event once, whether the disk took it or not
+
+
+# --- A model that serves nobody looks fair, and is on no front. ---
+
+
+def destroyed(record, number, recall=0.1201, delta=0.1663):
+    """As recorded on the digits: FairLoRA at λ=1 with a learning rate of .015 ends a little above a guess."""
+    return run(record, number, [0.1, recall], delta=delta, recall=recall, method="fairlora", rank=4, lam=1.0, lr=0.015)
+
+
+def test_a_destroyed_model_leaves_the_front_once_a_sound_one_has_ended(tmp_path):
+    record = begun(tmp_path)
+    destroyed(record, 0)
+    assert record.trials[0].status == "complete" and record.front() == [0]  # nobody knows better yet
+    run(record, 1, [0.5, 0.78], delta=0.25, recall=0.76)
+    assert record.trials[0].status == "collapsed" and "serves nobody" in record.trials[0].reason
+    assert record.front() == [1] and record.count("complete") == record.count("collapsed") == 1
+    assert record.hypervolume() == pytest.approx(0.78 * 0.75)
+    record.close()
+    again = Record(tmp_path)  # from the log, which still says what was known when the trial ended
+    assert again.front() == [1] and again.trials[0].status == "collapsed"
+    render(again)
+    again.close()
+    (tmp_path / "search.json").write_text(json.dumps(again.settings | {"directions": again.directions}))
+    search = results.read(tmp_path)
+    assert [pick(search, rule).number for rule in ("fairness", "accuracy", "knee")] == [1, 1, 1]
+
+
+def test_it_does_so_where_most_models_are_destroyed(tmp_path):
+    record = begun(tmp_path)
+    for number in range(5):
+        destroyed(record, number, recall=0.125 + 0.001 * number)
+    run(record, 5, [0.5, 0.78], recall=0.76)
+    destroyed(record, 6)
+    assert record.front() == [5] and record.count("collapsed") == 6
+
+
+def test_a_weak_model_comes_back_where_the_task_proves_to_be_hard(tmp_path):
+    """Two lucky ones first: a third with .45 is under halfway to .9, but not under halfway to what most then reach."""
+    record = begun(tmp_path)
+    for number, recall in enumerate((0.9, 0.9, 0.45)):
+        run(record, number, [0.3, recall], delta=0.3 - 0.1 * number, recall=recall)
+    assert record.trials[2].status == "collapsed" and record.front() == [1]
+    for number in range(3, 8):
+        run(record, number, [0.3, 0.4], delta=0.4, recall=0.5)
+    assert record.trials[2].status == "complete" and record.front() == [1, 2] and record.trials[2].reason == ""
+
+
+def test_with_several_seeds_one_that_collapses_takes_its_configuration_along(tmp_path):
+    record = begun(tmp_path, seeds=2)
+    for number, recall in enumerate((0.3, 0.5, 0.8, 0.8)):
+        config = {"seed": number % 2, "rank": 1 + number // 2}
+        run(record, number, [0.3, recall], delta=0.1 + 0.1 * number, recall=recall, **config)
+    assert [record.trials[n].status for n in range(4)] == ["collapsed", "complete", "complete", "complete"]
+    assert record.front() == [2, 3]

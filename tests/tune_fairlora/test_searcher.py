@@ -81,7 +81,7 @@ def test_outcomes_are_told_as_what_they_are(tmp_path):
     end(searcher, numbers[1], "stopped", "stopped at epoch 1: place 2 of 2, keeps best 1", accuracy=0.95, delta=0.0)
     end(searcher, numbers[2], "failed", "OutOfMemoryError")
     end(searcher, numbers[3], "diverged", "Diverged")
-    end(searcher, numbers[4], "collapsed", "val_mean_recall 0.1", accuracy=0.1, delta=0.0)
+    end(searcher, numbers[4], "collapsed", "val_mean_recall 0.1", accuracy=0.1, delta=0.0, recall=0.1)
     states = [t.state for t in trials_of(searcher)]
     complete, pruned, fail, running = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
     assert states == [complete, pruned, fail, fail, pruned, running]

@@ -95,7 +95,8 @@ class Record(State):
         objectives.
 
         A model that guesses fails every class alike: its ΔF1 is small and it would look fair. So a trial whose mean
-        recall is not clearly above a guess's (``collapse_floor``) is "collapsed", and off the front.
+        recall is not clearly above a guess's (``collapse_floor``) is "collapsed", and off the front; others may follow
+        when more is known (``State``).
         """
         trial = self.trials[number]
         trained, budget = len(trial.epochs), trial.values["epochs"]

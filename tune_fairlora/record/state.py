@@ -58,9 +58,22 @@ class Trial:
         return f"{self.number:03d} {self.values['method']}{rank}{lam}"
 
 
+def sound_recall(recalls: np.ndarray, guess: float, least: float) -> float:
+    """The mean recall that a model must exceed to serve anybody, where trained models have ``recalls`` ``[n]``, n >= 1.
+
+    A destroyed model fails every class alike, so that it looks fair, and its recall is seldom exactly a ``guess``'s.
+    So it is at least ``least``, halfway from a guess to the median, and a quarter of the way to the best: the median
+    alone would let destroyed models pass where they are many.
+    """
+    return max(least, guess + max((float(np.median(recalls)) - guess) / 2, (float(recalls.max()) - guess) / 4))
+
+
 class State:
-    """Trials by number and the front, up to date after every ``apply``; the cost of an event does not grow with the
-    number of trials. ``settings`` come with the first event."""
+    """Trials by number and the front, up to date after every ``apply``. ``settings`` come with the first event.
+
+    A trial that was trained to its end is complete or collapsed by all that is known now: each one that ends may show
+    that an earlier one serves nobody (``sound_recall``), and then that leaves the front.
+    """
 
     def __init__(self) -> None:
         self.settings: Settings = {}
@@ -73,6 +86,7 @@ class State:
         self.status = RUNNING
         self.reason = ""  # why the search ended before its trials were used up
         self._counts: Counter[str] = Counter()
+        self._recalls: dict[int, float] = {}  # of the trials that were trained to their end
         self._front: list[tuple[list[int], np.ndarray]] = []  # trial numbers and objectives of its configurations
 
     @property
@@ -109,6 +123,7 @@ class State:
             case "launch":  # again, after its process failed or after the search was interrupted, killed or not
                 trial.launch(entry["time"])
                 self._set_status(trial, RUNNING, "")
+                self._recalls.pop(trial.number, None)
             case "epoch":
                 trial.seen, trial.device = entry["time"], entry.get("device", "")
                 if entry["epoch"] == len(trial.epochs) + 1:  # an epoch that is told twice counts the first time
@@ -123,8 +138,30 @@ class State:
                 trial.seconds += entry["time"] - trial.launched
                 trial.seen, trial.tables = entry["time"], entry["tables"]
                 self._set_status(trial, entry["status"], entry["reason"])
-                if trial.status == COMPLETE:
-                    self._join_front(self.siblings(trial.number))
+                if trial.status in (COMPLETE, COLLAPSED):
+                    self._recalls[trial.number] = trial.metrics["val_mean_recall"]
+                    self._sort_out(trial)
+
+    def _sort_out(self, newest: Trial) -> None:
+        """Tell complete trials from collapsed ones, now that one more has ended."""
+        recalls = np.fromiter(self._recalls.values(), float)
+        floor = sound_recall(recalls, 1 / len(self.settings["classes"]), self.settings["collapse_floor"])
+        changed = False
+        for number in np.array(list(self._recalls))[(recalls > floor) != self._complete()].tolist():
+            trial = self.trials[number]
+            reason = f"val_mean_recall {self._recalls[number]:.4f} is not above {floor:.4f}, so it serves nobody"
+            self._set_status(trial, *((COMPLETE, "") if trial.status == COLLAPSED else (COLLAPSED, reason)))
+            changed = changed or trial is not newest
+        if changed:  # the front's trials, or some that these had kept off it
+            self._front = []
+            for number in dict.fromkeys(self.siblings(n)[0] for n in self._recalls):
+                self._join_front(self.siblings(number))
+        elif newest.status == COMPLETE:
+            self._join_front(self.siblings(newest.number))
+
+    def _complete(self) -> np.ndarray:
+        """Which of the trials that were trained to their end are complete so far, bool ``[n]``."""
+        return np.fromiter((self.trials[number].status == COMPLETE for number in self._recalls), bool)
 
     def _set_status(self, trial: Trial, status: str, reason: str) -> None:
         self._counts[trial.status] -= 1
