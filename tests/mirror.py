@@ -111,8 +111,8 @@ def start(record: Record, number: int, **config) -> None:
     record.add("start", number=number, values=values, config_id=config.config_id, seed=config.seed)
 
 
-def epoch(record: Record, number: int, epoch: int, accuracy: float, delta: float = 0.2) -> None:
-    metrics = {"val_accuracy": accuracy, "val_delta_f1": delta, "val_mean_recall": 0.5, "val_eod": math.nan}
+def epoch(record: Record, number: int, epoch: int, accuracy: float, delta: float = 0.2, recall: float = 0.5) -> None:
+    metrics = {"val_accuracy": accuracy, "val_delta_f1": delta, "val_mean_recall": recall, "val_eod": math.nan}
     record.add("epoch", number=number, epoch=epoch, metrics=metrics, seconds=0.1, device="cpu")
 
 
@@ -122,10 +122,12 @@ def end(record: Record, number: int, status: str = "", reason: str = "", tables:
     record.add("end", number=number, status=status, reason=reason, tables=tables or {})
 
 
-def trial(record: Record, number: int, accuracy: float, delta: float = 0.2, tables: dict | None = None) -> None:
+def trial(
+    record: Record, number: int, accuracy: float, delta: float = 0.2, tables: dict | None = None, recall: float = 0.5
+) -> None:
     start(record, number, rank=4 + number)
     epoch(record, number, 1, 0.5, delta)
-    epoch(record, number, 2, accuracy, delta)
+    epoch(record, number, 2, accuracy, delta, recall)
     end(record, number, tables=tables)
 
 

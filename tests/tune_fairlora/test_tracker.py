@@ -71,6 +71,18 @@ def test_every_event_is_mirrored_once_and_its_repetition_changes_nothing(tmp_pat
     assert len(table["data"]) == 1  # not appended to
 
 
+def test_a_model_that_proves_to_serve_nobody_is_marked_in_its_run(tmp_path, store):
+    record, tracker = opened(tmp_path / "s", store)
+    trial(record, 0, 0.13, recall=0.13)  # alone so far
+    until(lambda: tracker.waiting == 0)
+    assert search_runs(store, tmp_path / "s")[1][0].data.tags["pareto"] == "true"
+    trial(record, 1, 0.8, delta=0.5, recall=0.8)
+    assert finish(record, tracker) == tracker.errors == 0
+    check(store, tmp_path / "s")
+    tags = search_runs(store, tmp_path / "s")[1][0].data.tags
+    assert (tags["status"], tags["pareto"]) == ("collapsed", "false") and "serves nobody" in tags["reason"]
+
+
 def test_a_resumed_search_goes_on_in_its_runs(tmp_path, store):
     folder = tmp_path / "s"
     eventful(folder, store)

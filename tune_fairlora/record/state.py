@@ -86,6 +86,7 @@ class State:
         self.status = RUNNING
         self.reason = ""  # why the search ended before its trials were used up
         self._counts: Counter[str] = Counter()
+        self.changed: list[int] = []  # complete trials that the last end made collapsed, or the other way round
         self._recalls: dict[int, float] = {}  # of the trials that were trained to their end
         self._front: list[tuple[list[int], np.ndarray]] = []  # trial numbers and objectives of its configurations
 
@@ -138,6 +139,7 @@ class State:
                 trial.seconds += entry["time"] - trial.launched
                 trial.seen, trial.tables = entry["time"], entry["tables"]
                 self._set_status(trial, entry["status"], entry["reason"])
+                self.changed = []
                 if trial.status in (COMPLETE, COLLAPSED):
                     self._recalls[trial.number] = trial.metrics["val_mean_recall"]
                     self._sort_out(trial)
@@ -146,13 +148,13 @@ class State:
         """Tell complete trials from collapsed ones, now that one more has ended."""
         recalls = np.fromiter(self._recalls.values(), float)
         floor = sound_recall(recalls, 1 / len(self.settings["classes"]), self.settings["collapse_floor"])
-        changed = False
         for number in np.array(list(self._recalls))[(recalls > floor) != self._complete()].tolist():
             trial = self.trials[number]
             reason = f"val_mean_recall {self._recalls[number]:.4f} is not above {floor:.4f}, so it serves nobody"
             self._set_status(trial, *((COMPLETE, "") if trial.status == COLLAPSED else (COLLAPSED, reason)))
-            changed = changed or trial is not newest
-        if changed:  # the front's trials, or some that these had kept off it
+            if trial is not newest:
+                self.changed.append(number)
+        if self.changed:  # the front's trials, or some that these had kept off it
             self._front = []
             for number in dict.fromkeys(self.siblings(n)[0] for n in self._recalls):
                 self._join_front(self.siblings(number))

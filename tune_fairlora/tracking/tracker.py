@@ -103,21 +103,26 @@ class Tracker(Outbox):
             case "end" | "close":
                 tags = {name: entry[name] for name in ("status", "reason") if entry.get(name)}
                 if event == "end":
-                    color = ui_views.color(self.state.trials[number], number in self.state.front())
-                    tags |= {"device": self.state.trials[number].device, "mlflow.runColor": color}
+                    trial = self.state.trials[number]  # it may be known by now that it serves nobody
+                    tags |= {"status": trial.status} | ({"reason": trial.reason} if trial.reason else {})
+                    color = ui_views.color(trial, number in self.state.front())
+                    tags |= {"device": trial.device, "mlflow.runColor": color}
                 yield write(MlflowStore.tag, tags)
                 yield write(MlflowStore.terminate, entry["status"], entry["time"])
                 yield from self._after_trial(entry) if event == "end" else self._after_search()
 
     def _after_trial(self, entry: Event) -> Iterator[Message]:
-        """Tag and colour the runs that came to the front or left it, and put the front as it was then on the search's
-        curves. An interrupted trial may go on later: only its last end is a step of the curves."""
+        """Tag and colour the runs that came to the front or left it, or whose models proved to serve nobody, and put
+        the front as it was then on the search's curves. An interrupted trial may go on later: only its last end is a
+        step of the curves."""
         number, state, members = entry["number"], self.state, set(self.state.front())
-        changed, self._members = members ^ self._members, members
+        changed, self._members = (members ^ self._members).union(state.changed), members
         self._stale = self._stale or bool(changed)
         for other in sorted(changed):
             color = ui_views.color(state.trials[other], other in members)
             tags = {"pareto": "true" if other in members else "false", "mlflow.runColor": color}
+            if other in state.changed:
+                tags |= {"status": state.trials[other].status, "reason": state.trials[other].reason}
             yield self._write(other, MlflowStore.tag, tags)
         if entry["status"] != INTERRUPTED:
             ended = len(state.trials) - state.count(RUNNING, INTERRUPTED)
