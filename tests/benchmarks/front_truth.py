@@ -182,7 +182,8 @@ def run(job: tuple, path: Path, data: str, trials: int) -> list[dict]:
             config = RULES[rule](found, able)
             found.repeat(config, order[len(found.used[config])])
     labels = {"search": name, "for candidates": f"{share:.1%}", "rule": rule}
-    scores = {claim: score(costs, found, make(found)) for claim, make in CLAIMS.items() if found.values}
+    claims = {claim: make for claim, make in CLAIMS.items() if found.values and (share or claim != "twice")}
+    scores = {claim: score(costs, found, make(found)) for claim, make in claims.items()}
     return [labels | {"claimed": claim} | dict(zip(FORMS, values)) for claim, values in scores.items()]
 
 
