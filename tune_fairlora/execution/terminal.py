@@ -3,6 +3,7 @@
 import math
 import statistics
 
+import numpy as np
 from rich import box
 from rich.console import Console, Group
 from rich.filesize import decimal
@@ -12,6 +13,7 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from analysis import chance
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.record.state import COLLAPSED, COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, STOPPED, Trial
 
@@ -132,6 +134,26 @@ def front_table(record: Record, title: str) -> Table:
             *(_mean([trial.metrics[name] for trial in trials]) for name in metrics),
         )
     return table
+
+
+def chance_lines(record: Record) -> list[str]:
+    """For each objective that is a gap: what an evenly right model as accurate as the front's most even point shows by
+    chance, and how many of the front's points show more than chance at their own accuracy."""
+    lines, trials = [], [record.trials[n] for n in record.front() if "by_cell" in record.trials[n].tables]
+    for name in record.objectives:
+        gap, found = name.removeprefix("val_"), []
+        for trial in trials if gap in chance.GAPS else ():
+            images, accuracy = np.array(trial.tables["by_cell"]["count"]), trial.metrics["val_accuracy"]
+            ranges = chance.by_chance(images, accuracy, [gap], record.settings.get("positive"))
+            found += [(trial.metrics[name], trial.number, accuracy, ranges[gap])] if ranges else []
+        if found:
+            _, number, accuracy, spread = min(found)
+            more = sum(value > each.high for value, _, _, each in found)
+            lines.append(
+                f"by chance   an evenly right model as accurate as trial {number} ({accuracy:.3f}) shows "
+                f"{heading(name)} {spread} on these images; {more} of {len(found)} points of the front show more"
+            )
+    return lines
 
 
 def _mean(values: list[float]) -> str:

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from optuna.distributions import FloatDistribution, IntDistribution
 from rich.console import Console
 
+from analysis import chance
 from search_spaces.space import Space
 from trainables.config import METHODS, absent_for
 from trainables.models import adapters, create
@@ -94,6 +96,14 @@ def dry_run(plan: Plan) -> int:
         "trials": f"{plan.trials}, sampler {options.sampler}, scheduler {options.scheduler}, seed {options.seed}",
         "MLflow": f"{plan.tracking_uri}, experiment {options.experiment}",
     }
+    validation = store.rows("val")
+    images = np.zeros((len(plan.manifest.classes), len(plan.manifest.groups)), int)
+    np.add.at(images, (store.label[validation], store.group[validation]), 1)
+    rows["smallest"] = ", ".join(f"{what} {n}" for what, n in chance.smallest(images).items()) + " validation images"
+    for name in plan.space.objectives:
+        if (gap := name.removeprefix("val_")) in chance.GAPS:
+            shown = chance.in_words((0.8, 0.9, 0.97), images, gap, plan.manifest.positive)
+            rows["by chance"] = f"an evenly right model shows {name} {', '.join(shown)}: mean (5–95 %)"
     out = Console(highlight=False)
     if plan.record is not None:
         again, trials = len(to_go_on(plan.record, options.max_failures)), len(plan.record.trials)

@@ -1,0 +1,34 @@
+"""What the terminal says of a front."""
+
+import numpy as np
+
+from tests.records import begun, metrics, start
+from tune_fairlora.execution.terminal import chance_lines
+
+
+def end(record, number, accuracy, delta, cells):
+    start(record, number, epochs=1, rank=4 + number)
+    record.add("epoch", number=number, epoch=1, metrics=metrics(accuracy, delta), seconds=0.1, device="cpu")
+    record.add(
+        "end", number=number, status="complete", reason="", tables={"by_cell": {"count": cells}} if cells else {}
+    )
+
+
+def test_the_fronts_gaps_stand_beside_those_of_chance(tmp_path):
+    record = begun(tmp_path)
+    cells = np.full((10, 2), 10).tolist()
+    end(record, 0, 0.90, 0.5, cells)
+    end(record, 1, 0.85, 0.15, cells)  # what chance alone shows
+    end(record, 2, 0.80, 0.9, cells)  # off the front
+    (line,) = chance_lines(record)
+    assert line.startswith("by chance   an evenly right model as accurate as trial 1 (0.850) shows ΔF1 0.1")
+    assert line.endswith("on these images; 1 of 2 points of the front show more")
+
+
+def test_nothing_is_said_where_nothing_is_known(tmp_path):
+    record = begun(tmp_path / "without")
+    end(record, 0, 0.9, 0.5, None)  # a record without tables
+    assert chance_lines(record) == []
+    record = begun(tmp_path / "no gap", objectives=["val_accuracy", "val_min_f1"])
+    end(record, 0, 0.9, 0.5, np.full((10, 2), 10).tolist())
+    assert chance_lines(record) == []
