@@ -6,9 +6,11 @@ from typing import Any
 import pandas as pd
 
 from analysis import labels
+from analysis.estimates import estimate
 from analysis.results import NothingToShow, Search
 from trainables.config import FIELDS, METHODS
 
+FEW = 4  # configurations, of which a spread means something
 CHOSEN_BY = "val_accuracy"  # FairLoRA chooses its models so too
 
 
@@ -30,6 +32,22 @@ def complete(search: Search) -> pd.DataFrame:
     means = groups[metrics].mean().where(groups[metrics].count() == search.seeds)
     spread = groups[metrics].std().add_suffix("_sd")
     return pd.concat([rows, means, spread], axis="columns").reset_index(drop=True)
+
+
+def expected(search: Search) -> pd.DataFrame:
+    """What other training seeds would show of the configurations of ``complete``, on the same images.
+
+    Columns: ``number``, ``on_front``, each objective as ``estimates`` has it, and half of its 95 % interval as
+    ``<objective>_half``. Empty where fewer than ``FEW`` have finite objectives: they say too little of each other.
+    """
+    rows, names = complete(search).dropna(subset=search.objectives), search.objectives
+    if len(rows) < FEW:
+        return rows.iloc[:0]
+    trials = search.trials.set_index("number")[names]
+    found = estimate([trials.loc[n : n + search.seeds - 1].to_numpy(float) for n in rows["number"]])
+    table = rows[["number", "on_front"]].reset_index(drop=True)
+    table[names], table[[f"{name}_half" for name in names]] = found.mean, found.half
+    return table
 
 
 def eligible(search: Search, by: str = CHOSEN_BY) -> pd.DataFrame:

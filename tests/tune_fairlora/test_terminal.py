@@ -3,7 +3,7 @@
 import numpy as np
 
 from tests.records import begun, metrics, start
-from tune_fairlora.execution.terminal import chance_lines
+from tune_fairlora.execution.terminal import chance_lines, seed_lines
 
 
 def end(record, number, accuracy, delta, cells):
@@ -32,3 +32,17 @@ def test_nothing_is_said_where_nothing_is_known(tmp_path):
     record = begun(tmp_path / "no gap", objectives=["val_accuracy", "val_min_f1"])
     end(record, 0, 0.9, 0.5, np.full((10, 2), 10).tolist())
     assert chance_lines(record) == []
+
+
+def test_other_seeds_are_less_lucky_than_the_front(tmp_path):
+    record = begun(tmp_path, directions=["maximize", "minimize"])
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        end(record, number, 0.7 + rng.normal(0, 0.02), 0.3 + rng.normal(0, 0.05), None)
+    assert seed_lines(record) == []  # three say too little of each other
+    for number in range(3, 8):
+        end(record, number, 0.7 + rng.normal(0, 0.02), 0.3 + rng.normal(0, 0.05), None)
+    lines, best = seed_lines(record), record.front()[0]
+    assert len(lines) == len(record.front()) and lines[0].startswith(f"other seeds of trial {best}: accuracy 0.7")
+    claimed = float(lines[0].split("accuracy ")[1].split()[0])
+    assert 0.7 < claimed < record.trials[best].metrics["val_accuracy"] and " ± 0." in lines[0]

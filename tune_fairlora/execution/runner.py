@@ -24,7 +24,7 @@ from trainables.files import replace_atomically
 from tune_fairlora import cli, startup
 from tune_fairlora.execution.ray_cluster import RayCluster, shut_down
 from tune_fairlora.execution.signals import Signals, redirect_output
-from tune_fairlora.execution.terminal import Bars, Progress, chance_lines, front_table
+from tune_fairlora.execution.terminal import Bars, Progress, chance_lines, front_table, seed_lines
 from tune_fairlora.plan import resume
 from tune_fairlora.plan.plan import Plan, make_plan
 from tune_fairlora.plan.search_options import CONFIG_FILE, OPTIONS, SearchOptions
@@ -202,7 +202,7 @@ class Run:
             self._print("no trial came to its end with a sound model: trials.parquet gives the reasons")
         if self.tracker.errors:
             self._print(f"MLflow refused {self.tracker.errors} message(s), see {LIBRARY_LOG}; the record is complete")
-        for line in chance_lines(record):
+        for line in (*seed_lines(record), *chance_lines(record)):
             self._print(line)
         ui = command("ui", *(() if uri == absolute_uri(DEFAULT) else ("--tracking-uri", uri)))
         self._print(f"hypervolume {record.hypervolume():.4f} (reference {record.reference})")

@@ -16,6 +16,7 @@ from rich.text import Text
 from analysis import chance
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.record.state import COLLAPSED, COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, STOPPED, Trial
+from tune_fairlora.record.tables import snapshot
 
 HYPERPARAMETERS = {"rank": "rank", "lam": "λ", "lr": "lr"}  # shown, with their headings
 HEADINGS = {"val_delta_f1": "ΔF1", "val_min_group_accuracy": "min group accuracy"}
@@ -134,6 +135,22 @@ def front_table(record: Record, title: str) -> Table:
             *(_mean([trial.metrics[name] for trial in trials]) for name in metrics),
         )
     return table
+
+
+def seed_lines(record: Record) -> list[str]:
+    """What other seeds would show of each configuration on the front; nothing where too few are complete."""
+    from analysis.results import NothingToShow
+    from analysis.tables import expected  # pandas takes a moment: not at every start
+
+    try:
+        cells = expected.cells(snapshot(record))
+    except NothingToShow:
+        return []
+    headings = [heading(name) for name in record.objectives]
+    return [
+        f"other seeds of trial {number}: {', '.join(f'{name} {value}' for name, value in zip(headings, values))}"
+        for number, values in cells.items()
+    ]
 
 
 def chance_lines(record: Record) -> list[str]:

@@ -17,7 +17,7 @@ from analysis.html.show import show
 from analysis.predictions import Sample, of_trial
 from analysis.results import Search
 from analysis.table import Table, to_html
-from analysis.tables import chance, confirmed, front, front_share, methods, published
+from analysis.tables import chance, confirmed, expected, front, front_share, methods, published
 from tune_fairlora.record.state import COMPLETE, RUNNING, State
 from tune_fairlora.reporting import page
 
@@ -137,7 +137,8 @@ def _front(report: ReportData) -> str:
     markup, script = report.drawing
     drawn = _shown(intervals.figure, search, samples, caption=caption)
     counts = {number: cells["count"] for number, cells in report.tables_of_front("by_cell").items()}
-    return f"{markup}\n<script>{script}</script>\n{table}{drawn}{_shown(chance.table, search, counts)}"
+    luck = _shown(expected.table, search), drawn, _shown(chance.table, search, counts)
+    return f"{markup}\n<script>{script}</script>\n{table}{''.join(luck)}"
 
 
 def _methods(search: Search, by: str) -> str:
