@@ -343,7 +343,7 @@ def test_a_store_that_was_resized_twice_is_followed_twice(search, photos, tmp_pa
     store = datasets.prepare("folder", tmp_path / "prepared", 16)
     record = begun(tmp_path / "run", store, {"data": str(tmp_path / "prepared")})
     record.add("start", number=0, values=CONFIGS[1].hyperparameters(), config_id=CONFIGS[1].config_id, seed=0)
-    metrics = dict.fromkeys(OBJECTIVES, 0.5)
+    metrics = dict.fromkeys([*OBJECTIVES, "val_mean_recall"], 0.5)
     record.add("epoch", number=0, epoch=1, metrics=metrics, seconds=1.0)
     record.add("end", number=0, status="complete", reason="", tables={})
     record.add("close", status="complete")

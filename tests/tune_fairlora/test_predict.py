@@ -96,7 +96,8 @@ def test_a_labelled_folder_is_judged_as_a_search_judges_its_split(model, photos,
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(label), reduction="none").numpy()
     expected = evaluate(label, logits.argmax(1).numpy(), loss, group, n_classes=3, n_groups=2)
     for name in METRICS:
-        assert made["metrics"][name] == pytest.approx(expected.metrics[name], abs=1e-6)
+        half = 2**-9 if "loss" in name else 0  # logits are measured in half precision
+        assert made["metrics"][name] == pytest.approx(expected.metrics[name], rel=half, abs=1e-6)
     assert [row["name"] for row in made["by_group"]] == GROUPS and [row["name"] for row in made["by_class"]] == CLASSES
     assert [row["accuracy"] for row in made["by_group"]] == expected.by_group["accuracy"].tolist()
     assert made["confusion"] == expected.confusion.tolist() and np.sum(made["confusion"]) == 8
