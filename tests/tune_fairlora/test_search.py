@@ -233,9 +233,11 @@ def test_a_time_budget_ends_a_search_in_time_and_it_goes_on_later(tmp_path):
     assert done.returncode == 0 and time.monotonic() - start < budget + patience(10), done.stdout + done.stderr
     assert "--resume six" in done.stdout
     table = pd.read_parquet(tmp_path / "runs/six/trials.parquet")
-    assert 0 < len(table) < 400 and set(table["status"]) <= {"complete", "interrupted"}
+    ended = {"complete", "collapsed"}  # by what training happened to reach
+    assert 0 < len(table) < 400 and set(table["status"]) <= {*ended, "interrupted"}
     more = len(table) + 1
-    assert go_on(tmp_path, "--trials", str(more))["status"].tolist() == ["complete"] * more
+    table = go_on(tmp_path, "--trials", str(more))
+    assert len(table) == more and set(table["status"]) <= ended
     assert {run.info.status for run in runs_of(tmp_path)} == {"FINISHED"}
 
 
