@@ -61,13 +61,6 @@ def by_chance(
     return ranges
 
 
-def in_words(accuracies: Iterable[float], counts: np.ndarray, name: str, positive: int | None = None) -> list[str]:
-    """For each accuracy what an evenly right model shows by chance in gap ``name``: "0.120 (0.057–0.197) at accuracy
-    0.800"."""
-    ranges = [(accuracy, by_chance(counts, accuracy, [name], positive).get(name)) for accuracy in accuracies]
-    return [f"{found} at accuracy {accuracy:.3f}" for accuracy, found in ranges if found is not None]
-
-
 def smallest(counts: np.ndarray) -> dict[str, int]:
     """Images of the smallest class, group and class in a group that has any; of one group there is but the class."""
     parts = {"class": counts.sum(axis=1), "group": counts.sum(axis=0), "class in a group": counts.ravel()}

@@ -5,13 +5,14 @@ trial again, equal to the last bit.
 """
 
 import zipfile
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from trainables.config import ConfigError
-from trainables.files import remove_torn, replace_atomically
+from trainables.files import replace_atomically
 from trainables.metrics import Evaluation, evaluate
 
 FOLDER = "logits"  # in a search's folder
@@ -57,7 +58,6 @@ def file_of(folder: Path, number: int) -> Path:
 
 def save(folder: Path, number: int, logits: np.ndarray) -> None:
     """Keep ``half`` logits of the validation images, in the store's order, deflated: digits take 17 kB a trial."""
-    remove_torn(file_of(folder, number))
     _write(file_of(folder, number), logits=logits)
 
 
@@ -68,8 +68,16 @@ def load(folder: Path, number: int) -> np.ndarray | None:
 
 def drop(folder: Path, number: int) -> None:
     """For a trial that is not complete after all."""
-    remove_torn(file_of(folder, number))
     file_of(folder, number).unlink(missing_ok=True)
+
+
+def sweep(folder: Path, gone: Iterable[int]) -> None:
+    """Drop those of the trials ``gone``, and what killed processes left half written, in one look at the folder; none
+    may be at work any more."""
+    for number in gone:
+        drop(folder, number)
+    for torn in (folder / FOLDER).glob(".*.tmp"):
+        torn.unlink(missing_ok=True)
 
 
 def keep_images(folder: Path, label: np.ndarray, group: np.ndarray) -> None:

@@ -15,12 +15,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import labels
+from analysis.estimates import LEVEL
 from analysis.predictions import Sample
 from analysis.results import NothingToShow, Search
 from trainables.metrics import METRICS
 
 Samples = Mapping[int, Sample]  # of a search: by a trial's number
-LEVEL = 0.95
 REPEATS = 2000
 
 

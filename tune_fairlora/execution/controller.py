@@ -8,7 +8,6 @@ from typing import Any
 
 from trainables import logits
 from trainables.config import TrainConfig
-from trainables.files import remove_torn
 from trainables.trial.checkpoints import discard, drop_checkpoint, drop_torn, load_checkpoint, trial_folder
 from tune_fairlora.algorithms.scheduler import MultiObjectiveAsha, family_of
 from tune_fairlora.algorithms.searcher import StudySearcher
@@ -189,13 +188,13 @@ class SearchController:
     def sweep(self) -> None:
         """Delete once more the files of trials that cannot go on: a process may have been about to write a checkpoint
         when they were deleted. Of the other trials, delete what a process that was killed has half written."""
-        members = kept(self.record)
+        members, gone = kept(self.record), []
         for number, trial in self.record.trials.items():
             ended = trial.status not in (RUNNING, INTERRUPTED) and not (trial.status == FAILED and trial.faults)
             (discard if ended and number not in members else drop_torn)(self.plan.folder, number)
             if ended and trial.status != COMPLETE:
-                logits.drop(self.plan.folder, number)
-            remove_torn(logits.file_of(self.plan.folder, number))
+                gone.append(number)
+        logits.sweep(self.plan.folder, gone)
 
     def last_are_running(self) -> bool:
         """Whether no trial is left to be started."""

@@ -156,19 +156,24 @@ def seed_lines(record: Record) -> list[str]:
 def chance_lines(record: Record) -> list[str]:
     """For each objective that is a gap: what an evenly right model as accurate as the front's most even point shows by
     chance, and how many of the front's points show more than chance at their own accuracy."""
-    lines, trials = [], [record.trials[n] for n in record.front() if "by_cell" in record.trials[n].tables]
-    for name in record.objectives:
-        gap, found = name.removeprefix("val_"), []
-        for trial in trials if gap in chance.GAPS else ():
-            images, accuracy = np.array(trial.tables["by_cell"]["count"]), trial.metrics["val_accuracy"]
-            ranges = chance.by_chance(images, accuracy, [gap], record.settings.get("positive"))
-            found += [(trial.metrics[name], trial.number, accuracy, ranges[gap])] if ranges else []
-        if found:
-            _, number, accuracy, spread = min(found)
-            more = sum(value > each.high for value, _, _, each in found)
+    gaps = [gap for name in record.objectives if (gap := name.removeprefix("val_")) in chance.GAPS]
+    ranges = {}  # by trial
+    for number in record.front() if gaps else ():
+        trial = record.trials[number]
+        if "by_cell" in trial.tables:
+            images, positive = np.array(trial.tables["by_cell"]["count"]), record.settings.get("positive")
+            ranges[number] = chance.by_chance(images, trial.metrics["val_accuracy"], gaps, positive)
+    lines = []
+    for gap in gaps:
+        values = {n: record.trials[n].metrics[f"val_{gap}"] for n in ranges if gap in ranges[n]}
+        if values:
+            number = min(values, key=lambda n: (values[n], n))
+            accuracy = record.trials[number].metrics["val_accuracy"]
+            more = sum(value > ranges[n][gap].high for n, value in values.items())
             lines.append(
                 f"by chance   an evenly right model as accurate as trial {number} ({accuracy:.3f}) shows "
-                f"{heading(name)} {spread} on these images; {more} of {len(found)} points of the front show more"
+                f"{heading(f'val_{gap}')} {ranges[number][gap]} on these images; "
+                f"{more} of {len(values)} points of the front show more"
             )
     return lines
 

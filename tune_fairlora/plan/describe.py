@@ -100,10 +100,14 @@ def dry_run(plan: Plan) -> int:
     images = np.zeros((len(plan.manifest.classes), len(plan.manifest.groups)), int)
     np.add.at(images, (store.label[validation], store.group[validation]), 1)
     rows["smallest"] = ", ".join(f"{what} {n}" for what, n in chance.smallest(images).items()) + " validation images"
-    for name in plan.space.objectives:
-        if (gap := name.removeprefix("val_")) in chance.GAPS:
-            shown = chance.in_words((0.8, 0.9, 0.97), images, gap, plan.manifest.positive)
-            rows["by chance"] = f"an evenly right model shows {name} {', '.join(shown)}: mean (5–95 %)"
+    gaps = [gap for name in plan.space.objectives if (gap := name.removeprefix("val_")) in chance.GAPS]
+    ranges = {a: chance.by_chance(images, a, gaps, plan.manifest.positive) for a in (0.8, 0.9, 0.97) if gaps}
+    parts = []
+    for gap in gaps:
+        shown = [f"{found[gap]} at accuracy {a:.3f}" for a, found in ranges.items() if gap in found]
+        parts += [f"val_{gap} {', '.join(shown)}"] if shown else []
+    if parts:
+        rows["by chance"] = f"an evenly right model shows {'; '.join(parts)}: mean (5–95 %)"
     out = Console(highlight=False)
     if plan.record is not None:
         again, trials = len(to_go_on(plan.record, options.max_failures)), len(plan.record.trials)
