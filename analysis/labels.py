@@ -5,6 +5,12 @@ from dataclasses import dataclass
 from trainables.metrics import METRICS
 
 HYPERPARAMETERS = {"lam": "λ", "lr": "learning rate"}  # the others are called what they are
+# "Worst group" in the literature is the worst class x attribute cell.
+WORST = {
+    "worst_cell_accuracy": "worst group accuracy",
+    "min_group_accuracy": "worst attribute accuracy",
+    "min_group_f1": "worst attribute F1",
+}
 ARROWS = {"maximize": "↑", "minimize": "↓"}
 BETTER = {"maximize": "more is better", "minimize": "less is better"}
 SPLITS = {"val": "validation", "test": "test"}
@@ -49,8 +55,8 @@ def sign(metric: str) -> float:
 
 
 def name(metric: str) -> str:
-    """ "val_delta_f1" → "ΔF1", "val_min_group_accuracy" → "min group accuracy"."""
-    words = plain(metric).replace("_", " ").replace("f1", "F1").replace("eod", "EOD")
+    """ "val_delta_f1" → "ΔF1", "val_min_group_accuracy" → "worst attribute accuracy"."""
+    words = WORST.get(plain(metric), plain(metric)).replace("_", " ").replace("f1", "F1").replace("eod", "EOD")
     return words.replace("delta ", "Δ")
 
 

@@ -4,8 +4,13 @@ Everything derives from one integer table ``C[g, y, yhat]`` (group, true class, 
 each class. A class, group or cell without support is NaN with count 0, and reductions leave it out. scikit-learn and
 fairlearn put 0 there: a perfect classifier has an equalized-odds difference of 1.0 once a group has no positives.
 
+A group here is a value of the sensitive attribute. The literature's "group" is a class x attribute cell, so its "worst
+group" is ``worst_cell_accuracy``; ``min_group_accuracy`` is called the worst attribute where people read it.
+
 Sources: FairLoRA (arXiv 2410.17358) for F1 and recall over classes, ``eod_*`` (equal OPPORTUNITY: true-positive rates
-only) and ``loss_variance``; Ding et al. (arXiv 2405.17512) for ``equalized_odds``. Two metrics, two names.
+only) and ``loss_variance``; Ding et al. (arXiv 2405.17512) for the ``odds_gap`` of each group; fairlearn for
+``equalized_odds`` of binary tasks; Sagawa et al. (arXiv 1911.08731) for ``worst_cell_accuracy`` and
+``adjusted_accuracy``. The counts, and what the classes of a gap are averaged over, are ours.
 """
 
 from dataclasses import dataclass, field, replace
@@ -44,11 +49,14 @@ METRICS: dict[str, Metric] = {
     "median_recall": Metric(MAX, "median recall over classes"),
     "mean_recall": Metric(MAX, "mean recall over classes (balanced accuracy)"),
     "loss_variance": Metric(MIN, "population variance over classes of the class's mean loss, in nats squared", "nats²"),
-    "min_group_accuracy": OfGroups(MAX, "smallest accuracy over groups"),
+    "min_group_accuracy": OfGroups(MAX, "worst attribute: smallest accuracy over groups"),
     "delta_group_accuracy": OfGroups(MIN, "largest minus smallest accuracy over groups"),
     "min_group_f1": OfGroups(MAX, "smallest over groups of the macro-F1 inside the group"),
     "delta_group_f1": OfGroups(MIN, "largest minus smallest over groups of the macro-F1 inside the group"),
-    "worst_cell_accuracy": OfGroups(MAX, "smallest accuracy over class x group cells"),
+    "worst_cell_accuracy": OfGroups(MAX, "worst group: smallest accuracy over class x group cells"),
+    "adjusted_accuracy": OfGroups(
+        MAX, "mean accuracy over class x group cells, weighted by their shares of the training images"
+    ),
     "eod_max": OfGroups(MIN, "max over groups s of the class mean of |TPR(k, s) - TPR(k, rest)|; binary: k = positive"),
     "eod_max_cell": OfGroups(
         MIN, "max over classes k and groups s of |TPR(k, s) - TPR(k, rest)|; binary: k = positive"
@@ -84,7 +92,8 @@ class Evaluation:
     metrics: dict[str, float]
     confusion: np.ndarray  # int [K, K], true class by predicted class
     by_class: dict[str, np.ndarray]  # count, predicted, recall, precision, f1, loss; each [K]
-    by_group: dict[str, np.ndarray]  # count, accuracy, macro_f1 (over the classes inside the group), eod; each [G]
+    # count, accuracy, macro_f1 (over the classes inside the group), eod and odds_gap (to the rest); each [G]
+    by_group: dict[str, np.ndarray]
     by_cell: dict[str, np.ndarray]  # count, accuracy (the class's recall inside the group); each [K, G]
     logits: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float16))  # [n, K], of evaluate_logits
 
@@ -104,7 +113,8 @@ def evaluate(
     ``label``, ``prediction`` and ``group`` are int ``[n]``; n may be 0, and then every metric is NaN. ``loss`` float
     ``[n]`` is each sample's own in nats, without any penalty; a NaN or infinite one passes into the loss metrics that
     it belongs to and leaves the others alone. ``n_classes`` and ``n_groups`` are the task's, not this split's; on
-    ``positive``, the positive class of a binary task (None: 1), ``eod`` alone depends.
+    ``positive``, the positive class of a binary task (None: 1), ``eod`` alone depends. ``adjusted_accuracy`` is NaN:
+    ``adjusted`` adds it.
     Raises ValueError where shapes differ, or a label, prediction, group or ``positive`` is out of range.
     """
     _declared(n_classes, n_groups, positive)
@@ -125,6 +135,7 @@ def evaluate(
 def measure(table: np.ndarray, loss: np.ndarray, positive: int | None = None) -> Evaluation:
     """Every metric of counts ``table[..., g, y, yhat]`` (group, true class, predicted class; weights will do) and the
     summed ``loss[..., y]`` of each class. Each number has the leading axes: a bootstrap measures all draws at once.
+    ``adjusted_accuracy`` is NaN: ``adjusted`` adds it.
 
     Raises ValueError as ``evaluate`` does.
     """
@@ -132,8 +143,10 @@ def measure(table: np.ndarray, loss: np.ndarray, positive: int | None = None) ->
     classes = _declared(n_classes, n_groups, positive)
     hit = np.swapaxes(np.diagonal(table, axis1=-2, axis2=-1), -2, -1)  # [..., K, G], like the next two
     count, predicted = (np.swapaxes(table.sum(axis=axis), -2, -1) for axis in (-1, -2))
-    opportunity = _opportunity_gap(hit, count)[..., classes, :]
-    odds = _odds_gap(hit, count, predicted)[..., classes]
+    negative = count.sum(axis=-2, keepdims=True) - count
+    opportunity = _gap_to_rest(hit, count)[..., classes, :]
+    odds_to_rest = np.maximum(opportunity, _gap_to_rest(predicted - hit, negative)[..., classes, :])
+    odds = _odds_gap(hit, count, predicted - hit, negative)[..., classes]
     hits, counts, predictions = (part.sum(axis=-1) for part in (hit, count, predicted))
     by_class = {
         "count": counts,
@@ -149,6 +162,7 @@ def measure(table: np.ndarray, loss: np.ndarray, positive: int | None = None) ->
         "accuracy": _ratio(hit.sum(axis=-2), count.sum(axis=-2)),
         "macro_f1": _mean(_f1(hit, count, predicted), axis=-2),
         "eod": _mean(opportunity, axis=-2),
+        "odds_gap": _mean(odds_to_rest, axis=-2),
     }
     images = counts.sum(axis=-1)
     cells = {"class": counts, "group": by_group["count"], "cell": _flat(count)}
@@ -169,6 +183,7 @@ def measure(table: np.ndarray, loss: np.ndarray, positive: int | None = None) ->
         "min_group_f1": _min(by_group["macro_f1"]),
         "delta_group_f1": _gap(by_group["macro_f1"]),
         "worst_cell_accuracy": _min(_flat(by_cell["accuracy"])),
+        "adjusted_accuracy": np.full(np.shape(images), np.nan),
         "eod_max": _max(by_group["eod"]),
         "eod_max_cell": _max(_flat(opportunity)),
         "equalized_odds": _mean(odds),
@@ -177,6 +192,25 @@ def measure(table: np.ndarray, loss: np.ndarray, positive: int | None = None) ->
         "empty_cells": np.where(images > 0, (cells["cell"] == 0).sum(axis=-1), np.nan),
     }
     return Evaluation(metrics, table.sum(axis=-3), by_class, by_group, by_cell)
+
+
+def adjusted(evaluation: Evaluation, training: np.ndarray) -> Evaluation:
+    """``evaluation`` with its ``adjusted_accuracy``, for ``training`` images ``[K, G]`` by class and group.
+
+    It is what the model would score on images made up like the training split. A cell that the evaluated split lacks is
+    left out and the other cells' weights are scaled up to 1; NaN where no cell has images in both. Leading axes, as of
+    ``measure``, are kept.
+    """
+    accuracy = evaluation.by_cell["accuracy"]
+    weight = np.where(np.isnan(accuracy), 0.0, training)
+    value = _ratio((weight * np.nan_to_num(accuracy)).sum(axis=(-2, -1)), weight.sum(axis=(-2, -1)))
+    plain: Any = value if value.ndim else value.item()
+    return replace(evaluation, metrics=evaluation.metrics | {"adjusted_accuracy": plain})
+
+
+def cell_counts(label: np.ndarray, group: np.ndarray, n_classes: int, n_groups: int) -> np.ndarray:
+    """Images by class and group, int ``[K, G]``, of int ``[n]`` labels and groups."""
+    return np.bincount(label * n_groups + group, minlength=n_classes * n_groups).reshape(n_classes, n_groups)
 
 
 def _declared(n_classes: int, n_groups: int, positive: int | None) -> list[int]:
@@ -255,14 +289,14 @@ def _f1(hit: np.ndarray, count: np.ndarray, predicted: np.ndarray) -> np.ndarray
     return np.where(count > 0, _ratio(2 * hit, count + predicted), np.nan)
 
 
-def _opportunity_gap(hit: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """``|TPR(k, s) - TPR(k, every group but s)|``, ``[..., K, G]``; NaN where either side has no sample of class k."""
-    rest = _ratio(hit.sum(axis=-1, keepdims=True) - hit, count.sum(axis=-1, keepdims=True) - count)
-    return np.abs(_ratio(hit, count) - rest)
+def _gap_to_rest(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """``|rate(k, s) - rate(k, every group but s)|``, rate = part / whole, ``[..., K, G]``; NaN where either side has no
+    sample. Of hits and samples of class k it is the gap in TPR, of false alarms and samples of other classes in FPR."""
+    rest = _ratio(part.sum(axis=-1, keepdims=True) - part, whole.sum(axis=-1, keepdims=True) - whole)
+    return np.abs(_ratio(part, whole) - rest)
 
 
-def _odds_gap(hit: np.ndarray, count: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+def _odds_gap(hit: np.ndarray, count: np.ndarray, false_alarm: np.ndarray, negative: np.ndarray) -> np.ndarray:
     """The larger of the TPR gap and the FPR gap between groups, one class against the rest; ``[..., K]``. NaN unless
     both are known: a gap that is half measured would look fairer than it is."""
-    false_positive = _ratio(predicted - hit, count.sum(axis=-2, keepdims=True) - count)
-    return np.maximum(_gap(_ratio(hit, count)), _gap(false_positive))
+    return np.maximum(_gap(_ratio(hit, count)), _gap(_ratio(false_alarm, negative)))

@@ -14,7 +14,12 @@ import argparse
 from trainables.config import ConfigError
 from tune_fairlora import api, cli
 
-SHOWN = ("accuracy", "delta_f1", "min_group_accuracy")
+SHOWN = {
+    "accuracy": "accuracy",
+    "delta_f1": "ΔF1",
+    "worst_cell_accuracy": "worst group",
+    "min_group_accuracy": "worst attribute",
+}
 
 
 def parser() -> cli.Parser:
@@ -40,7 +45,7 @@ def command(args: argparse.Namespace) -> int:
             print(f"{begin} diverged: {each.error}")
             status = 1
             continue
-        numbers_shown = (f"{name} {each.validation[name]:.4f} → {each.test[name]:.4f}" for name in SHOWN)
+        numbers_shown = (f"{text} {each.validation[n]:.4f} → {each.test[n]:.4f}" for n, text in SHOWN.items())
         print(f"{begin} {each.trained_on:8} validation → test: {'  '.join(numbers_shown)}", flush=True)
     table = search.folder / "confirmed.parquet"
     print(f"kept in {table}; validation numbers chose these trials, test numbers must not choose again")

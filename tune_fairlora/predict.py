@@ -104,7 +104,8 @@ def _print_evaluation(folder: Path, split: str | None, results: dict[str, Any]) 
     from tune_fairlora.reporting.model_card import SUMMARY
 
     print(f"{plain(folder)}: {results['images']} images{f' of split {plain(split)}' if split else ''}")
-    _print_table([[name, number(results["metrics"][name])] for name in SUMMARY])
+    shown = [name for name in SUMMARY if name != "adjusted_accuracy"]  # an export does not know its training shares
+    _print_table([[name, number(results["metrics"][name])] for name in shown])
     for title in ("group", "class"):
         rows = results[f"by_{title}"]
         print()

@@ -17,7 +17,8 @@ from analysis.results import NothingToShow, Search
 
 SPOKES = (
     *("val_accuracy", "val_min_f1", "val_min_recall", "val_delta_f1", "val_loss_variance"),
-    *("val_min_group_accuracy", "val_delta_group_accuracy", "val_eod_max", "val_equalized_odds"),
+    *("val_worst_cell_accuracy", "val_min_group_accuracy", "val_delta_group_accuracy"),
+    *("val_eod_max", "val_equalized_odds"),
 )
 
 

@@ -46,7 +46,7 @@ def table(search: Search, samples: Samples | None = None) -> Table:
         )
     ends = {number: bootstrap(sample, search.objectives) for number, sample in (samples or {}).items()}
     searched = [name for name in configurations.varied(search.trials) if name != "method" and name in rows]
-    metrics = dict.fromkeys([*search.objectives, "val_accuracy", "val_min_group_accuracy"])
+    metrics = dict.fromkeys([*search.objectives, "val_accuracy", "val_worst_cell_accuracy", "val_min_group_accuracy"])
     groups = [name for name in rows if name.startswith(GROUP)]
     shown = [name for name in [*metrics, *groups] if name in rows]
     cells = []

@@ -13,7 +13,7 @@ from analysis.table import Table
 # FairLoRA's tables 1, 2 and 6, then its table 3 (of which sensitive accuracy needs a second model), then Ding et al.'s.
 COMPARED = (
     *("accuracy", "min_f1", "min_recall", "delta_f1", "eod_max"),
-    *("equalized_odds", "min_group_accuracy", "delta_group_accuracy", "loss_variance"),
+    *("equalized_odds", "worst_cell_accuracy", "min_group_accuracy", "delta_group_accuracy", "loss_variance"),
 )
 
 

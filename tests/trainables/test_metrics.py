@@ -9,7 +9,7 @@ from fairlearn.metrics import equalized_odds_difference
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.metrics import f1_score
 
-from trainables.metrics import METRICS, evaluate
+from trainables.metrics import METRICS, adjusted, cell_counts, evaluate
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 nan, inf = math.nan, math.inf
@@ -71,7 +71,9 @@ def test_metrics_of_a_three_class_table():
         "min_cell_count": 2,
         "empty_cells": 0,
     }
-    assert result.metrics == pytest.approx({name: float(value) for name, value in expected.items()}, rel=1e-12)
+    expected["adjusted_accuracy"] = nan  # of no training split
+    expected = {name: float(value) for name, value in expected.items()}
+    assert result.metrics == pytest.approx(expected, rel=1e-12, nan_ok=True)
     assert list(result.metrics) == list(METRICS)
     assert {type(value) for value in result.metrics.values()} == {float}
 
@@ -89,6 +91,8 @@ def test_tables_of_a_three_class_table():
     assert_allclose(result.by_group["accuracy"], [0.7, 0.8])
     assert_allclose(result.by_group["macro_f1"], fractions([F(25, 36), F(83, 108)]))
     assert_allclose(result.by_group["eod"], fractions([F(1, 3), F(1, 3)]))
+    # Of classes 0, 1, 2 the TPR gaps are 1/4, 1/4, 1/2; the FPR gaps 1/6 - 0, 2/8 - 1/6, 1/6 - 0 are smaller.
+    assert_allclose(result.by_group["odds_gap"], fractions([F(1, 3), F(1, 3)]))
     assert_array_equal(result.by_cell["count"], [[4, 2], [2, 4], [4, 4]])
     assert_allclose(result.by_cell["accuracy"], [[3 / 4, 1 / 2], [1, 3 / 4], [1 / 2, 1]])
 
@@ -101,14 +105,44 @@ def test_binary_eod_compares_a_group_with_all_samples_of_the_others():
     assert result.metrics["eod_max_cell"] == pytest.approx(1 / 3)
 
 
+def test_the_odds_gap_of_each_group_is_the_larger_of_two_gaps_to_the_rest():
+    # TPR: 1/12, 1/3, 3/10, as above. FPR: |1/4 - 3/8|, |0/4 - 4/8|, |3/4 - 1/8|: the larger each time.
+    result = evaluate_table(BINARY)
+    assert_allclose(result.by_group["odds_gap"], [1 / 8, 1 / 2, 5 / 8])
+    assert result.metrics["equalized_odds"] == 3 / 4  # between two groups, not between one and the rest
+    # Every negative right: only the TPR gaps are left.
+    perfect = evaluate_table([[[4, 0], [2, 6]], [[4, 0], [1, 1]], [[4, 0], [0, 4]]])
+    assert_allclose(perfect.by_group["odds_gap"], [1 / 12, 1 / 3, 3 / 10])
+
+
+def test_the_worst_group_is_a_cell_and_the_worst_attribute_a_column():
+    # Cells of class 0: 3/4, 4/4, 1/4, of class 1: 6/8, 1/2, 4/4. Groups: 9/12, 5/6, 5/8.
+    metrics = evaluate_table(BINARY).metrics
+    assert metrics["worst_cell_accuracy"] == 1 / 4 and metrics["min_group_accuracy"] == 5 / 8
+    # Where all images have one attribute, its cells are the classes.
+    metrics = evaluate_table([[[3, 1], [4, 6]]]).metrics
+    assert metrics["worst_cell_accuracy"] == metrics["min_recall"] == 3 / 5
+    assert metrics["min_group_accuracy"] == metrics["accuracy"] == 9 / 14
+
+
+def test_adjusted_accuracy_weighs_cells_as_the_training_split_does():
+    # (2 * 3/4 + 6 * 1/4 + 8 * 6/8 + 4 * 4/4) / 20; nothing was trained on in group 1.
+    result = adjusted(evaluate_table(BINARY), np.array([[2, 0, 6], [8, 0, 4]]))
+    assert result.metrics["adjusted_accuracy"] == pytest.approx(13 / 20)
+    assert type(result.metrics["adjusted_accuracy"]) is float and list(result.metrics) == list(METRICS)
+    assert result.metrics["accuracy"] == 19 / 26
+
+
 def test_binary_positive_class_decides_eod_and_nothing_else():
     one, zero, default = (evaluate_table(BINARY, positive=p) for p in (1, 0, None))
     # Class 0 is found in 3/4, 4/4 and 1/4: |3/4 - 5/8|, |1 - 4/8|, |1/4 - 7/8|.
     assert_allclose(zero.by_group["eod"], [1 / 8, 1 / 2, 5 / 8])
     assert zero.metrics["eod_max"] == zero.metrics["eod_max_cell"] == pytest.approx(5 / 8)
-    assert default.metrics == one.metrics
+    assert_array_equal(list(default.metrics.values()), list(one.metrics.values()))
     others = [name for name in METRICS if not name.startswith("eod")]
-    assert [zero.metrics[name] for name in others] == pytest.approx([one.metrics[name] for name in others], rel=1e-12)
+    for name in others:
+        assert zero.metrics[name] == pytest.approx(one.metrics[name], rel=1e-12, nan_ok=True), name
+    assert_allclose(zero.by_group["odds_gap"], one.by_group["odds_gap"])  # the two rates change places
 
 
 def test_binary_equalized_odds_takes_the_larger_gap():
@@ -169,10 +203,33 @@ def test_group_f1_leaves_out_classes_absent_from_that_group():
 
 def test_empty_group_leaves_every_reduction():
     result = evaluate_table([*BINARY, [[0, 0], [0, 0]]])
-    for table in ("accuracy", "macro_f1", "eod"):
+    for table in ("accuracy", "macro_f1", "eod", "odds_gap"):
         assert math.isnan(result.by_group[table][3])
     assert_array_equal(result.by_group["count"], [12, 6, 8, 0])
-    assert result.metrics == pytest.approx(evaluate_table(BINARY).metrics | {"empty_cells": 2.0}, rel=1e-12)
+    expected = evaluate_table(BINARY).metrics | {"empty_cells": 2.0}
+    assert result.metrics == pytest.approx(expected, rel=1e-12, nan_ok=True)
+
+
+def test_adjusted_accuracy_leaves_out_the_cells_that_one_split_lacks():
+    # Class 0 of group 1 has 50 training images and none here: 10 * 1 + 10 * 1 + 20 * 3/4, over 40 and not over 90.
+    result = evaluate_table([[[2, 0], [0, 2]], [[0, 0], [1, 3]]])
+    assert adjusted(result, np.array([[10, 50], [10, 20]])).metrics["adjusted_accuracy"] == 7 / 8
+    assert adjusted(result, np.array([[10, 50], [10, 0]])).metrics["adjusted_accuracy"] == 1
+    for training in ([[0, 50], [0, 0]], [[0, 0], [0, 0]]):  # no cell has images in both
+        assert math.isnan(adjusted(result, np.array(training)).metrics["adjusted_accuracy"])
+
+
+def test_images_are_counted_by_class_and_group():
+    counts = cell_counts(np.array([2, 0, 2, 2]), np.array([0, 1, 1, 0]), n_classes=3, n_groups=2)
+    assert_array_equal(counts, [[0, 1], [0, 0], [2, 1]])
+    assert_array_equal(cell_counts(np.array([], int), np.array([], int), 2, 1), [[0], [0]])
+
+
+def test_a_half_known_odds_gap_is_nan():
+    # Group 2 has no positives, so that half of its gap is unknown.
+    result = evaluate_table([[[2, 0], [0, 3]], [[2, 0], [0, 4]], [[4, 1], [0, 0]]])
+    assert_allclose(result.by_group["odds_gap"], [1 / 7, 1 / 7, nan])  # FPR |0/2 - 1/7|
+    assert math.isnan(evaluate_table([[[3, 1], [2, 6]]]).by_group["odds_gap"][0])  # one group has no rest
 
 
 def test_one_group_without_positives_is_left_out():
@@ -245,4 +302,4 @@ def test_bad_loss_shows_in_the_loss_metrics_and_nowhere_else(bad, mean, variance
     assert_array_equal(with_bad.by_class["loss"][[0, 2]], without.by_class["loss"][[0, 2]])
     assert_array_equal(with_bad.by_class["loss"][1], mean)
     for name in METRICS.keys() - {"loss", "loss_variance"}:
-        assert with_bad.metrics[name] == without.metrics[name], name
+        assert_array_equal(with_bad.metrics[name], without.metrics[name], name)

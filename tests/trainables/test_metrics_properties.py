@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_score, recall_score
 
-from trainables.metrics import COUNTS, METRICS, OBJECTIVES, evaluate
+from trainables.metrics import COUNTS, METRICS, OBJECTIVES, adjusted, cell_counts, evaluate, measure
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 nan = math.nan
@@ -101,6 +101,62 @@ def test_eod_is_its_definition(problem):
     assert_allclose(result.metrics["eod_max"], max(known, default=nan), atol=1e-12)
 
 
+def rate(part):
+    return sum(part) / len(part) if part else nan
+
+
+@given(problems())
+def test_the_odds_gap_is_its_definition(problem):
+    """Sample by sample: a group against all others, true and false positives, one class against the rest."""
+    (label, prediction, _, group), sizes = problem
+    result = evaluate(*problem[0], **sizes)
+    for s, value in enumerate(result.by_group["odds_gap"]):
+        gaps = []
+        for k in [1] if sizes["n_classes"] == 2 else range(sizes["n_classes"]):
+            called = [
+                [rate([p == k for y, p, g in zip(label, prediction, group) if (y == k) == truth and (g == s) == inside])
+                 for inside in (True, False)]
+                for truth in (True, False)
+            ]  # fmt: skip
+            gaps.append(max((abs(a - b) for a, b in called), key=lambda gap: (math.isnan(gap), gap)))
+        known = [gap for gap in gaps if not math.isnan(gap)]
+        assert_allclose(value, np.mean(known) if known else nan, atol=1e-12)
+
+
+@given(problems(), st.lists(st.integers(0, 50), min_size=20, max_size=20))
+def test_adjusted_accuracy_is_that_of_samples_weighted_like_the_training_split(problem, numbers):
+    (label, prediction, _, group), sizes = problem
+    training = np.reshape(numbers, (5, 4))[: sizes["n_classes"], : sizes["n_groups"]]
+    here = cell_counts(label, group, **sizes)
+    result = evaluate(*problem[0], **sizes)
+    value = adjusted(result, training).metrics["adjusted_accuracy"]
+    weights = np.array([training[y, g] / here[y, g] for y, g in zip(label, group)], float)
+    right = (label == prediction).astype(float)
+    assert_allclose(value, (weights * right).sum() / weights.sum() if weights.sum() else nan, atol=1e-12)
+    assert_allclose(adjusted(result, 3 * training).metrics["adjusted_accuracy"], value, atol=1e-12)  # shares, not sizes
+    # Weighted like the split itself it is the plain accuracy.
+    own = adjusted(result, here).metrics
+    assert_allclose(own["adjusted_accuracy"], own["accuracy"], atol=1e-12)
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_many_tables_at_once_are_measured_as_one_by_one(n_classes, n_groups, seed):
+    """Sparse tables, so that empty classes, groups and cells are common; some are empty altogether."""
+    rng = np.random.default_rng(seed)
+    shape = (3, 2, n_groups, n_classes, n_classes)
+    tables = rng.poisson(rng.choice([0, 0.3, 3], size=(3, 2, 1, 1, 1)), shape)
+    loss, training = rng.random((3, 2, n_classes)), rng.integers(0, 3, (n_classes, n_groups))
+    together = adjusted(measure(tables, loss), training)
+    for i in np.ndindex(3, 2):
+        each = adjusted(measure(tables[i], loss[i]), training)
+        for name, value in each.metrics.items():
+            assert_allclose(together.metrics[name][i], value, rtol=1e-12, err_msg=name)
+        for kind in ("by_class", "by_group", "by_cell"):
+            for name, values in getattr(each, kind).items():
+                assert_allclose(getattr(together, kind)[name][i], values, rtol=1e-12, err_msg=name)
+
+
 @given(problems(), st.randoms(use_true_random=False))
 def test_order_of_samples_changes_nothing(problem, random):
     arrays, sizes = problem
@@ -117,7 +173,8 @@ def test_names_of_groups_change_no_reduction(problem, random):
     before = evaluate(label, prediction, loss, group, **sizes)
     after = evaluate(label, prediction, loss, new_name[group], **sizes)
     assert_array_equal(list(after.metrics.values()), list(before.metrics.values()))
-    assert_array_equal(after.by_group["eod"][new_name], before.by_group["eod"])
+    for name in ("eod", "odds_gap"):
+        assert_array_equal(after.by_group[name][new_name], before.by_group[name])
 
 
 @given(problems(min_size=1))
@@ -144,6 +201,7 @@ def test_values_stay_in_range_and_order(problem):
     assert metrics["min_f1"] <= metrics["median_f1"] and metrics["min_recall"] <= metrics["median_recall"]
     assert metrics["worst_cell_accuracy"] <= metrics["min_group_accuracy"] <= metrics["accuracy"] + 1e-12
     assert not metrics["eod_max"] > metrics["eod_max_cell"] + 1e-12
+    assert not (result.by_group["odds_gap"] < 0).any() and not (result.by_group["odds_gap"] > 1).any()
     assert not metrics["equalized_odds"] > metrics["equalized_odds_max"] + 1e-12
     assert metrics["min_cell_count"] <= min(metrics["min_class_count"], metrics["min_group_count"])
     for table in (result.by_class, result.by_group, result.by_cell):

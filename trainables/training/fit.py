@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from trainables.config import ConfigError, DoesNotFit, TrainConfig
 from trainables.data.batches import Data, Split, evaluation_batches, training_batches
 from trainables.logits import evaluate_logits
-from trainables.metrics import Evaluation
+from trainables.metrics import Evaluation, adjusted, cell_counts
 from trainables.models.adapters import adapt, check_adapters
 from trainables.models.class_token import read_last_row
 from trainables.models.create import fresh_model
@@ -219,7 +219,9 @@ def evaluate_split(
         logits = torch.cat(batches).cpu().numpy()
     with watch.on("metrics"):
         labels, groups, task = split.label.numpy(), split.group.numpy(), data.manifest
-        return evaluate_logits(logits, labels, groups, len(task.groups), task.positive)
+        evaluation = evaluate_logits(logits, labels, groups, len(task.groups), task.positive)
+        sizes = len(task.classes), len(task.groups)
+        return adjusted(evaluation, cell_counts(data.train.label.numpy(), data.train.group.numpy(), *sizes))
 
 
 def _logits(model: Transformer, inputs: Tensor, config: TrainConfig) -> Tensor:

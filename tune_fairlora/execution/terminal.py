@@ -19,7 +19,8 @@ from tune_fairlora.record.state import COLLAPSED, COMPLETE, DIVERGED, FAILED, IN
 from tune_fairlora.record.tables import snapshot
 
 HYPERPARAMETERS = {"rank": "rank", "lam": "λ", "lr": "lr"}  # shown, with their headings
-HEADINGS = {"val_delta_f1": "ΔF1", "val_min_group_accuracy": "min group accuracy"}
+WORST_GROUP = "val_worst_cell_accuracy"
+HEADINGS = {"val_delta_f1": "ΔF1", WORST_GROUP: "worst group", "val_min_group_accuracy": "worst attribute"}
 
 
 class Progress:
@@ -117,14 +118,14 @@ def heading(name: str) -> str:
 
 
 def front_table(record: Record, title: str) -> Table:
-    """The front, best first objective first: trial, method, hyperparameters, objectives, min group accuracy.
+    """The front, best first objective first: trial, method, hyperparameters, objectives, worst group.
 
     Over several seeds, a configuration's means and standard deviations."""
     lines = box.HEAVY_HEAD if record.seeds == 1 else box.SIMPLE_HEAD  # means with their spread need the room
     table = Table(title=title, title_justify="left", title_style="bold", box=lines)
-    metrics = dict.fromkeys([*record.objectives, "val_min_group_accuracy"])
+    metrics = dict.fromkeys([*record.objectives, WORST_GROUP])
     for name in ("trial", "method", *HYPERPARAMETERS.values(), *map(heading, metrics)):
-        text = name.replace("min group ", "min group\n")  # in 80 columns there is no room for it on one line
+        text = name.replace("worst ", "worst\n")  # in 80 columns there is no room for it on one line
         table.add_column(text, justify="left" if name == "method" else "right", no_wrap=True)
     for numbers in record.front_points():
         trials, values = [record.trials[number] for number in numbers], record.trials[numbers[0]].values

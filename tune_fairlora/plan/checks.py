@@ -21,7 +21,7 @@ from search_spaces.space import Space, first_configs
 from trainables.config import ConfigError
 from trainables.data.store import Manifest, Store
 from trainables.files import cache_folder, file_hash, replace_atomically
-from trainables.metrics import METRICS, evaluate
+from trainables.metrics import METRICS, adjusted, cell_counts, evaluate
 from trainables.models.backbones import BACKBONES, RANDOM, fingerprint
 
 LIBRARIES = ("torch", "torchvision", "timm", "peft", "transformers", "open_clip_torch", "safetensors", "numpy")
@@ -45,9 +45,11 @@ def check_objectives(names: Sequence[str], space: Space, store: Store) -> None:
     label, group = store.label[val], store.group[val]
     classes, groups = len(manifest.classes), len(manifest.groups)
     no_loss, positive = np.zeros(len(label)), manifest.positive
-    perfect = evaluate(label, label, no_loss, group, n_classes=classes, n_groups=groups, positive=positive).metrics
+    perfect = evaluate(label, label, no_loss, group, n_classes=classes, n_groups=groups, positive=positive)
+    train = store.rows("train")
+    best = adjusted(perfect, cell_counts(store.label[train], store.group[train], classes, groups)).metrics
     for name in names:
-        if not np.isfinite(perfect[name.removeprefix("val_")]):
+        if not np.isfinite(best[name.removeprefix("val_")]):
             raise ConfigError(f"objective {name} has no value on this validation split: it lacks classes or groups")
 
 

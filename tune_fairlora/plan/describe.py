@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from optuna.distributions import FloatDistribution, IntDistribution
 from rich.console import Console
 
 from analysis import chance
 from search_spaces.space import Space
 from trainables.config import METHODS, absent_for
+from trainables.metrics import cell_counts
 from trainables.models import adapters, create
 from tune_fairlora.plan.plan import Plan, resolve_space
 from tune_fairlora.plan.resume import to_go_on
@@ -97,8 +97,8 @@ def dry_run(plan: Plan) -> int:
         "MLflow": f"{plan.tracking_uri}, experiment {options.experiment}",
     }
     validation = store.rows("val")
-    images = np.zeros((len(plan.manifest.classes), len(plan.manifest.groups)), int)
-    np.add.at(images, (store.label[validation], store.group[validation]), 1)
+    sizes = len(plan.manifest.classes), len(plan.manifest.groups)
+    images = cell_counts(store.label[validation], store.group[validation], *sizes)
     rows["smallest"] = ", ".join(f"{what} {n}" for what, n in chance.smallest(images).items()) + " validation images"
     gaps = [gap for name in plan.space.objectives if (gap := name.removeprefix("val_")) in chance.GAPS]
     ranges = {a: chance.by_chance(images, a, gaps, plan.manifest.positive) for a in (0.8, 0.9, 0.97) if gaps}

@@ -12,7 +12,10 @@ from trainables.config import METHODS
 from trainables.files import plain
 from trainables.metrics import COUNTS, METRICS
 
-SUMMARY = ("accuracy", "macro_f1", "min_f1", "delta_f1", "min_group_accuracy", "delta_group_accuracy", "eod_max")
+SUMMARY = (
+    *("accuracy", "adjusted_accuracy", "macro_f1", "min_f1", "delta_f1"),
+    *("worst_cell_accuracy", "min_group_accuracy", "delta_group_accuracy", "eod_max"),
+)
 FRONT_ROWS = 20
 
 Facts = dict[str, Any]  # what a JSON file holds: ``model.json``, ``metrics.json``, a search's settings

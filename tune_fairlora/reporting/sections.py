@@ -22,7 +22,12 @@ from tune_fairlora.record.state import COMPLETE, RUNNING, State
 from tune_fairlora.reporting import page
 
 BY_CLASS = {"f1": "F1 ↑", "recall": "recall ↑", "loss": "loss (nats) ↓"}
-BY_GROUP = {"accuracy": "accuracy ↑", "macro_f1": "macro F1 ↑", "eod": "equal opportunity difference to the rest ↓"}
+BY_GROUP = {
+    "accuracy": "accuracy ↑",
+    "macro_f1": "macro F1 ↑",
+    "eod": "equal opportunity difference to the rest ↓",
+    "odds_gap": "equalized odds gap to the rest ↓",
+}
 
 
 @dataclass(frozen=True)
@@ -158,8 +163,10 @@ def _by_class_and_group(report: ReportData) -> str:
     shown = []
     for what, kind, names, columns in parts:
         tables = report.tables_of_front(kind)
-        for column, title in columns.items() if tables else ():
-            shown.append(to_html(_served(tables, what, report.search.settings[names], column, title)) + "\n")
+        for column, title in columns.items():
+            having = {number: table for number, table in tables.items() if column in table}  # older records lack some
+            if having:
+                shown.append(to_html(_served(having, what, report.search.settings[names], column, title)) + "\n")
     return "".join(shown) or page.paragraph("No trial on the front has tables by class and group.", "missing")
 
 

@@ -19,7 +19,7 @@ from tune_fairlora.reporting import model_card
 
 COLUMNS = {
     "by_class": ("count", "recall", "precision", "f1", "loss"),
-    "by_group": ("count", "accuracy", "macro_f1", "eod"),
+    "by_group": ("count", "accuracy", "macro_f1", "eod", "odds_gap"),
 }
 
 

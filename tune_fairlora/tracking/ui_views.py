@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 Table = dict[str, list[Any]]  # "columns": the names, "data": the rows
 BY_CLASS = ("count", "f1", "recall", "precision", "loss")
-BY_GROUP = ("count", "accuracy", "macro_f1", "eod")
+BY_GROUP = ("count", "accuracy", "macro_f1", "eod", "odds_gap")
 DIGITS, EMPTY = 5, "–"  # of a cell: the parquet files have all digits
 
 FRONT_COLOR, COMPLETE_COLOR, OTHER_COLOR = "#d62728", "#8c959f", "#d8dee4"  # of a run's dot: `mlflow.runColor`
 VIEW_TAG = "mlflow.sharedViewState."  # of the experiment, followed by the view's key
-SHOWN_METRICS = ("val_accuracy", "val_delta_f1", "val_min_f1", "val_min_group_accuracy", "val_loss_variance")
+SHOWN_METRICS = (
+    *("val_accuracy", "val_delta_f1", "val_min_f1"),
+    *("val_worst_cell_accuracy", "val_min_group_accuracy", "val_loss_variance"),
+)
 SHOWN_PARAMS = ("rank", "lam", "lr")
 LOADED = 100  # runs that MLflow's page loads at first; those of the front come first, so that none is missing
 PAGE = "/artifacts/front.html"
