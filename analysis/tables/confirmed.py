@@ -19,7 +19,7 @@ def table(search: Search, metrics: Sequence[str] = COMPARED) -> Table:
     """
     if search.confirmed.empty:
         raise NothingToShow("nothing of this search was measured on the test split: tune_fairlora.confirm does it")
-    names = [f"test_{name}" for name in metrics]
+    names = [f"test_{name}" for name in metrics if f"test_{name}" in search.confirmed]
     first = search.confirmed["number"] // search.seeds * search.seeds
     groups = search.confirmed.groupby([first, search.confirmed["trained_on"].map(TRAINED_ON).rename("trained on")])
     spread = groups[names].std().add_suffix("_sd")

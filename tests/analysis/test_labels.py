@@ -19,6 +19,7 @@ def test_labels_say_split_direction_and_unit(metric):
 
 def test_names_are_those_of_the_papers():
     names = {"val_delta_f1": "ΔF1", "test_eod_max": "EOD max", "val_delta_group_accuracy": "Δgroup accuracy"}
+    names |= {"val_worst_cell_accuracy": "worst group accuracy", "test_min_group_accuracy": "worst attribute accuracy"}
     assert {metric: labels.name(metric) for metric in names} == names
     assert labels.axis("val_loss_variance") == "validation loss variance (nats², less is better)"
 

@@ -201,6 +201,8 @@ def test_values_stay_in_range_and_order(problem):
     assert metrics["min_f1"] <= metrics["median_f1"] and metrics["min_recall"] <= metrics["median_recall"]
     assert metrics["worst_cell_accuracy"] <= metrics["min_group_accuracy"] <= metrics["accuracy"] + 1e-12
     assert not metrics["eod_max"] > metrics["eod_max_cell"] + 1e-12
+    if sizes["n_classes"] == 2:  # the rest lies between the extremes
+        assert not (result.by_group["odds_gap"] > metrics["equalized_odds"] + 1e-12).any()
     assert not (result.by_group["odds_gap"] < 0).any() and not (result.by_group["odds_gap"] > 1).any()
     assert not metrics["equalized_odds"] > metrics["equalized_odds_max"] + 1e-12
     assert metrics["min_cell_count"] <= min(metrics["min_class_count"], metrics["min_group_count"])

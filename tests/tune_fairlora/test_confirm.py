@@ -1,6 +1,7 @@
 """The test split is touched here alone: the saved model measured on it, or trained anew on train and val."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -14,6 +15,7 @@ from tests.few_digits import logits_of, near_ties
 from trainables.config import TrainConfig
 from trainables.data import batches
 from trainables.data.store import Store
+from trainables.metrics import cell_counts
 from trainables.prepare import datasets
 from trainables.training.fit import evaluate_split, fit, trained_state
 from tune_fairlora import cli
@@ -67,7 +69,16 @@ def test_the_saved_model_is_measured_on_the_test_split(search, capsys):
     assert row["number"] == 0 and row["config_id"] == CONFIG.config_id
     for name, value in expected.items():
         assert row[f"test_{name}"] == pytest.approx(value, abs=max(1e-6, tied), nan_ok=True)
-    assert "0 lora" in capsys.readouterr().out
+    (line, _) = capsys.readouterr().out.splitlines()
+    assert line.startswith("   0 lora      train    validation → test: accuracy 0.")
+    assert re.findall(r"(?<=\d)  (.+?) \d\.\d{4} → ", line) == ["ΔF1", "worst group", "worst attribute"]
+    # Weighed by what the model was trained on, in which a ground goes with most digits of a parity.
+    training = cell_counts(seen.train.label.numpy(), seen.train.group.numpy(), 10, 2)
+    cells = evaluate_split(model, seen, seen.val, CONFIG).by_cell["accuracy"]
+    assert row["test_adjusted_accuracy"] == pytest.approx(
+        (training * cells).sum() / training.sum(), abs=max(1e-6, tied)
+    )
+    assert row["test_worst_cell_accuracy"] == pytest.approx(cells.min(), abs=max(1e-6, tied))
 
 
 def test_a_refit_trains_on_train_and_val_and_stands_beside_the_first(search):

@@ -56,18 +56,23 @@ def test_analysis_reads_it(folder: Path) -> None:
     assert found.trials["status"].tolist() == [COMPLETE, COMPLETE, COMPLETE, STOPPED, INTERRUPTED]
     assert found.trials["on_front"].tolist() == [False, False, True, False, False]
     assert len(found.epochs) == 3 + 3 + 3 + 2 + 1 and state_of(folder).front() == [2]
+    assert "val_adjusted_accuracy" not in found.trials  # it came later
 
 
 def test_it_is_reported(folder: Path) -> None:
     assert cli.main(["report", "--search", str(folder)]) == 0
     page = (folder / "report.html").read_text()
     assert "rank: 0 | 1 | 2 | 4 | 8 | 16 | 32" in page and "lora 0.001 … 0.015 (log)" in page
+    assert "worst group accuracy ↑" in page and "worst attribute accuracy ↑" in page
+    assert "odds gap" not in page  # what this version measures and that one did not
 
 
 def test_a_trial_of_it_is_exported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["export", "--search", str(folder), "--pick", "knee", "--merge"]) == 0
     assert "trial 2 is in" in capsys.readouterr().out
     assert (folder / "exports/0002-merged/model.safetensors").stat().st_size > 400_000
+    card = (folder / "exports/0002-merged/README.md").read_text()
+    assert "| `adjusted_accuracy` | – |" in card and "| `worst_cell_accuracy` | 0." in card and "odds_gap" not in card
 
 
 def test_it_is_sent_to_another_mlflow_where_the_page_is_opened(folder: Path, store: str) -> None:
@@ -95,7 +100,8 @@ def test_it_is_resumed_to_its_end(folder: Path) -> None:
     assert not state.count("running", INTERRUPTED, "failed")
     assert {n: state.trials[n].values for n in before.trials} == {n: t.values for n, t in before.trials.items()}
     old = table.epochs.merge(curves[["number", "epoch"]])
-    assert old.equals(curves)  # what was measured stays, the interrupted trial's first epoch among it
+    assert old[list(curves)].equals(curves)  # what was measured stays, the interrupted trial's first epoch among it
+    assert old["val_adjusted_accuracy"].isna().all() and table.epochs["val_adjusted_accuracy"].notna().sum() > 0
     assert state.trials[4].decisions and len(table.trials) == 6
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from analysis import results
 from tests import told
 from tests.analysis.handmade import HOSTILE, NAME
 from tests.processes import patience
@@ -151,6 +152,24 @@ def test_confirmed_numbers_come_in_their_own_section(made, tmp_path):
     assert "25.00" in page.texts and "but for the section that says test split" in page.text
     assert "Printed in the paper: waterbirds" in page.texts and "72.74 ± 2.94" in page.texts
     assert "Printed in the paper" not in made[1].text  # whose numbers are of the validation split
+
+
+def test_what_an_older_record_lacks_is_left_out_for_its_trials_alone(tmp_path):
+    """As in a search that this version has resumed: an earlier one kept no odds gap."""
+    folder = told.write(tmp_path / "resumed")
+    first, *rest = (int(n) for n in results.read(folder).trials.query("on_front")["number"])
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    for event in events:
+        if event["event"] == "end" and event["number"] == first:
+            del event["tables"]["by_group"]["odds_gap"]
+    (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    assert rest and cli.main(["report", "--search", str(folder)]) == 0
+    texts = Page((folder / "report.html").read_text()).texts
+    shown = {}
+    for title in ("Accuracy ↑ by group", "Equalized odds gap to the rest ↓ by group"):
+        begin = next(i for i, text in enumerate(texts) if text.startswith(title))
+        shown[title] = {int(text[6:]) for text in texts[begin : begin + 60] if re.fullmatch(r"trial \d+", text)}
+    assert list(shown.values()) == [{first, *rest}, set(rest)]
 
 
 def test_several_seeds_give_deviations(tmp_path):

@@ -1,9 +1,11 @@
 """What the terminal says of a front."""
 
 import numpy as np
+import pytest
+from rich.console import Console
 
 from tests.records import begun, metrics, start
-from tune_fairlora.execution.terminal import chance_lines, seed_lines
+from tune_fairlora.execution.terminal import chance_lines, front_table, seed_lines
 
 
 def end(record, number, accuracy, delta, cells):
@@ -12,6 +14,22 @@ def end(record, number, accuracy, delta, cells):
     record.add(
         "end", number=number, status="complete", reason="", tables={"by_cell": {"count": cells}} if cells else {}
     )
+
+
+@pytest.mark.parametrize("objective", ["val_delta_f1", "val_min_group_accuracy"])
+def test_the_front_shows_the_worst_group_in_80_columns(tmp_path, objective):
+    record = begun(tmp_path, objectives=["val_accuracy", objective])
+    values = metrics(0.9, 0.1, val_worst_cell_accuracy=0.3, val_min_group_accuracy=0.7587)
+    start(record, 0, epochs=1, method="fairlora", rank=128, lam=0.0378, lr=0.000713)
+    record.add("epoch", number=0, epoch=1, metrics=values, seconds=0.1, device="cpu")
+    record.add("end", number=0, status="complete", reason="", tables={})
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(front_table(record, "Front"))
+    lines = capture.get().splitlines()
+    assert "0.3000" in lines[-2] and "…" not in capture.get() and max(map(len, lines)) <= 80
+    assert lines[2].split("┃")[-2].strip() == "worst" and lines[3].split("┃")[-2].strip() == "group"
+    assert ("0.7587" in lines[-2]) == ("attribute" in lines[3]) == (objective != "val_delta_f1")
 
 
 def test_the_fronts_gaps_stand_beside_those_of_chance(tmp_path):

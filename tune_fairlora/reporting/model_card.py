@@ -202,8 +202,12 @@ def _limits(facts: Facts, results: Facts) -> str:
         f"One training run with seed {facts['trial']['seed']}; other seeds give other numbers.",
     ]
     if counts["min_class_count"] is not None:
-        smallest = f"{counts['min_class_count']:.0f} images, the smallest group {counts['min_group_count']:.0f}"
-        lines.append(f"The smallest class has {smallest} in validation: gaps between so few are uncertain.")
+        sizes = [f"{counts[name]:.0f}" for name in ("min_class_count", "min_group_count", "min_cell_count")]
+        smallest = f"{sizes[0]} images, the smallest group {sizes[1]}, the smallest class in a group {sizes[2]}"
+        lines.append(
+            f"The smallest class has {smallest} in validation: gaps between so few are uncertain, and so is the "
+            "accuracy of the worst class in a group (`worst_cell_accuracy`)."
+        )
     if len(facts["groups"]) < 2:
         lines.append("The data name no sensitive groups: nothing is known of how even it serves people or scenes.")
     if facts["pretrained"] == "random":
