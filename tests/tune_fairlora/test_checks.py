@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from search_spaces import resolve
@@ -34,6 +35,18 @@ def cache(tmp_path, monkeypatch, images) -> Path:
 
 def proof(images: Path, given: str | None = "random", space: Space | None = None, **changes) -> ModelCheckCache:
     return ModelCheckCache(space or resolve("digits").with_changes(changes, None), given, Store(images).manifest)
+
+
+def test_the_literatures_pair_of_objectives_may_be_searched(images):
+    checks.check_objectives(("val_adjusted_accuracy", "val_worst_cell_accuracy"), resolve("digits"), Store(images))
+
+
+def test_an_adjusted_accuracy_without_training_images_is_no_objective(images):
+    store = Store(images)
+    store.split = np.where(store.split == "train", "test", store.split)
+    checks.check_objectives(("val_worst_cell_accuracy",), resolve("digits"), store)
+    with pytest.raises(ConfigError, match="val_adjusted_accuracy has no value"):
+        checks.check_objectives(("val_adjusted_accuracy",), resolve("digits"), store)
 
 
 def test_a_proof_is_known_afterwards_and_not_made_again(cache, images, monkeypatch):
