@@ -92,7 +92,9 @@ def _prepare(args: argparse.Namespace) -> int:
         reason = error.strerror or error
         raise ConfigError(f"--out {args.out} must be a folder that can be written, but: {reason}") from error
     for split, table in manifest["splits"].items():
-        print(f"{split:6} {table['images']:,} images" + (f" of {n:,} subjects" if (n := table.get("subjects")) else ""))
+        print(
+            f"{split:6} {table['images']:,} images" + (f" of {n:,} subject(s)" if (n := table.get("subjects")) else "")
+        )
     print(f"classes {len(manifest['classes'])}, groups {len(manifest['groups'])}: {', '.join(manifest['groups'])}")
     for key, value in manifest["notes"].items():
         if value and key != "images":

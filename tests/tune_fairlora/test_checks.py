@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from search_spaces import resolve
@@ -13,7 +14,7 @@ from tests.processes import patience
 from tests.weights import saved
 from trainables import files
 from trainables.config import ConfigError
-from trainables.data.store import Manifest, Store
+from trainables.data.store import Manifest, Store, write
 from trainables.models import create
 from trainables.prepare import datasets
 from tune_fairlora.plan import checks
@@ -34,6 +35,19 @@ def cache(tmp_path, monkeypatch, images) -> Path:
 
 def proof(images: Path, given: str | None = "random", space: Space | None = None, **changes) -> ModelCheckCache:
     return ModelCheckCache(space or resolve("digits").with_changes(changes, None), given, Store(images).manifest)
+
+
+def test_what_was_noted_of_the_images_is_printed_when_a_search_begins(tmp_path, capsys):
+    """Identical images, near copies, and few subjects; other notes are the manifest's alone."""
+    said = {"overlap": "1 subject(s) …", "copies": "3 image(s) …", "near_copies": "2 image(s) look …", "images": 8}
+    pixels, subject = np.zeros((8, 4, 4, 3), np.uint8), np.array([0, 0, 0, 0, 1, 1, -1, 2])
+    rows = zip(pixels, [0, 1] * 4, [0] * 8, ["train"] * 4 + ["val"] * 4)
+    write(tmp_path / "s.arrow", Manifest("toy", 4, ["a", "b"], ["all"], notes=said), rows, subject)
+    checks.print_notes(Store(tmp_path / "s.arrow"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["note: 1 subject(s) …", "note: 3 image(s) …", "note: 2 image(s) look …"]
+    assert "the smallest class has 2 validation images" in lines[3]
+    assert "the 4 validation images are of 3 subjects" in lines[4] and len(lines) == 5
 
 
 def test_a_proof_is_known_afterwards_and_not_made_again(cache, images, monkeypatch):

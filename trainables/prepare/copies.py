@@ -24,6 +24,7 @@ from trainables.prepare.listing import Listing
 DIGEST, SIDE = 16, 9  # bytes of a digest, pixels of a thumbnail's side
 FARTHEST = 4
 ALIKE = 0.99
+NOTES = ("overlap", "copies", "near_copies")  # in a manifest: what is said of images that stand twice
 CONTRAST = 8.0  # standard deviation of a thumbnail, of 255
 WINDOW = 32  # how many of those that share a part of their bits are compared with each: no set takes quadratic time
 

@@ -23,12 +23,15 @@ from trainables.data.store import Manifest, Store
 from trainables.files import cache_folder, file_hash, replace_atomically
 from trainables.metrics import METRICS, evaluate
 from trainables.models.backbones import BACKBONES, RANDOM, fingerprint
+from trainables.prepare import copies
+from trainables.prepare.prepared import count_subjects
 
 LIBRARIES = ("torch", "torchvision", "timm", "peft", "transformers", "open_clip_torch", "safetensors", "numpy")
 # Of a configuration, what its model depends on.
 MODEL_FIELDS = ("backbone", "image_size", "head", "method", "rank", "alpha", "dropout", "targets", "last_blocks")
 CORE = Path(__file__).resolve().parents[2] / "trainables"
 ANSWER_SECONDS = 10
+FEW_SUBJECTS = 10  # in validation, under which a bootstrap over subjects is a guess
 SMALL_CLASS = 10  # validation images, under which one image moves a class's recall by more than 10 points
 
 
@@ -51,12 +54,18 @@ def check_objectives(names: Sequence[str], space: Space, store: Store) -> None:
             raise ConfigError(f"objective {name} has no value on this validation split: it lacks classes or groups")
 
 
-def warn_small(store: Store) -> None:
-    """Print a note if the smallest class has so few images that gaps between classes are mostly noise."""
+def print_notes(store: Store) -> None:
+    """Print a note of images that stand twice, and if the smallest class has so few, or all are of so few subjects, that
+    gaps between classes are mostly noise."""
+    for kind in copies.NOTES:
+        if kind in store.manifest.notes:
+            print(f"note: {store.manifest.notes[kind]}")
     val, classes = store.rows("val"), len(store.manifest.classes)
     smallest = int(np.bincount(store.label[val], minlength=classes).min())
     if smallest < SMALL_CLASS:
         print(f"note: the smallest class has {smallest} validation images; gaps between classes will be mostly noise")
+    if store.subject is not None and (subjects := count_subjects(store.subject[val])) < FEW_SUBJECTS:
+        print(f"note: the {len(val)} validation images are of {subjects} subjects; no interval can say how others fare")
 
 
 def check_weights(space: Space, weights: str | None, classes: list[str], store: Path | None = None) -> str | None:

@@ -132,7 +132,7 @@ def assemble(
         trials = min(options.trials or sys.maxsize, len(points) + len(space.grid_points()))
     images, bounded = Store(store), (c.metric for c in constraints(options.constraint))
     checks.check_objectives((*space.objectives, *bounded), space, images)
-    checks.warn_small(images)
+    checks.print_notes(images)
     models = checks.ModelCheckCache(space, options.weights, images.manifest)
     begin(options, trials * options.seeds, not models.known)
     return Plan(
