@@ -55,8 +55,8 @@ def check_objectives(names: Sequence[str], space: Space, store: Store) -> None:
 
 
 def print_notes(store: Store) -> None:
-    """Print a note of images that stand twice, and if the smallest class has so few, or all are of so few subjects, that
-    gaps between classes are mostly noise."""
+    """Print a note of images that stand twice, and if the smallest class has so few images, or all are of so few
+    subjects, that gaps between classes are mostly noise."""
     for kind in copies.NOTES:
         if kind in store.manifest.notes:
             print(f"note: {store.manifest.notes[kind]}")
