@@ -40,14 +40,14 @@ def proof(images: Path, given: str | None = "random", space: Space | None = None
 def test_what_was_noted_of_the_images_is_printed_when_a_search_begins(tmp_path, capsys):
     """Identical images, near copies, and few subjects; other notes are the manifest's alone."""
     said = {"overlap": "1 subject(s) …", "copies": "3 image(s) …", "near_copies": "2 image(s) look …", "images": 8}
-    pixels, subject = np.zeros((8, 4, 4, 3), np.uint8), np.array([0, 0, 0, 0, 1, 1, -1, 2])
+    pixels, subject = np.zeros((8, 4, 4, 3), np.uint8), np.array([0, 0, 0, 0, 1, 1, -1, -1])
     rows = zip(pixels, [0, 1] * 4, [0] * 8, ["train"] * 4 + ["val"] * 4)
     write(tmp_path / "s.arrow", Manifest("toy", 4, ["a", "b"], ["all"], notes=said), rows, subject)
     checks.print_notes(Store(tmp_path / "s.arrow"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == ["note: 1 subject(s) …", "note: 3 image(s) …", "note: 2 image(s) look …"]
     assert "the smallest class has 2 validation images" in lines[3]
-    assert "the 4 validation images are of 3 subjects" in lines[4] and len(lines) == 5
+    assert "the 2 validation images of class a are of 2 subject(s)" in lines[4] and len(lines) == 5
 
 
 def test_a_proof_is_known_afterwards_and_not_made_again(cache, images, monkeypatch):
