@@ -24,7 +24,8 @@ class Sample(Protocol):
     def metrics(self) -> dict[str, float]: ...
 
     def draws(self, repeats: int, seed: int = 0) -> dict[str, np.ndarray]:
-        """Each metric, ``[repeats]``, on as many images, drawn anew with replacement."""
+        """Each metric, ``[repeats]``, on as many images, or subjects where they are known, drawn anew with
+        replacement."""
         ...
 
 
@@ -37,6 +38,7 @@ class Predictions:
     group: np.ndarray  # int [n]
     n_groups: int
     positive: int | None = None
+    subject: np.ndarray | None = None  # int [n], whose image it is, -1 for nobody's; None: each is its own
 
     @cached_property
     def metrics(self) -> dict[str, float]:
@@ -50,8 +52,11 @@ class Predictions:
         n, classes = self.logits.shape
         flat = (self.group * classes + self.label) * classes + self.logits.argmax(axis=1)
         loss, rng = losses(self.logits, self.label), np.random.default_rng(seed)
+        unit = np.arange(n) if self.subject is None else units(self.subject)
+        n_units = int(unit.max()) + 1
         for start in range(0, repeats, CHUNK):
-            counts = rng.multinomial(n, np.full(n, 1 / n), min(CHUNK, repeats - start))
+            drawn = rng.multinomial(n_units, np.full(n_units, 1 / n_units), min(CHUNK, repeats - start))
+            counts = drawn[:, unit]
             cells = [np.bincount(flat, each, self.n_groups * classes**2) for each in counts]
             sums = [np.bincount(self.label, each * loss, classes) for each in counts]
             table = np.reshape(cells, (-1, self.n_groups, classes, classes))
@@ -85,6 +90,15 @@ class Confusion:
         return {f"val_{name}": metrics[name] for name in OF_CONFUSION if f"val_{name}" in OBJECTIVES}
 
 
+def units(subject: np.ndarray) -> np.ndarray:
+    """What is drawn with an image, int ``[n]``, codes 0 … k-1: its subject with all images, or itself where it is
+    nobody's (below 0). Of one subject alone nothing could be drawn: then each image is its own."""
+    unknown = subject < 0
+    codes = np.where(unknown, subject.max() + np.cumsum(unknown), subject)
+    unit: np.ndarray = np.unique(codes, return_inverse=True)[1]
+    return unit if unit.any() else np.arange(len(unit))
+
+
 def _joined(parts: Iterator[dict[str, Any]]) -> dict[str, np.ndarray]:
     whole = list(parts)
     return {name: np.concatenate([part[name.removeprefix("val_")] for part in whole]) for name in OBJECTIVES}
@@ -97,5 +111,6 @@ def of_trial(search: Search, number: int, confusion: Any = None) -> Sample | Non
     images = logits.images(search.folder) if search.folder and kept is not None else {}
     if kept is not None and images:
         n_groups = len(search.settings["groups"])
-        return Predictions(kept, images["label"], images["group"], n_groups, search.settings.get("positive"))
+        positive, subject = search.settings.get("positive"), images.get("subject")
+        return Predictions(kept, images["label"], images["group"], n_groups, positive, subject)
     return Confusion(confusion) if confusion else None

@@ -16,6 +16,7 @@ import pytest
 
 from analysis.pareto import front
 from tests.processes import patience
+from trainables import logits
 from trainables.models.backbones import fingerprint
 from tune_fairlora.record.event_log import read_events
 
@@ -155,6 +156,7 @@ def test_photographs_with_a_pretrained_backbone(tmp_path, signdigits, vit_tiny_w
     trials = table(tmp_path, "photos")
     settings = json.loads((tmp_path / "runs/photos/search.json").read_text())
     assert settings["weights"] == fingerprint(vit_tiny_weights)
+    assert len(set(logits.images(tmp_path / "runs/photos")["subject"])) == 44
     assert (trials["status"] == "complete").all()  # and so their mean recall is clearly above a guess's
     assert (trials["val_mean_recall"] > settings["collapse_floor"]).all()
     assert {"val_group_accuracy[flash_vignette]", "val_group_accuracy[plain_grey]"} <= set(trials.columns)

@@ -80,14 +80,17 @@ def sweep(folder: Path, gone: Iterable[int]) -> None:
         torn.unlink(missing_ok=True)
 
 
-def keep_images(folder: Path, label: np.ndarray, group: np.ndarray) -> None:
-    """Keep the validation images' labels and groups, int ``[n]``, in the store's order, unless they are kept."""
+def keep_images(folder: Path, label: np.ndarray, group: np.ndarray, subject: np.ndarray | None = None) -> None:
+    """Keep the validation images' labels, groups and, where they are known, subjects, int ``[n]``, in the store's
+    order, unless they are kept."""
     if not (folder / FOLDER / IMAGES).exists():
-        _write(folder / FOLDER / IMAGES, label=label, group=group)
+        known = {} if subject is None else {"subject": subject}
+        _write(folder / FOLDER / IMAGES, label=label, group=group, **known)
 
 
 def images(folder: Path) -> dict[str, np.ndarray]:
-    """``label`` and ``group`` as ``keep_images`` has kept them; {} where it has not. Raises ConfigError as ``load``."""
+    """``label``, ``group`` and perhaps ``subject`` as ``keep_images`` has kept them; {} where it has not. Raises
+    ConfigError as ``load``."""
     return _read(folder / FOLDER / IMAGES)
 
 

@@ -42,6 +42,9 @@ def parser() -> cli.Parser:
     p.add_argument("--download", action="store_true", help="fetch the archive first, where it has a direct address")
     p.add_argument("--task", choices=TASKS, help="of utkface: what is to be told from a face")
     p.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be read, and list them")
+    p.add_argument(
+        "--allow-overlap", action="store_true", help="accept a subject or an image in two splits or of two labels"
+    )
     p.add_argument("--workers", type=cli.positive_int, metavar="N", help="decoding threads; default: one a core")
     p.add_argument("--list", action="store_true", help="the data sets, with licence and size")
     p.add_argument("--check", type=Path, metavar="DIR", help="compare a prepared store with its manifest")
@@ -89,7 +92,9 @@ def _prepare(args: argparse.Namespace) -> int:
         reason = error.strerror or error
         raise ConfigError(f"--out {args.out} must be a folder that can be written, but: {reason}") from error
     for split, table in manifest["splits"].items():
-        print(f"{split:6} {table['images']:,} images")
+        print(
+            f"{split:6} {table['images']:,} images" + (f" of {n:,} subject(s)" if (n := table.get("subjects")) else "")
+        )
     print(f"classes {len(manifest['classes'])}, groups {len(manifest['groups'])}: {', '.join(manifest['groups'])}")
     for key, value in manifest["notes"].items():
         if value and key != "images":
@@ -136,4 +141,5 @@ def _request(args: argparse.Namespace) -> "Request":
         if not source and not args.download:
             needed = "--download, or --source" if row.address else f"--source (files: {row.home or 'your own'})"
             raise ConfigError(f"{name} needs {needed} with a folder or an archive")
-    return Request(name, args.source, args.out, size, args.workers or os.cpu_count() or 1, args.skip_corrupt)
+    lenient = args.skip_corrupt, args.allow_overlap
+    return Request(name, args.source, args.out, size, args.workers or os.cpu_count() or 1, *lenient)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from analysis.figures import intervals
-from analysis.predictions import Confusion
+from analysis.predictions import Confusion, Predictions
 from tests.analysis.handmade import search, trial
+from trainables import logits
 
 
 def test_they_hold_the_truth_about_as_often_as_they_say():
@@ -21,6 +22,26 @@ def test_they_hold_the_truth_about_as_often_as_they_say():
             held[name] += low <= truth[name] <= high
     assert 0.90 <= held["val_accuracy"] / 200 <= 0.99
     assert 0.86 <= held["val_delta_f1"] / 200 <= 0.99  # the percentile interval's share is about a half
+
+
+def test_over_subjects_they_hold_the_truth_where_over_images_they_do_not():
+    """250 subjects with four images each, all of one class; a subject's ease is normal, of standard deviation 2."""
+    rng, k, hits = np.random.default_rng(0), 4, {"subjects": 0, "images": 0}
+
+    def chance(classes: np.ndarray, ease: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-np.linspace(1, 2.2, k)[classes] - ease))
+
+    truth = chance(np.arange(400_000) % k, rng.normal(0, 2, 400_000)).mean()
+    subject = np.repeat(np.arange(250), 4)
+    label = subject % k
+    for i in range(100):
+        right = rng.random(1000) < chance(label, rng.normal(0, 2, 250)[subject])
+        said = logits.half(np.eye(k)[np.where(right, label, (label + 1) % k)])
+        for name, whose in (("subjects", subject), ("images", None)):
+            sample = Predictions(said, label, np.zeros(1000, int), 1, subject=whose)
+            low, high = intervals.bootstrap(sample, ["val_accuracy"], 300, i)["val_accuracy"]
+            hits[name] += low <= truth <= high
+    assert hits["subjects"] >= 90 and hits["images"] <= 88
 
 
 def test_they_are_the_same_at_every_call_within_bounds_and_leave_out_what_they_cannot_know():

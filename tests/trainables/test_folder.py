@@ -146,7 +146,7 @@ def test_names_stand_for_codes_and_groups_are_optional(photos):
 
 def test_two_classes_make_a_binary_task(photos):
     assert Store(prepare(photos, 8)).manifest.positive == 1
-    Image.new("RGB", (9, 9)).save(photos / "d.png")
+    Image.new("RGB", (9, 9), "red").save(photos / "d.png")
     assert Store(prepare(table(photos, [*GOOD, "d.png,2,train"]), 8)).manifest.positive is None
 
 

@@ -66,6 +66,7 @@ def test_a_file_is_read_as_it_was_saved_and_a_damaged_one_is_one_line(tmp_path):
     logits.save(tmp_path, 3, half)
     logits.keep_images(tmp_path, np.arange(20), np.zeros(20, int))
     logits.keep_images(tmp_path, np.zeros(5, int), np.zeros(5, int))  # they are kept already
+    assert list(logits.images(tmp_path)) == ["label", "group"]  # nobody knows whose they are
     assert (logits.load(tmp_path, 3) == half).all() and logits.images(tmp_path)["label"].tolist() == list(range(20))
     whole = logits.file_of(tmp_path, 3).read_bytes()
     for damaged in (whole[:50], b"", b"no numpy"):

@@ -154,6 +154,21 @@ def test_a_wrong_table_is_one_line(capsys, empty_folder, rows, header, message):
     assert message in fails(capsys, *folder_search(photos(empty_folder / "p", rows, header)))
 
 
+def test_a_subject_in_two_given_splits_is_one_line(capsys, empty_folder):
+    rows = ["a.png,0,train,p", "b.png,1,train,q", "c.png,0,val,q", "d.png,1,val,r"]
+    line = fails(capsys, *folder_search(photos(empty_folder / "p", rows, "file_path,label,split,subject")))
+    assert "1 subject(s) have images in two splits, such as 'q' in train and val: mend the table" in line
+    assert line.endswith("or pass --allow-overlap")
+
+
+def test_an_image_in_two_splits_is_one_line(capsys, empty_folder):
+    data = photos(empty_folder / "p", GOOD)
+    Image.open(Path(data, "a.png")).save(Path(data, "c.png"))
+    line = fails(capsys, *folder_search(data))
+    assert "1 image(s) are identical to one of another split or label, such as c.png (val, '0') to a.png" in line
+    assert line.endswith("or pass --allow-overlap")
+
+
 def test_a_folder_without_a_table_is_one_line(capsys, empty_folder):
     (empty_folder / "p").mkdir()
     assert "must hold a metadata.csv" in fails(capsys, *folder_search("p"))

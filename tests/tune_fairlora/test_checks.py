@@ -14,7 +14,7 @@ from tests.processes import patience
 from tests.weights import saved
 from trainables import files
 from trainables.config import ConfigError
-from trainables.data.store import Manifest, Store
+from trainables.data.store import Manifest, Store, write
 from trainables.models import create
 from trainables.prepare import datasets
 from tune_fairlora.plan import checks
@@ -47,6 +47,19 @@ def test_an_adjusted_accuracy_without_training_images_is_no_objective(images):
     checks.check_objectives(("val_worst_cell_accuracy",), resolve("digits"), store)
     with pytest.raises(ConfigError, match="val_adjusted_accuracy has no value"):
         checks.check_objectives(("val_adjusted_accuracy",), resolve("digits"), store)
+
+
+def test_what_was_noted_of_the_images_is_printed_when_a_search_begins(tmp_path, capsys):
+    """Identical images, near copies, and few subjects; other notes are the manifest's alone."""
+    said = {"overlap": "1 subject(s) …", "copies": "3 image(s) …", "near_copies": "2 image(s) look …", "images": 8}
+    pixels, subject = np.zeros((8, 4, 4, 3), np.uint8), np.array([0, 0, 0, 0, 1, 1, -1, -1])
+    rows = zip(pixels, [0, 1] * 4, [0] * 8, ["train"] * 4 + ["val"] * 4)
+    write(tmp_path / "s.arrow", Manifest("toy", 4, ["a", "b"], ["all"], notes=said), rows, subject)
+    checks.print_notes(Store(tmp_path / "s.arrow"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["note: 1 subject(s) …", "note: 3 image(s) …", "note: 2 image(s) look …"]
+    assert "the smallest class has 2 validation images" in lines[3]
+    assert "the 2 validation images of class a are of 2 subject(s)" in lines[4] and len(lines) == 5
 
 
 def test_a_proof_is_known_afterwards_and_not_made_again(cache, images, monkeypatch):

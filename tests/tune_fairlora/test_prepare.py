@@ -196,6 +196,33 @@ def test_damaged_images_are_named_and_can_be_left_out(tmp_path, capsys):
     assert manifest["notes"]["skipped"] == 2 and sum(counts(manifest)) == 258
 
 
+def test_what_stands_twice_is_refused_until_it_is_allowed_and_then_printed(tmp_path, capsys):
+    source = drawn.draw_waterbirds(tmp_path)
+    table = pd.read_csv(source / "metadata.csv")
+    first, last = (table[table["split"] == split]["img_filename"].iloc[0] for split in (0, 2))
+    (source / last).write_bytes((source / first).read_bytes())
+    argv = ("waterbirds", "--source", source, "--out", tmp_path / "out", "--size", 32)
+    assert run(*argv) == 2
+    err = capsys.readouterr().err
+    assert "1 image(s) are identical to one of another split or label" in err and err.count("\n") == 1
+    assert first in err and last in err and "--allow-overlap" in err
+    assert run(*argv, "--allow-overlap") == 0
+    assert "note    overlap: 1 image(s) are identical to one of another split" in capsys.readouterr().out
+    assert datasets.prepare("waterbirds", tmp_path / "out", 32) == tmp_path / "out/store.arrow"  # it was agreed to
+
+
+def test_subjects_are_counted(tmp_path, capsys):
+    rows = ["file_path,label,subject,split"]
+    (tmp_path / "in").mkdir()
+    for i in range(12):
+        drawn._photo((40, 40), i % 2, 0, np.random.default_rng(i)).save(tmp_path / f"in/{i}.png")
+        rows.append(f"{i}.png,{i % 2},p{i // 3},{('train', 'train', 'train', 'val')[i // 3]}")
+    (tmp_path / "in/metadata.csv").write_text("\n".join(rows))
+    assert run("folder", "--source", tmp_path / "in", "--out", tmp_path / "out", "--size", 32) == 0
+    out = capsys.readouterr().out
+    assert "train  9 images of 3 subject(s)" in out and "val    3 images of 1 subject(s)" in out
+
+
 class Broken(http.server.SimpleHTTPRequestHandler):
     """Breaks the connection in the midst of the first answer; knows ranges, as real servers do."""
 

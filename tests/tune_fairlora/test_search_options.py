@@ -20,6 +20,7 @@ OTHER = {
     "weights": ("w.safetensors", "w.safetensors"),
     "image_size": ("32", 32),
     "skip_corrupt": (None, True),
+    "allow_overlap": (None, True),
     "methods": ("lora, fft", ("lora", "fft")),
     "set": ("rank=4,8", ("rank=4,8",)),
     "objectives": ("accuracy,eod_max", ("accuracy", "eod_max")),

@@ -1,7 +1,8 @@
 """The store: decoded uint8 images of one size in one memory-mapped Arrow file, shared by all trials of a node.
 
-Schema: ``image`` fixed-size binary (size · size · 3 bytes, RGB), ``label`` and ``group`` int64, ``split`` string;
-the manifest (classes, groups, size, source) is JSON in the schema's metadata.
+Schema: ``image`` fixed-size binary (size · size · 3 bytes, RGB), ``label`` and ``group`` int64, ``split`` string, and,
+where it is known whose image each is, ``subject`` int64; the manifest (classes, groups, size, source) is JSON in the
+schema's metadata.
 """
 
 import json
@@ -34,25 +35,31 @@ class Manifest:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def write(path: Path, manifest: Manifest, rows: Iterable[Row]) -> None:
-    """Write ``rows``, holding one batch in memory."""
+def write(path: Path, manifest: Manifest, rows: Iterable[Row], subject: np.ndarray | None = None) -> None:
+    """Write ``rows``, holding one batch in memory, and whose image each is (int64 ``[n]``, below 0 nobody's)."""
     image = pa.binary(manifest.size * manifest.size * 3)
     fields = [("image", image), ("label", pa.int64()), ("group", pa.int64()), ("split", pa.string())]
+    fields += [] if subject is None else [("subject", pa.int64())]
     schema = pa.schema(fields, metadata={"manifest": json.dumps(asdict(manifest))})
 
     def write_batches(temporary: Path) -> None:
         remaining = iter(rows)
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            written = 0
             while batch := list(islice(remaining, ROWS_PER_BATCH)):
                 images, *columns = zip(*batch)
                 content = dict(zip(schema.names, [[image.tobytes() for image in images], *columns]))
+                if subject is not None:
+                    content["subject"] = subject[written : written + len(batch)]
+                written += len(batch)
                 writer.write_batch(pa.RecordBatch.from_pydict(content, schema=schema))
 
     replace_atomically(path, write_batches)
 
 
 class Store:
-    """An open store. ``label`` and ``group`` are int64 ``[n]``, ``split`` is a text array ``[n]``."""
+    """An open store. ``label`` and ``group`` are int64 ``[n]``, ``split`` is a text array ``[n]``; ``subject`` is int64
+    ``[n]``, equal for images of one subject, -1 for nobody's, or None: each image is its own."""
 
     def __init__(self, path: str | Path):
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
@@ -61,6 +68,7 @@ class Store:
         self.label = table["label"].to_numpy()
         self.group = table["group"].to_numpy()
         self.split = np.array(table["split"].to_pylist(), dtype=str)
+        self.subject = table["subject"].to_numpy() if "subject" in table.schema.names else None
         self._chunks = [self._pixels(chunk) for chunk in table["image"].chunks]
 
     def __len__(self) -> int:

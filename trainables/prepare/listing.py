@@ -1,8 +1,9 @@
 """Listing: which images a data set has, with labels, groups and splits; what every reader of a distribution needs for
 one; and the reader of the user's own ``metadata.csv``. Nothing is decoded here.
 
-``metadata.csv`` has the columns file_path (inside the folder); label or label_name; optionally group or group_name, and
-split (train, val, test). Without a split column the rows are split 70/15/15, seeded and stratified by label and group.
+``metadata.csv`` has the columns file_path (inside the folder); label or label_name; optionally group or group_name,
+subject (whose image it is) and split (train, val, test). Without a split column the rows are split 70/15/15, seeded and
+stratified by label and group; images of one subject, and identical files, stay in one split.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import numpy as np
 from trainables.config import ConfigError
 from trainables.data.store import SPLITS
 from trainables.files import inside, plain
+from trainables.prepare import subjects
 from trainables.seeds import seed_for
 
 SHARES = (0.70, 0.15, 0.15)
@@ -29,9 +31,10 @@ SHOWN = 100  # names that a note lists; the manifest is for reading
 class Listing:
     """A checked list of images: parallel files, labels and groups (int64 ``[n]``), splits (text ``[n]``); the names.
 
-    ``positive`` is the positive class of a binary task, else None. ``banner`` is how many rows of pixels are cut off at
-    the lower edge of every image. ``notes`` says what was left out, and why: plain values, for the manifest. Raises
-    ConfigError at construction unless there are two classes, training images of each, and validation images.
+    ``subject`` says whose each image is (int64 ``[n]``, codes into ``subjects``, -1 for nobody's), None where nothing
+    does. ``positive`` is the positive class of a binary task, else None. ``banner`` is how many rows of pixels are cut
+    off at the lower edge of every image. ``notes`` says what was left out, and why: plain values, for the manifest.
+    Raises ConfigError at construction unless there are two classes, training images of each, and validation images.
     """
 
     files: list[Path]
@@ -43,6 +46,8 @@ class Listing:
     positive: int | None = None
     banner: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
+    subject: np.ndarray | None = None
+    subjects: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
@@ -58,7 +63,12 @@ class Listing:
     def only(self, rows: np.ndarray) -> "Listing":
         """The listing of ``rows`` (int64) alone."""
         columns = {"label": self.label[rows], "group": self.group[rows], "split": self.split[rows]}
+        columns["subject"] = None if self.subject is None else self.subject[rows]
         return replace(self, files=[self.files[row] for row in rows], **columns)
+
+    def torn_subjects(self) -> str:
+        """How many subjects have images in two splits, and the first of them; "" if none has."""
+        return "" if self.subject is None else subjects.in_two_splits(self.subject, self.split, self.subjects)
 
 
 def read_listing(source: Path) -> Listing:
@@ -77,11 +87,22 @@ def read_listing(source: Path) -> Listing:
     check_unique(files, source)
     label, classes = _codes(rows, "label")
     group, groups = _codes(rows, "group")
+    subject: np.ndarray | None = None
+    names: list[str] = []
+    notes: dict[str, Any] = {}
+    if "subject" in rows[0]:
+        subject, names = subjects.codes_of_subjects([row["subject"] for row in rows])
     if "split" in rows[0]:
         split = np.array(SPLITS)[codes_of(rows, "split", table.name, SPLITS, key=str)]
     else:
-        split = draw_splits(label, group, SHARES)
-    return Listing(files, label, group, split, classes, groups, 1 if len(classes) == 2 else None)
+        unit = subjects.units(np.full(len(rows), -1) if subject is None else subject, files)
+        if unit.max() == len(rows) - 1:  # each image stands alone
+            split = draw_splits(label, group, SHARES)
+        else:
+            split = subjects.draw_splits_of_units(unit, label, group, SHARES)
+            notes["split"] = "70/15/15, seeded; images of one subject, and identical files, stay in one split"
+    positive = 1 if len(classes) == 2 else None
+    return Listing(files, label, group, split, classes, groups, positive, 0, notes, subject, names)
 
 
 def read_table(table: Path, needed: Iterable[str]) -> list[dict[str, str]]:

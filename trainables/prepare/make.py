@@ -35,6 +35,7 @@ class Request:
     size: int
     workers: int
     skip_corrupt: bool = False
+    allow_overlap: bool = False
 
 
 def prepare_into(request: Request, progress: Progress, downloading: Progress) -> dict[str, Any]:
@@ -99,11 +100,14 @@ def _same(request: Request) -> dict[str, Any]:
 
 
 def _listing_hash(listing: Listing, root: Path) -> str:
-    """Changes with the files' names, their sizes, labels, groups and splits, and with the names of all these."""
+    """Changes with the files' names, their sizes, labels, groups, splits and subjects, and with the names of classes
+    and groups."""
     digest = hashlib.sha256(json.dumps([listing.classes, listing.groups, listing.positive, listing.banner]).encode())
     for file, *codes in zip(listing.files, listing.label, listing.group, listing.split):
         size = os.path.getsize(file) if os.path.isfile(file) else -1
         digest.update(os.fsencode(os.path.relpath(file, root)) + f"\0{size} {codes}\n".encode())
+    if listing.subject is not None:
+        digest.update(listing.subject.tobytes())
     return digest.hexdigest()
 
 
@@ -131,5 +135,6 @@ def _write_images(request: Request, progress: Progress, downloading: Progress) -
     origin["listing"] = _listing_hash(listing, root)
     names = listing.classes, listing.groups, listing.positive
     manifest = Manifest(request.name, request.size, *names, notes=listing.notes)
-    build(request.out / STORE, manifest, listing, root, request.workers, request.skip_corrupt, progress)
+    lenient = request.skip_corrupt, request.allow_overlap
+    build(request.out / STORE, manifest, listing, root, request.workers, *lenient, progress)
     return origin

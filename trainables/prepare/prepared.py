@@ -27,12 +27,24 @@ STORE, MANIFEST = "store.arrow", "manifest.json"
 
 
 def counts(store: Store) -> dict[str, Any]:
-    """Images of each split, in all and as a table class × group (names left out: manifest order)."""
+    """Images of each split, in all and as a table class × group (names left out: manifest order); and its subjects,
+    where they are known."""
     shape = (len(store.manifest.classes), len(store.manifest.groups))
     tables = {split: np.zeros(shape, int) for split in SPLITS}
     for split, cells in tables.items():
         np.add.at(cells, (store.label[store.rows(split)], store.group[store.rows(split)]), 1)
-    return {split: {"images": int(cells.sum()), "class_x_group": cells.tolist()} for split, cells in tables.items()}
+    content: dict[str, Any] = {
+        split: {"images": int(cells.sum()), "class_x_group": cells.tolist()} for split, cells in tables.items()
+    }
+    if store.subject is not None:
+        for split in SPLITS:
+            content[split]["subjects"] = count_subjects(store.subject[store.rows(split)])
+    return content
+
+
+def count_subjects(subject: np.ndarray) -> int:
+    """How many subjects the images are of; an image of nobody's (below 0) is one."""
+    return len(np.unique(subject[subject >= 0])) + int((subject < 0).sum())
 
 
 def facts(store: Store) -> dict[str, Any]:
@@ -74,7 +86,7 @@ def check(folder: Path) -> list[str]:
     expected = read_manifest(folder)
     try:
         store = Store(folder / STORE)
-        actual = facts(store) | {"content_hash": content_hash(store.manifest, rows_of(store))}
+        actual = facts(store) | {"content_hash": content_hash(store.manifest, rows_of(store), store.subject)}
     except UNREADABLE as error:
         return [f"{STORE} cannot be read: {' '.join(str(error).split())}"]
     return [f"{key} is {_brief(actual[key])}, expected {_brief(expected.get(key))}" for key in actual
@@ -123,5 +135,5 @@ def store_at(folder: str | Path, name: str, size: int) -> Path:
             remove_torn(small)
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 resized = partial(pool.map, lambda image: decode.square(Image.fromarray(image), size))
-                write(small, replace(store.manifest, size=size), rows_of(store, resized))
+                write(small, replace(store.manifest, size=size), rows_of(store, resized), store.subject)
     return small

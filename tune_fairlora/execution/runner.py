@@ -109,7 +109,9 @@ class Run:
         replace_atomically(plan.folder / CONFIG_FILE, plan.options.write)
         images = Store(plan.store)
         validation = images.rows("val")
-        logits.keep_images(plan.folder, images.label[validation], images.group[validation])
+        columns = {"label": images.label, "group": images.group, "subject": images.subject}
+        kept = {name: column[validation] for name, column in columns.items() if column is not None}
+        logits.keep_images(plan.folder, **kept)
         self.executor: RayExecutor | None = None
 
     def carry_out(self, signals: Signals) -> int:

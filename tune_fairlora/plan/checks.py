@@ -23,12 +23,15 @@ from trainables.data.store import Manifest, Store
 from trainables.files import cache_folder, file_hash, replace_atomically
 from trainables.metrics import METRICS, adjusted, cell_counts, evaluate
 from trainables.models.backbones import BACKBONES, RANDOM, fingerprint
+from trainables.prepare import copies
+from trainables.prepare.prepared import count_subjects
 
 LIBRARIES = ("torch", "torchvision", "timm", "peft", "transformers", "open_clip_torch", "safetensors", "numpy")
 # Of a configuration, what its model depends on.
 MODEL_FIELDS = ("backbone", "image_size", "head", "method", "rank", "alpha", "dropout", "targets", "last_blocks")
 CORE = Path(__file__).resolve().parents[2] / "trainables"
 ANSWER_SECONDS = 10
+FEW_SUBJECTS = 10  # of a class or group in validation, under which a bootstrap over subjects is a guess
 SMALL_CLASS = 10  # validation images, under which one image moves a class's recall by more than 10 points
 
 
@@ -53,12 +56,25 @@ def check_objectives(names: Sequence[str], space: Space, store: Store) -> None:
             raise ConfigError(f"objective {name} has no value on this validation split: it lacks classes or groups")
 
 
-def warn_small(store: Store) -> None:
-    """Print a note if the smallest class has so few images that gaps between classes are mostly noise."""
+def print_notes(store: Store) -> None:
+    """Print a note of images that stand twice; if the smallest class has so few images that gaps between classes are
+    mostly noise; and if the images of a class or group are of few subjects."""
+    for kind in copies.NOTES:
+        if kind in store.manifest.notes:
+            print(f"note: {store.manifest.notes[kind]}")
     val, classes = store.rows("val"), len(store.manifest.classes)
     smallest = int(np.bincount(store.label[val], minlength=classes).min())
     if smallest < SMALL_CLASS:
         print(f"note: the smallest class has {smallest} validation images; gaps between classes will be mostly noise")
+    if store.subject is None:
+        return
+    parts = {f"class {name}": val[store.label[val] == i] for i, name in enumerate(store.manifest.classes)}
+    parts |= {f"group {name}": val[store.group[val] == i] for i, name in enumerate(store.manifest.groups)}
+    subjects = {part: count_subjects(store.subject[rows]) for part, rows in parts.items() if len(rows)}
+    part = min(subjects, key=subjects.__getitem__)
+    if subjects[part] < FEW_SUBJECTS:
+        images = f"the {len(parts[part])} validation images of {part}"
+        print(f"note: {images} are of {subjects[part]} subject(s): its intervals are a guess, and may be too narrow")
 
 
 def check_weights(space: Space, weights: str | None, classes: list[str], store: Path | None = None) -> str | None:

@@ -132,7 +132,7 @@ def assemble(
         trials = min(options.trials or sys.maxsize, len(points) + len(space.grid_points()))
     images, bounded = Store(store), (c.metric for c in constraints(options.constraint))
     checks.check_objectives((*space.objectives, *bounded), space, images)
-    checks.warn_small(images)
+    checks.print_notes(images)
     models = checks.ModelCheckCache(space, options.weights, images.manifest)
     begin(options, trials * options.seeds, not models.known)
     return Plan(
@@ -216,9 +216,8 @@ def _new_folder(storage: Path, name: str) -> Path:
 def prepare(space: Space, options: SearchOptions, progress: Progress) -> Path:
     """The store of the space's images, made if the cache lacks it."""
     config = space.config({}, 0)
-    return datasets.prepare(
-        config.data, options.data, config.image_size, skip_corrupt=options.skip_corrupt, progress=progress
-    )
+    lenient = {"skip_corrupt": options.skip_corrupt, "allow_overlap": options.allow_overlap}
+    return datasets.prepare(config.data, options.data, config.image_size, **lenient, progress=progress)
 
 
 def code_version() -> str:

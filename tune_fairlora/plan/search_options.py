@@ -159,6 +159,7 @@ class SearchOptions:
     )
     image_size: int | None = _what(None, _hyperparameter("image_size"), "N", "side of the input image in pixels")
     skip_corrupt: bool = _what(False, _switch, None, "leave out images that cannot be read, and count them")
+    allow_overlap: bool = _what(False, _switch, None, "accept a subject or an image in two splits or of two labels")
     methods: tuple[str, ...] | None = _what(None, _names, "A,B", f"of {', '.join(METHODS)}; default: the space's")
     set: tuple[str, ...] = _what(
         (), _settings, "KEY=VALUE", "fix a hyperparameter, or search values with commas; repeatable", repeatable=True

@@ -136,8 +136,8 @@ def _front(report: ReportData) -> str:
         return table
     caption = (
         "Crosses: where each of these models would land on other images like these (bootstrap over the validation "
-        "images, basic interval). They may lie beside the point: gaps between small classes are large by chance. "
-        "Other seeds vary more."
+        "images, or their subjects where these are known; basic interval). They may lie beside the point: gaps between "
+        "small classes are large by chance. Other seeds vary more."
     )
     markup, script = report.drawing
     drawn = _shown(intervals.figure, search, samples, caption=caption)
