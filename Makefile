@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: demo test slow bench ui lab lock clean
 
 demo: $(READY)
-	$(BIN)/python -m tune_fairlora.search --space digits
+	$(BIN)/python -m tune_fairlora.search --space digits --confirm-seeds 1
 
 test: $(READY)
 	$(BIN)/ruff check .

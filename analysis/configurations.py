@@ -6,48 +6,42 @@ from typing import Any
 import pandas as pd
 
 from analysis import labels
-from analysis.estimates import estimate
 from analysis.results import NothingToShow, Search
 from trainables.config import FIELDS, METHODS
 
-FEW = 4  # configurations, of which a spread means something
 CHOSEN_BY = "val_accuracy"  # FairLoRA chooses its models so too
 
 
-def complete(search: Search) -> pd.DataFrame:
-    """The configurations that are complete with every seed, in the order of their first trials' numbers.
+def trainings(search: Search) -> pd.DataFrame:
+    """The complete trials of the configurations that are complete with every seed, each training seed once, by number.
 
-    Columns: ``number`` (its first trial's), ``config_id``, ``method``, the hyperparameters, ``on_front``, ``feasible``
-    (True where the search had no constraint), each ``val_`` metric as the mean over the seeds (NaN where any seed has
-    none), and its standard deviation, with ddof 1, as ``<metric>_sd`` (NaN with one seed).
+    No seed of such a configuration collapsed or diverged.
     """
-    trials = search.trials.sort_values("number")
-    numbers = trials["number"] // search.seeds
-    whole = trials["status"].eq("complete").groupby(numbers).transform("sum") == search.seeds
-    groups = trials[whole].groupby(numbers[whole])
-    described = ["number", "config_id", "on_front", *(name for name in FIELDS if name != "seed")]
+    rows = search.trials.sort_values("number")
+    complete = rows[rows["status"] == "complete"].drop_duplicates(["config_id", "seed"])
+    unsound = rows.loc[rows["status"].isin(("collapsed", "diverged")), "config_id"]
+    enough = complete.groupby("config_id")["number"].transform("size") >= search.seeds
+    return complete[enough & ~complete["config_id"].isin(unsound)]
+
+
+def complete(search: Search) -> pd.DataFrame:
+    """The configurations of ``trainings``, in the order of their first complete trials' numbers.
+
+    Columns: ``number`` (that trial's), ``config_id``, ``method``, the hyperparameters, ``on_front``, ``feasible`` (True
+    where the search had no constraint), ``trainings`` (complete trials), each ``val_`` metric as the mean over them
+    (NaN where any has none), and its standard deviation, with ddof 1, as ``<metric>_sd`` (NaN with one).
+    """
+    trials = trainings(search)
+    groups = trials.groupby("config_id", sort=False)
+    described = ["number", "on_front", *(name for name in FIELDS if name != "seed")]
     rows = groups[[name for name in described if name in trials]].first()
-    rows["feasible"] = ~groups["feasible"].first().eq(False) if "feasible" in trials else True
+    rows["feasible"] = groups["feasible"].first().ne(False).fillna(True).astype(bool) if "feasible" in trials else True
+    rows["trainings"] = groups.size()
+    rows.insert(1, "config_id", rows.index)
     metrics = [name for name in trials if name.startswith("val_")]
-    means = groups[metrics].mean().where(groups[metrics].count() == search.seeds)
+    means = groups[metrics].mean().where(groups[metrics].count().eq(rows["trainings"], axis="index"))
     spread = groups[metrics].std().add_suffix("_sd")
     return pd.concat([rows, means, spread], axis="columns").reset_index(drop=True)
-
-
-def expected(search: Search) -> pd.DataFrame:
-    """What other training seeds would show of the configurations of ``complete``, on the same images.
-
-    Columns: ``number``, ``on_front``, each objective as ``estimates`` has it, and half of its 95 % interval as
-    ``<objective>_half``. Empty where fewer than ``FEW`` have finite objectives: they say too little of each other.
-    """
-    rows, names = complete(search).dropna(subset=search.objectives), search.objectives
-    if len(rows) < FEW:
-        return rows.iloc[:0]
-    trials = search.trials.set_index("number")[names]
-    found = estimate([trials.loc[n : n + search.seeds - 1].to_numpy(float) for n in rows["number"]])
-    table = rows[["number", "on_front"]].reset_index(drop=True)
-    table[names], table[[f"{name}_half" for name in names]] = found.mean, found.half
-    return table
 
 
 def eligible(search: Search, by: str = CHOSEN_BY) -> pd.DataFrame:
@@ -77,7 +71,7 @@ def chosen(search: Search, by: str = CHOSEN_BY) -> pd.DataFrame:
 def rule(search: Search, by: str = CHOSEN_BY) -> str:
     """How ``chosen`` chooses, in words."""
     best = "highest" if labels.sign(by) > 0 else "lowest"
-    mean = "" if search.seeds == 1 else "mean "
+    mean = "" if (complete(search)["trainings"] == 1).all() else "mean "
     within = ", within the constraints" if search.settings.get("constraints") else ""
     return f"of each method the complete configuration with the {best} {mean}validation {labels.name(by)}{within}"
 
@@ -89,9 +83,11 @@ def varied(rows: pd.DataFrame) -> list[str]:
 
 def seeds_in_words(search: Search) -> str:
     """What "±" means, or why there is none."""
-    if search.seeds == 1:
+    counts = complete(search)["trainings"]
+    if counts.max() == 1:
         return "one seed, so no standard deviation"
-    return f"mean ± standard deviation over {search.seeds} seeds"
+    seeds = f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else counts.max()
+    return f"mean ± standard deviation over {seeds} seeds"
 
 
 def title(row: "pd.Series | Mapping[str, Any]") -> str:

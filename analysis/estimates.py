@@ -15,7 +15,6 @@ guess itself, and some configurations are noisier than others. On recorded curve
 Source: Efron and Morris 1973, "Stein's estimation rule and its competitors: an empirical Bayes approach".
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +24,7 @@ from analysis.pareto import front
 PRIOR_SHARE = 0.5  # of the robust variance between trainings of different configurations: how much of it is noise
 PRIOR_FREEDOM = 4  # degrees of freedom that this guess counts for, and σ² in the interval of a single training
 LEAST_SPREAD = 0.3  # of the robust standard deviation is the configurations' own, whatever the noise
+FEW = 4  # configurations, of which a spread means something: fewer are not drawn
 LEVEL = 0.95
 
 
@@ -45,26 +45,49 @@ class Estimates:
         return student.ppf((1 + LEVEL) / 2, self.freedom)[:, None] * self.error
 
 
-def estimate(trainings: Sequence[np.ndarray]) -> Estimates:
-    """The worth of each configuration, from ``trainings``: a finite float array ``[seeds, m]`` of each; c, seeds >= 1.
+def estimate(values: np.ndarray, configuration: np.ndarray) -> Estimates:
+    """The worth of each configuration, from single trainings: finite ``values`` ``[n, m]``, and for each training which
+    configuration it is of, an int ``[n]`` that takes every value of 0 … c - 1.
 
-    Shrinkage keeps the order of configurations with equally many seeds; one that is alone is worth its own mean.
+    Shrinkage keeps the order of configurations with equally many seeds. Fewer than ``FEW`` say too little of each
+    other: they are worth their own means, and nothing is known of the noise (NaN) unless some were repeated.
     """
-    counts = np.array([len(values) for values in trainings], float)
-    means = np.array([np.mean(values, axis=0) for values in trainings], float)
-    squares = sum(((values - np.mean(values, axis=0)) ** 2).sum(axis=0) for values in trainings)
+    counts = np.bincount(configuration).astype(float)
+    means = _sums(values, configuration) / counts[:, None]
+    squares = ((values - means[configuration]) ** 2).sum(axis=0)
     centre = np.median(means, axis=0)
-    spread = (1.4826 * np.median(np.abs(means - centre), axis=0)) ** 2
-    noise = (PRIOR_FREEDOM * PRIOR_SHARE * spread + squares) / (PRIOR_FREEDOM + (counts - 1).sum())
+    spread, plain = (1.4826 * np.median(np.abs(means - centre), axis=0)) ** 2, means.var(axis=0)
+    spread = np.where(spread > 1e-9 * plain, spread, plain)  # where most are equal, their median deviation says nothing
+    prior, seen = PRIOR_FREEDOM if len(means) >= FEW else 0, (counts - 1).sum()
+    noise = (prior * PRIOR_SHARE * spread + squares) / (prior + seen) if prior + seen else np.full_like(spread, np.nan)
     own = np.maximum(spread - noise * np.mean(1 / counts), LEAST_SPREAD**2 * spread)
     error = noise / counts[:, None]
     share = np.divide(own, own + error, out=np.ones_like(means), where=own + error > 0)
-    mean = centre + share * (means - centre)
-    return Estimates(mean, np.sqrt(error), np.sqrt(noise), PRIOR_FREEDOM + counts - 1)
+    mean = centre + share * (means - centre) if len(means) >= FEW else means
+    freedom = prior + counts - 1 if prior else np.full_like(counts, seen)
+    return Estimates(mean, np.sqrt(error), np.sqrt(noise), freedom)
 
 
-def membership(costs: np.ndarray, error: np.ndarray, draws: int = 400, seed: int = 0) -> np.ndarray:
-    """How probably each configuration is non-dominated, float ``[c]``: the share of ``draws`` around ``costs``
-    ``[c, m]`` (to be minimised) with standard errors ``error`` in which it is on the front."""
-    noise = np.random.default_rng(seed).standard_normal((draws, *costs.shape))
-    return np.mean([front(costs + each * error) for each in noise], axis=0)
+def _sums(values: np.ndarray, configuration: np.ndarray) -> np.ndarray:
+    return np.stack([np.bincount(configuration, column) for column in values.T], axis=1)
+
+
+def standing(costs: np.ndarray, able: np.ndarray, repeated: np.ndarray) -> np.ndarray:
+    """The front of the estimates ``costs`` ``[c, m]``, to be minimised: bool ``[c]``. Only those that are ``able`` may
+    be on it, and, once one of these was ``repeated``, only those that were: one lucky training must not stand beside
+    the mean of several."""
+    among = able & repeated if (able & repeated).any() else able
+    members = np.zeros(len(costs), bool)
+    members[among] = front(costs[among])
+    return members
+
+
+def membership(draws: np.ndarray) -> np.ndarray:
+    """How probably each configuration is non-dominated, float ``[c]``: in which share of ``draws`` ``[d, c, m]`` of
+    their costs, to be minimised, it is on the front."""
+    return np.mean([front(costs) for costs in draws], axis=0)
+
+
+def seed_draws(costs: np.ndarray, error: np.ndarray, draws: int = 400, seed: int = 0) -> np.ndarray:
+    """``draws`` of costs ``[c, m]`` with standard errors ``error``, all apart from each other: float ``[d, c, m]``."""
+    return costs + np.random.default_rng(seed).standard_normal((draws, *costs.shape)) * error

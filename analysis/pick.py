@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from analysis import bounds, configurations
+from analysis import bounds
+from analysis.claims import Claims, claims
 from analysis.labels import BETTER
 from analysis.pareto import SIGNS, as_minimization, front, knee
 from analysis.results import Search
@@ -18,21 +20,22 @@ RULES = {"knee": "", "accuracy": "maximize", "fairness": "minimize"}  # the last
 
 @dataclass(frozen=True)
 class Choice:
-    """Trial ``number``, the first seed of the configuration that was chosen, and why it was, with the numbers."""
+    """Trial ``number``, the first of the configuration that was chosen, and why it was, with the numbers."""
 
     number: int
     why: str
 
 
 def pick(search: Search, rule: str) -> Choice:
-    """The configuration that ``rule`` chooses among those that are complete with every seed and keep the search's
-    constraints; its metrics are means over its seeds.
+    """The configuration that ``rule`` chooses among the ``eligible`` (``claims.Claims``); objectives are what is
+    claimed of them, other metrics means over their trainings.
 
-    ``knee``: the front point that gives most for least (``pareto.knee``). ``accuracy``: the best of the first objective
-    to be maximised; ``fairness``: the best of the first to be minimised. ``"val_accuracy>=0.9 then val_delta_f1"``: of
-    those that keep the bound, the best of the other metric. Among equals the objectives decide, in their order, then
-    the lower number. Raises ConfigError for another rule, and where none keeps the bound: then it says how close the
-    best comes.
+    ``knee``: the front point that gives most for least (``pareto.knee``); where no two points of the front can be told
+    apart, or it has only two, the one with the larger gain over the others in standard errors. ``accuracy``: the
+    best of the first objective to be maximised; ``fairness``: the best of the first to be minimised.
+    ``"val_accuracy>=0.9 then val_delta_f1"``: of those that keep the bound, the best of the other metric. Among equals
+    the objectives decide, in their order, then the lower number. Raises ConfigError for another rule, and where none
+    keeps the bound: then it says how close the best comes.
     """
     name, (bound, then, target) = rule.strip(), rule.partition(" then ")
     if name not in RULES and not then:
@@ -40,14 +43,15 @@ def pick(search: Search, rule: str) -> Choice:
         raise ConfigError(
             f'a rule to pick by is {known}, or like "val_accuracy>=0.9 then val_delta_f1", but got {rule!r}'
         )
-    rows = configurations.complete(search)
-    rows = rows[rows["feasible"]].set_index("number").dropna(subset=search.objectives)
+    claimed = claims(search)
+    rows = claimed.rows[claimed.rows["eligible"]]
+    rows = rows.assign(**{name: rows[f"{name}_claimed"] for name in search.objectives}).set_index("number")
     if rows.empty:
         raise ConfigError(f"the search {search.name} has no complete trial to pick from")
     if then:
         number, why = _bounded(search, rows, bounds.parse(bound, "a rule to pick by"), target.strip())
     elif name == "knee":
-        number, why = _knee(search, rows)
+        number, why = _knee(claimed, rows)
     elif RULES[name] in search.directions:
         number, why = _best(search, rows, search.objectives[search.directions.index(RULES[name])])
     else:
@@ -55,20 +59,36 @@ def pick(search: Search, rule: str) -> Choice:
             f"the rule {name} needs an objective to {RULES[name]}, but {search.name} has none: "
             f'name a metric, as in "{search.objectives[0]}>=0 then {search.objectives[-1]}"'
         )
-    return Choice(number, why + (f" (means over {search.seeds} seeds)" if search.seeds > 1 else ""))
+    return Choice(number, why)
 
 
-def _knee(search: Search, rows: pd.DataFrame) -> tuple[int, str]:
+def _knee(claimed: Claims, rows: pd.DataFrame) -> tuple[int, str]:
+    search = claimed.search
     points = as_minimization(rows[search.objectives].to_numpy(float), search.directions)
-    row = knee(points)
-    if row is None:
-        raise ConfigError(f"the front of {search.name} has no finite point, so no knee")
-    number, size = int(rows.index[row]), len(np.unique(points[front(points)], axis=0))
-    values = _values(rows, number, search.objectives, " ")
-    if size <= 2:
-        return number, f"the front has {size} point(s), so no knee; trial {number} is one: {values}"
-    why = "the knee of the front, the deepest point below the plane through its extremes"
-    return number, f"trial {number} is {why}: {values}"
+    members = np.flatnonzero(front(points))
+    places = [claimed.rows.index[claimed.rows["number"] == number][0] for number in rows.index[members]]
+    apart = any(claimed.told_apart(i, j) for i, j in combinations(places, 2))
+    distinct = len(np.unique(points[members], axis=0))
+    if distinct > 2 and (apart or not claimed.known):
+        row = knee(points)
+        if row is None:
+            raise ConfigError(f"the front of {search.name} has no finite point, so no knee")
+        number = int(rows.index[row])
+        which = "is the knee of the front, the deepest point below the plane through its extremes"
+    else:
+        # The gain over the others, summed over the objectives, each in standard errors of a difference.
+        costs, draws = points[members], claimed.draws[:, places]
+        error = np.sqrt((draws - draws.mean(axis=1, keepdims=True)).var(axis=0).mean(axis=0))
+        gains = ((costs.mean(axis=0) - costs) / np.where(error > 0, error, 1.0)).sum(axis=1)
+        number = int(rows.index[members[int(np.argmax(gains)) if claimed.known else 0]])
+        which = "has the larger gain in standard errors of the front's points"
+        if distinct == 1:
+            which = "is the only point of the front"
+        elif not claimed.known:
+            which = "is the first of the front's two points, and nothing is known of their luck"
+        elif not apart:
+            which += ", but there is no choice to make: no two of them can be told apart"
+    return number, f"trial {number} {which}: {_values(rows, number, search.objectives, ' ')}"
 
 
 def _bounded(search: Search, rows: pd.DataFrame, bound: bounds.Bound, target: str) -> tuple[int, str]:

@@ -10,7 +10,7 @@ import numpy as np
 from analysis.results import Search
 from trainables import logits
 from trainables.logits import evaluate_logits, losses
-from trainables.metrics import METRICS, OBJECTIVES, measure
+from trainables.metrics import METRICS, OBJECTIVES, Evaluation, adjusted, measure
 
 CHUNK = 200  # draws that are measured at once
 # Without images, a confusion table alone tells of neither groups nor losses.
@@ -39,11 +39,16 @@ class Predictions:
     n_groups: int
     positive: int | None = None
     subject: np.ndarray | None = None  # int [n], whose image it is, -1 for nobody's; None: each is its own
+    training: np.ndarray | None = None  # int [K, G], training images by cell; None: ``adjusted_accuracy`` is NaN
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        found = evaluate_logits(self.logits, self.label, self.group, self.n_groups, self.positive).metrics
-        return {f"val_{name}": value for name, value in found.items() if f"val_{name}" in OBJECTIVES}
+        found = evaluate_logits(self.logits, self.label, self.group, self.n_groups, self.positive)
+        metrics = self._adjusted(found).metrics
+        return {f"val_{name}": value for name, value in metrics.items() if f"val_{name}" in OBJECTIVES}
+
+    def _adjusted(self, evaluation: Evaluation) -> Evaluation:
+        return evaluation if self.training is None else adjusted(evaluation, self.training)
 
     def draws(self, repeats: int, seed: int = 0) -> dict[str, np.ndarray]:
         return _joined(self._draw(repeats, seed))
@@ -60,7 +65,7 @@ class Predictions:
             cells = [np.bincount(flat, each, self.n_groups * classes**2) for each in counts]
             sums = [np.bincount(self.label, each * loss, classes) for each in counts]
             table = np.reshape(cells, (-1, self.n_groups, classes, classes))
-            yield measure(table, np.array(sums), self.positive).metrics
+            yield self._adjusted(measure(table, np.array(sums), self.positive)).metrics
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +115,8 @@ def of_trial(search: Search, number: int, confusion: Any = None) -> Sample | Non
     kept = logits.load(search.folder, number) if search.folder else None
     images = logits.images(search.folder) if search.folder and kept is not None else {}
     if kept is not None and images:
-        n_groups = len(search.settings["groups"])
-        positive, subject = search.settings.get("positive"), images.get("subject")
-        return Predictions(kept, images["label"], images["group"], n_groups, positive, subject)
+        settings, subject = search.settings, images.get("subject")
+        training = np.array(settings["train_cells"]) if "train_cells" in settings else None
+        of = (images["label"], images["group"], len(settings["groups"]), settings.get("positive"), subject, training)
+        return Predictions(kept, *of)
     return Confusion(confusion) if confusion else None

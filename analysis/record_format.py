@@ -1,4 +1,4 @@
-"""The format of a search's record (``events.jsonl``, ``search.json``), and how the previous one is read.
+"""The format of a search's record (``events.jsonl``, ``search.json``), and how earlier ones are read.
 
 Standard library only: the search itself reads its record without pandas.
 """
@@ -8,21 +8,26 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-FORMAT, PREVIOUS_FORMAT = 3, 2
+FORMAT, OLDEST_FORMAT = 4, 2
 
 
 def upgraded(settings: dict[str, Any]) -> dict[str, Any]:
-    """``settings`` of the previous format in this one; those of any other format as they are.
+    """``settings`` of an earlier format in this one; those of any other format as they are.
 
-    Format 2 holds a search's distributions as Optuna printed them, format 3 holds their names and attributes. Raises
-    ValueError where a text is no distribution.
+    Format 2 holds a search's distributions as Optuna printed them, later ones hold their names and attributes. Before
+    format 4 no search trained its candidates again. Raises ValueError where a text is no distribution.
     """
     if not isinstance(settings, dict):
         raise TypeError(f"settings must be an object, but are {settings!r}")
-    if settings.get("format") != PREVIOUS_FORMAT:
+    made_with = settings.get("format")
+    if not isinstance(made_with, int) or not OLDEST_FORMAT <= made_with < FORMAT:
         return settings
-    searched = {name: _from_text(entry) for name, entry in settings.get("searched", {}).items()}
-    return settings | {"format": FORMAT, "searched": searched}
+    changes: dict[str, Any] = {"format": FORMAT, "reseed": 0.0}
+    if made_with == OLDEST_FORMAT:
+        changes["searched"] = {name: _from_text(entry) for name, entry in settings.get("searched", {}).items()}
+    if "options" in settings:
+        changes["options"] = settings["options"] | {"reseed": 0.0}
+    return settings | changes
 
 
 def _from_text(entry: str | Mapping[str, str]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import pandas as pd
 from analysis.record_format import upgraded
 
 REQUIRED = ("number", "config_id", "seed", "status", "method", "on_front")
-CONFIRMED = "confirmed.parquet"
+CONFIRMED, CONFIRMATION = "confirmed.parquet", "confirm"  # a table, and the folder with the fresh trainings' record
+FRESH = "train, fresh seed"  # ``trained_on`` of these
 SEARCH_VARIABLE = "TUNE_FAIRLORA_SEARCH"  # of the environment: the folder that the notebooks look at
 RUNS = (Path("runs"), Path(__file__).resolve().parent.parent / "runs")  # from the current folder, from the project's
 
@@ -24,9 +25,10 @@ class NothingToShow(ValueError):
 class Search:
     """A finished or running search: ``trials`` has a row a trial, ``epochs`` a row an epoch of a trial.
 
-    ``objectives`` and ``directions`` ("maximize" or "minimize") stand in the search's order. Trial n is one of
-    ``seeds`` repetitions of configuration n // ``seeds``. All metrics are of the validation split, but for those of
-    ``confirmed``: a row a trial measured on the test split, empty where none was. ``settings`` are ``search.json``'s.
+    ``objectives`` and ``directions`` ("maximize" or "minimize") stand in the search's order. Trials of one
+    ``config_id`` are one configuration, which is complete with at least ``seeds`` of them. All metrics are of the
+    validation split, but for those of ``confirmed``: a row a trial measured on the test split, empty where none was.
+    ``settings`` are ``search.json``'s.
     """
 
     name: str
@@ -58,8 +60,12 @@ def read(folder: str | Path) -> Search:
         raise ValueError(f"{folder / 'trials.parquet'} must have the column {missing[0]}, but has not")
     name, objectives, directions = (settings[key] for key in ("name", "objectives", "directions"))
     epochs, seeds = pd.read_parquet(folder / "epochs.parquet"), settings.get("seeds", 1)
-    confirmed = pd.read_parquet(folder / CONFIRMED) if (folder / CONFIRMED).is_file() else pd.DataFrame()
-    return Search(name, objectives, directions, trials, epochs, seeds, settings, confirmed, folder)
+    return Search(name, objectives, directions, trials, epochs, seeds, settings, confirmed(folder), folder)
+
+
+def confirmed(folder: Path) -> pd.DataFrame:
+    """What was measured on the test split for the search in ``folder``; empty where nothing was."""
+    return pd.read_parquet(folder / CONFIRMED) if (folder / CONFIRMED).is_file() else pd.DataFrame()
 
 
 def newest() -> Path:

@@ -33,6 +33,7 @@ def metrics(accuracy: float = 0.5, delta: float = 0.2, recall: float = 0.5, **ot
 
 
 def start(record: Record, number: int, **config) -> None:
+    config.setdefault("lr", 1e-3 + 1e-6 * (number // record.seeds))  # another configuration, but for its seeds
     made = TrainConfig(**config)
     values = made.hyperparameters()
     record.add("start", number=number, values=values, config_id=made.config_id, seed=made.seed)
@@ -59,17 +60,20 @@ class TrialLauncher:
     def __init__(self, record: Record):
         self.record, self.open = record, set()
 
-    def launch(self, number: int, config: TrainConfig) -> dict:
+    def launch(self, number: int, config: TrainConfig, repeats: int | None = None) -> dict:
         if number in self.record.trials:
             self.record.add("launch", number=number)
         else:
-            values = config.hyperparameters()
-            self.record.add("start", number=number, values=values, config_id=config.config_id, seed=config.seed)
+            told = {"values": config.hyperparameters(), "config_id": config.config_id, "seed": config.seed}
+            self.record.add("start", number=number, **told, repeats=repeats)
         self.open.add(number)
         return {"number": number, "values": config.hyperparameters()}
 
-    def may_start(self) -> bool:
+    def may_start(self, whole: bool = False) -> bool:
         return True
+
+    def time_spent(self) -> float:
+        return 0.0
 
     def busy(self) -> bool:
         return bool(self.open)

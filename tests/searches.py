@@ -20,6 +20,7 @@ import pandas as pd
 import psutil
 from optuna.trial import FixedTrial, TrialState
 
+from analysis.results import CONFIRMATION
 from search_spaces.space import Space
 from tests.processes import patience
 from tune_fairlora.algorithms.study import SearchStudy
@@ -138,6 +139,18 @@ def state_of(folder: Path) -> State:
     return state
 
 
+def records(folder: Path) -> list[tuple[Path, State]]:
+    """The search's own record, and that of its fresh trainings if they have begun."""
+    found = [(runs(folder), state_of(folder))]
+    fresh = runs(folder) / CONFIRMATION
+    if (fresh / EVENT_LOG).is_file():
+        state = State()
+        for entry in read_events(fresh):
+            state.apply(entry)
+        found.append((fresh, state))
+    return found
+
+
 def trained(folder: Path) -> list[tuple[str, int, int]]:
     """Every epoch that was ever begun, as (configuration, seed, epoch)."""
     path = folder / TRAINED
@@ -160,14 +173,15 @@ def check_all(folder: Path, space: Space, trials: int) -> bool:
     mirrored, ids = mirror(folder / DATABASE, state), table["config_id"].tolist()
     good &= check_mirror(mirrored, state)
     same = ids == in_study == [mirrored[n]["tags"]["config_id"] for n in sorted(mirrored) if n >= 0]
-    good &= check(same and len(set(ids)) == trials, "the same configuration under each number in all three")
+    once = len(set(zip(ids, table["seed"]))) == trials
+    good &= check(same and once, "the same configuration under each number in all three, with each seed once")
     left = [path.name for path in runs(folder).rglob(".*.tmp")]
     return good & check(not left, f"{len(left)} torn files left behind {left[:3]}")
 
 
 def study(folder: Path) -> list[optuna.trial.FrozenTrial]:
     """But for enqueued points that no trial was left for."""
-    trials = SearchStudy(runs(folder), state_of(folder).objectives, ()).optuna.trials
+    trials = SearchStudy(runs(folder), state_of(folder).objectives).optuna.trials
     return [trial for trial in trials if trial.state != TrialState.WAITING]
 
 
@@ -199,4 +213,5 @@ def same_run(run: dict, trial) -> bool:
     params = [(name, str(value)) for name, value in trial.values.items()]
     points = [(name, entry["epoch"], value) for entry in trial.epochs for name, value in entry["metrics"].items()]
     finite = sorted(point for point in points if math.isfinite(point[2]))
-    return run["params"] == sorted(params) and run["points"] == finite
+    own = [point for point in run["points"] if not point[0].startswith(("claimed_", "front_chance", "test_"))]
+    return run["params"] == sorted(params) and own == finite

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(patience(1800))]
 
 
 def test_a_search_that_is_killed_twice_equals_one_that_never_was(tmp_path):
-    small = "--trials 5 --kills 2 --epochs 4 --window 4 --max-concurrent 1 --compare"
+    small = "--trials 7 --kills 3 --epochs 4 --window 12 --max-concurrent 1 --compare --confirm"
     assert kill_test.main([*small.split(), "--folder", str(tmp_path)]) == 0
 
 
@@ -25,3 +25,7 @@ def test_a_trial_whose_process_hangs_is_ended_and_the_search_goes_on(tmp_path):
 
 def test_an_interrupted_search_closes_everything_and_goes_on_with_what_it_printed(tmp_path):
     assert fault_test.interrupted(tmp_path, signal.SIGTERM, trials=5)
+
+
+def test_a_process_that_is_killed_while_it_repeats_or_confirms_a_candidate_goes_on(tmp_path):
+    assert fault_test.candidates_killed(tmp_path, seed=1)

@@ -24,8 +24,8 @@ ORDER = {
     "search_spaces": "space digits folder fairlora_paper ding_paper",
     "tune_fairlora": "startup record algorithms reporting tracking cli plan execution api "
     "search prepare confirm export fetch predict report ui __main__",
-    "analysis": "record_format labels results predictions pareto estimates chance bounds table configurations pick "
-    "figures tables html",
+    "analysis": "record_format labels results predictions pareto estimates chance bounds table configurations claims "
+    "paired confirmation pick figures tables html",
 }
 # A library that only the files named may import, wherever the import stands in the file.
 ONLY_IN = {

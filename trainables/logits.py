@@ -81,7 +81,7 @@ def sweep(folder: Path, gone: Iterable[int]) -> None:
 
 
 def keep_images(folder: Path, label: np.ndarray, group: np.ndarray, subject: np.ndarray | None = None) -> None:
-    """Keep the validation images' labels, groups and, where they are known, subjects, int ``[n]``, in the store's
+    """Keep the measured images' labels, groups and, where they are known, subjects, int ``[n]``, in the store's
     order, unless they are kept."""
     if not (folder / FOLDER / IMAGES).exists():
         known = {} if subject is None else {"subject": subject}

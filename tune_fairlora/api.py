@@ -156,9 +156,15 @@ class Search:
         """The trial that ``rule`` picks: "knee", "accuracy", "fairness", or like "val_accuracy>=0.9 then val_delta_f1"
         (``analysis.pick``). Raises ConfigError if there is none."""
         from analysis.pick import pick
+        from tune_fairlora.record import search_folder
+        from tune_fairlora.record.state import COMPLETE
 
         choice = pick(self.results, rule)
-        return Trial(self, choice.number, f"{rule.strip()}: {choice.why}")
+        table = self.results.trials.set_index("number")
+        own = table[(table["config_id"] == table.at[choice.number, "config_id"]) & (table["status"] == COMPLETE)]
+        # Weights are those of the front and its rivals: of a configuration that came there late, its later trainings'.
+        saved = [n for n in sorted(own.index) if search_folder.weights_of(self.folder, n).is_file()]
+        return Trial(self, (saved or [choice.number])[0], f"{rule.strip()}: {choice.why}")
 
     def report(self, out: str | os.PathLike[str] | None = None, by: str = "val_accuracy") -> Path:
         """Write one HTML file about the search, by default report.html in its folder, and return its path. ``by`` is
@@ -329,7 +335,8 @@ class Trial:
             kept = [n for n in sorted(finished.state.trials) if search_folder.weights_of(finished.folder, n).is_file()]
             others = f"take one of {', '.join(map(str, kept[:20]))}" if kept else "no other trial has any either"
             raise ConfigError(
-                f"trial {self.number} has no saved weights, as a search keeps those of its front alone: {others}, "
+                f"trial {self.number} has no saved weights, as a search keeps those of its front and "
+                f"its rivals: {others}, "
                 "or train its configuration again in a search of its own (--enqueue)"
             )
         search_folder.require_weights(finished.settings)

@@ -2,6 +2,8 @@
 
 python -m tune_fairlora.confirm --search runs/NAME                      the front's saved models
 python -m tune_fairlora.confirm --search runs/NAME --refit trainval     trained anew on train and val, as the papers do
+
+What the front's configurations are worth on fresh data, with fresh seeds: python -m tune_fairlora.search --confirm
 """
 
 if __name__ == "__main__":
@@ -13,6 +15,7 @@ import argparse
 
 from trainables.config import ConfigError
 from tune_fairlora import api, cli
+from tune_fairlora.record import looks
 
 SHOWN = {
     "accuracy": "accuracy",
@@ -47,8 +50,9 @@ def command(args: argparse.Namespace) -> int:
             continue
         numbers_shown = (f"{text} {each.validation[n]:.4f} → {each.test[n]:.4f}" for n, text in SHOWN.items())
         print(f"{begin} {each.trained_on:8} validation → test: {'  '.join(numbers_shown)}", flush=True)
-    table = search.folder / "confirmed.parquet"
+    table, times = search.folder / "confirmed.parquet", looks.count(search.results.settings["data_fingerprint"])
     print(f"kept in {table}; validation numbers chose these trials, test numbers must not choose again")
+    print(f"looks at this test split on this machine, with this one: {times}")
     return status
 
 

@@ -6,16 +6,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import configurations
+from analysis.estimates import estimate, standing
 from analysis.labels import METHOD_STYLES
-from analysis.pareto import as_minimization, front, hypervolume, reference_point
+from analysis.pareto import as_minimization, hypervolume, reference_point
 from analysis.results import NothingToShow, Search
 
 
 def growth(search: Search, order: pd.DataFrame | None = None) -> pd.DataFrame:
     """The hypervolume of the front after each trial's end, from the search's own reference point.
 
-    A configuration counts once it is complete with its last seed: never half-trained, and not where it breaks a
-    constraint.
+    A configuration counts once it is complete with as many seeds as the search asks for, and not where it breaks a
+    constraint. The front at each end is that of the shrunk means by then (``analysis.estimates``), as the search itself
+    had it: a lucky first training, trained again, makes it smaller.
 
     Args:
         order: ``number`` and ``epochs`` (trained by then, those of stopped and failed trials too) of the ended trials,
@@ -27,18 +29,28 @@ def growth(search: Search, order: pd.DataFrame | None = None) -> pd.DataFrame:
     if order is None:
         order = search.trials[search.trials["status"] != "running"].sort_values("number")
         order = pd.DataFrame({"number": order["number"], "epochs": order["epochs_trained"].cumsum()}, dtype=int)
-    places = dict(zip(order["number"], range(len(order))))
     rows = configurations.complete(search)
-    rows = rows[rows["feasible"]]
-    costs = as_minimization(rows[search.objectives].to_numpy(float), search.directions)
-    joining = {max(places[n] for n in range(first, first + search.seeds)): i for i, first in enumerate(rows["number"])}
+    feasible = set(rows.loc[rows["feasible"], "config_id"])
+    trials = configurations.trainings(search).dropna(subset=search.objectives).set_index("number")
+    costs = dict(zip(trials.index, as_minimization(trials[search.objectives].to_numpy(float), search.directions)))
+    again = "repeats" in trials and search.settings.get("reseed", 0) > 0
+    repeats = set(trials.index[trials["repeats"].notna()]) if again else set()
     reference = as_minimization([reference_of(search)], search.directions)[0]
-    values, members = np.zeros(len(order)), np.empty((0, len(search.objectives)))
-    for place in range(len(order)):
-        if place in joining:
-            members = np.concatenate([members, costs[joining[place]][None]])
-            members = members[front(members)]
-        values[place] = hypervolume(members, reference)
+    values, had, repeated = np.zeros(len(order)), dict[str, list[np.ndarray]](), set[str]()
+    for place, number in enumerate(order["number"]):
+        values[place] = values[place - 1] if place else 0.0
+        if number in costs:
+            config_id = trials.at[number, "config_id"]
+            had.setdefault(config_id, []).append(costs[number])
+            repeated |= {config_id} if number in repeats else set()
+            ready = [each for each in had if len(had[each]) >= search.seeds]
+            if ready:
+                counts = [len(had[each]) for each in ready]
+                flat = np.concatenate([np.array(had[each]) for each in ready])
+                means = estimate(flat, np.repeat(np.arange(len(ready)), counts)).mean
+                able = np.array([each in feasible for each in ready])
+                members = standing(means, able, np.array([each in repeated for each in ready]))
+                values[place] = hypervolume(means[members], reference)
     methods = search.trials.set_index("number")["method"]
     return pd.DataFrame(
         {

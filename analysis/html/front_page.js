@@ -14,14 +14,17 @@ function drawFront(root, data) {
   }
   const text = value => typeof value === "number" ? String(+value.toPrecision(4)) : String(value);
   const label = point => String(point.number).padStart(3, "0") + " " + point.method;
-  const withSpread = (point, i) =>
-    point.values[i].toFixed(4) + (point.spread[i] === null ? "" : " ± " + point.spread[i].toFixed(4));
+  const tested = (point, i) => point.test[i] === null ? "" : ` → ${point.test[i].toFixed(3)} on test`;
+  const claimed = (point, i) =>
+    point.half[i] === null ? point.values[i].toFixed(4) : point.values[i].toFixed(3) + " ± " + point.half[i].toFixed(3);
+  const chance = point => point.chance === null ? "–" : point.chance.toFixed(2);
   const visible = () => data.points.filter(point => !hidden.has(point.method));
 
   function limits(i) {
     if (!all) return data.axes[i].frame;
-    const values = visible().map(point => point.values[i]);
-    const low = Math.min(...values), high = Math.max(...values), margin = Math.max(0.06 * (high - low), 1e-3);
+    const ends = visible().flatMap(({ values, half, front }) => [-1, 1].map(side => values[i] + side * front * half[i]))
+      .concat(visible().map(point => point.test[i]).filter(value => value !== null));
+    const low = Math.min(...ends), high = Math.max(...ends), margin = Math.max(0.06 * (high - low), 1e-3);
     return [low - margin, high + margin];
   }
   function ticks([low, high]) {
@@ -60,7 +63,13 @@ function drawFront(root, data) {
       transform: `rotate(-90 16 ${middle})` }, data.axes[j].label));
 
     const shown = visible().filter(inside), front = shown.filter(point => point.front);
-    if (data.axes.length === 2) {  // with three objectives the front is a surface, which no line bounds
+    const two = data.axes.length === 2;  // with three objectives the front is a surface, which no line bounds
+    for (const band of two ? data.bands.filter(each => each.length > 1) : []) {  // points that cannot be told apart
+      const own = band.map(number => front.find(point => point.number === number)).filter(Boolean);
+      const path = own.map(p => `${px(p.values[i]).toFixed(1)},${py(p.values[j]).toFixed(1)}`).join(" ");
+      svg.append(make("polyline", { class: "band", points: path }));
+    }
+    if (two && data.bands.every(band => band.length === 1)) {
       const ordered = [...front].sort((p, q) => p.values[i] - q.values[i]), corners = [];
       ordered.forEach((point, k) => {
         const before = ordered[k - 1];  // the step turns so that it bounds what the front dominates
@@ -72,17 +81,28 @@ function drawFront(root, data) {
     }
     for (const point of front) bars(svg, point, i, j, px, py);
     for (const point of shown) svg.append(dot(point, px(point.values[i]), py(point.values[j])));
+    for (const point of front) arrow(svg, point, i, j, px, py);
+    const [right, up] = [data.axes[i].up, data.axes[j].up];  // a number stands where no point can: it would dominate this one
     for (const point of front) {
-      svg.append(make("text", { class: "number", x: px(point.values[i]) + 8, y: py(point.values[j]) - 7 }, String(point.number)));
+      const place = { x: px(point.values[i]) + (right ? 8 : -8), y: py(point.values[j]) + (up ? -7 : 15) };
+      svg.append(make("text", { class: "number", ...place, "text-anchor": right ? "start" : "end" }, String(point.number)));
     }
     const outside = visible().length - shown.length;
     outsiders.textContent = outside ? `outside the frame: ${outside}` : "";
     plot.replaceChildren(svg, tip);
   }
   function bars(svg, point, i, j, px, py) {
-    const [x, y] = [point.values[i], point.values[j]], [dx, dy] = [point.spread[i], point.spread[j]];
+    const [x, y] = [point.values[i], point.values[j]], [dx, dy] = [point.half[i], point.half[j]];
     if (dx !== null) svg.append(make("line", { class: "bar", x1: px(x - dx), x2: px(x + dx), y1: py(y), y2: py(y) }));
     if (dy !== null) svg.append(make("line", { class: "bar", x1: px(x), x2: px(x), y1: py(y - dy), y2: py(y + dy) }));
+  }
+  function arrow(svg, point, i, j, px, py) {  // from what is claimed to the test split
+    if (point.test[i] === null || point.test[j] === null) return;
+    const from = [px(point.values[i]), py(point.values[j])], to = [px(point.test[i]), py(point.test[j])];
+    const angle = Math.atan2(to[1] - from[1], to[0] - from[0]), color = data.methods[point.method].color;
+    const wing = side => `${to[0] - 9 * Math.cos(angle + side * 0.45)},${to[1] - 9 * Math.sin(angle + side * 0.45)}`;
+    const points = `${from} ${to} ${wing(1)} ${to} ${wing(-1)}`;
+    svg.append(make("polyline", { class: "arrow", stroke: color, points }));
   }
   function dot(point, x, y) {
     const style = data.methods[point.method], node = shape(style, x, y, point.front ? 6.5 : 4.2);
@@ -100,8 +120,10 @@ function drawFront(root, data) {
   }
   function showTip(point, x, y) {
     const settings = Object.entries(point.settings).map(([name, value]) => `${name} ${text(value)}`);
-    const values = data.axes.map((axis, i) => `${axis.name} ${withSpread(point, i)}`);
-    tip.textContent = [label(point) + (point.front ? "  (front)" : ""), ...values, ...settings].join("\n");
+    const values = data.axes.map((axis, i) => `${axis.name} ${claimed(point, i)}${tested(point, i)}`);
+    const luck = point.chance === null ? "" : `, on the front with probability ${chance(point)}`;
+    const heading = label(point) + (point.front ? "  (front)" : "");
+    tip.textContent = [heading, ...values, `trained ${point.trainings}×${luck}`, ...settings].join("\n");
     tip.hidden = false;
     const share = plot.clientWidth / WIDTH, left = x * share + 14;
     tip.style.left = `${left + tip.offsetWidth > plot.clientWidth ? Math.max(0, left - tip.offsetWidth - 28) : left}px`;
@@ -119,7 +141,8 @@ function drawFront(root, data) {
       return make("th", {}, label(row), close);
     });
     const body = [make("tr", {}, make("th", {}, "trial"), ...heads), line("front", row => row.front ? "yes" : "no")];
-    data.axes.forEach((axis, i) => body.push(line(axis.name, row => withSpread(row, i))));
+    data.axes.forEach((axis, i) => body.push(line(axis.name, row => claimed(row, i) + tested(row, i))));
+    body.push(line("trainings", row => String(row.trainings)), line("on the front", chance));
     names.forEach(name => body.push(line(name, row => name in row.settings ? text(row.settings[name]) : "–")));
     pins.replaceChildren(...(rows.length ? [make("table", {}, make("tbody", {}, ...body))] : []));
   }
@@ -153,12 +176,15 @@ function drawFront(root, data) {
   }
 
   const members = data.points.filter(point => point.front).length;
-  const what = data.seeds > 1 ? `configurations (${data.seeds} seeds each)` : "complete trials";
+  const what = "complete configurations";
   const table = make("div", { class: "wide" }, root.querySelector(".members"));
   root.append(make("h2", {}, `${data.name}: ${members} of ${data.points.length} ${what} on the Pareto front`));
+  const joined = data.axes.length === 2 && data.bands.some(band => band.length > 1)
+    ? "A grey band joins neighbours that cannot be told apart. " : "";
   root.append(make("p", { class: "hint" }, data.points.length
-    ? "Larger marks are the front. Hover shows a trial, a click pins it for comparison."
+    ? `Larger marks are the front. ${data.bars}${joined}Hover shows a configuration, a click pins it for comparison.`
     : "No trial is complete yet."));
+  if (data.verdict.length) root.append(make("p", {}, data.verdict.join(" ")));
   if (data.points.length) {
     root.append(legend(), make("div", { class: "stage" }, plot, pins));
     draw();

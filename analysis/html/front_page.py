@@ -5,6 +5,7 @@ users' folders, so none is ever put together as markup: the numbers travel as JS
 text nodes of them; the table below the picture, which needs no script, is escaped here.
 """
 
+import contextlib
 import json
 import math
 from html import escape
@@ -16,9 +17,10 @@ import pandas as pd
 from matplotlib.markers import MarkerStyle
 from matplotlib.transforms import Affine2D
 
-from analysis import configurations, labels
+from analysis import claims, configurations, labels
+from analysis.confirmation import arrows, confirmation
 from analysis.figures.front import limits
-from analysis.results import Search
+from analysis.results import NothingToShow, Search
 
 DIGITS = 5  # significant ones, of the hyperparameters
 
@@ -53,10 +55,19 @@ def parts(search: Search) -> tuple[str, str]:
 
 def content(search: Search) -> dict[str, Any]:
     """What the page draws: ``axes`` (the objectives), ``methods`` with their style, and ``points``, those of the front
-    last. A point is a configuration that is complete with every seed; its values are means over its seeds, ``spread``
-    their standard deviations (None with one seed)."""
-    rows = configurations.complete(search)
-    rows = rows[rows[search.objectives].map(math.isfinite).all(axis=1)].sort_values("on_front", kind="stable")
+    last. A point is a complete configuration; its ``values`` are what is claimed of it, ``half`` half of their 95 %
+    intervals, ``test`` what fresh trainings showed on the test split (both None where they are not known). ``bands``
+    are the numbers of the front's points in its order, those that cannot be told apart in one list, ``verdict`` says it
+    in words, ``bars`` what the bars are."""
+    claimed = claims.claims(search)
+    rows = arrows(search).sort_values("on_front", kind="stable")
+    tested: list[str] = []
+    with contextlib.suppress(NothingToShow):
+        tested = [
+            "Arrows lead to the test split, where fresh trainings were measured.",
+            *confirmation(search).sentences(),
+        ]
+    bands = claimed.bands() if claimed.known else [[index] for index in claimed.front.index]
     axes = [
         {
             "name": labels.name(name),
@@ -74,7 +85,9 @@ def content(search: Search) -> dict[str, Any]:
         "axes": axes,
         "methods": {name: {"color": style.color, "path": _path(style.marker)} for name, style in styles.items()},
         "points": [_point(row, search, varied) for row in rows.astype(object).to_dict("records")],
-        "seeds": search.seeds,
+        "bands": [rows.loc[band, "number"].tolist() for band in bands],
+        "verdict": [*claimed.sentences(), *tested],
+        "bars": f"Bars are 95 % intervals over {claimed.luck}. " if claimed.known and len(claimed.front) else "",
     }
 
 
@@ -91,14 +104,17 @@ def _path(marker: str) -> str:
 
 
 def _point(row: dict[str, Any], search: Search, varied: list[str]) -> dict[str, Any]:
-    values, spread = ([row[f"{name}{end}"] for name in search.objectives] for end in ("", "_sd"))
+    values, half = ([row[f"{name}_{what}"] for name in search.objectives] for what in ("claimed", "half"))
     given = {name: row[name] for name in varied if pd.notna(row[name])}
     return {
         "number": int(row["number"]),
         "method": row["method"],
         "front": bool(row["on_front"]),
         "values": values,
-        "spread": [value if math.isfinite(value) else None for value in spread],  # JSON has no NaN
+        "half": [value if math.isfinite(value) else None for value in half],  # JSON has no NaN
+        "test": [row[f"{name}_test"] if math.isfinite(row[f"{name}_test"]) else None for name in search.objectives],
+        "chance": row["chance"] if math.isfinite(row["chance"]) else None,
+        "trainings": row["trainings"],
         "settings": {
             labels.hyperparameter(name): float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
             for name, value in given.items()
@@ -111,10 +127,11 @@ def _members_table(drawn: dict[str, Any]) -> str:
     rows = [point for point in drawn["points"] if point["front"]]
     rows.sort(key=lambda point: point["values"][0], reverse=drawn["axes"][0]["up"])
     names = list(dict.fromkeys(name for point in rows for name in point["settings"]))
-    heads = ["trial", "method", *(axis["name"] for axis in drawn["axes"]), *names]
+    heads = ["trial", "method", *(axis["name"] for axis in drawn["axes"]), "on the front", "trainings", *names]
     cells = []
     for row in rows:
-        values = [f"{v:.4f}" if s is None else f"{v:.4f} ± {s:.4f}" for v, s in zip(row["values"], row["spread"])]
+        values = [f"{v:.4f}" if h is None else f"{v:.3f} ± {h:.3f}" for v, h in zip(row["values"], row["half"])]
+        values += ["–" if row["chance"] is None else f"{row['chance']:.2f}", str(row["trainings"])]
         settings = [labels.number(row["settings"].get(name), "g") for name in names]  # pandas' 8.0 is a rank of 8
         cells.append([str(row["number"]), row["method"], *values, *settings])
     head = "".join(f"<th>{escape(text)}</th>" for text in heads)

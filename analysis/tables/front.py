@@ -6,36 +6,45 @@ the search lacks what it shows; ``by``, where there is one, is the metric that a
 
 import pandas as pd
 
-from analysis import configurations, labels
-from analysis.figures.intervals import Samples, bootstrap
-from analysis.pareto import SIGNS
+from analysis import claims, configurations, labels
 from analysis.results import NothingToShow, Search
 from analysis.table import Table
 from trainables.config import FAIR_HYPERPARAMETERS, LORA_HYPERPARAMETERS
 
 LEADING = ("number", "method", "rank", "lam", "lr")
 GROUP = "val_group_accuracy["
+NOTE = (
+    "Claimed: means over training seeds, drawn towards what such configurations have, as whoever stands on a front had "
+    "luck, too; with 95 % intervals of other seeds and other images like these. On the front: how probably it would be "
+    "there. Measured: means of what its trainings showed."
+)
 
 
 def members(search: Search) -> pd.DataFrame:
     """A row a trial of the front: best first objective first, a configuration's seeds together.
 
-    Columns: trial and main hyperparameters, objectives, accuracy by group, the searched rest, the other metrics. A
-    column that is empty on the whole front is left out.
+    Columns: trial and main hyperparameters, objectives, what is claimed of its configuration (``claims.Claims``),
+    accuracy by group, the searched rest, the other metrics. A column that is empty on the whole front is left out.
     """
-    first, rows = search.objectives[0], search.trials[search.trials["on_front"].astype(bool)]
-    costs = rows[first].groupby(rows["number"] // search.seeds).transform("mean") * SIGNS[search.directions[0]]
-    order = costs.to_frame("cost").assign(number=rows["number"]).sort_values(["cost", "number"]).index
-    rows = rows.loc[order].dropna(axis="columns", how="all")
+    claimed = claims.claims(search).front
+    worth = [*(f"{name}_{what}" for name in search.objectives for what in ("claimed", "half")), "chance"]
+    rows = search.trials[search.trials["on_front"].astype(bool)]
+    rows = rows.join(claimed.set_index("config_id")[worth], "config_id")
+    place = dict(zip(claimed["config_id"], range(len(claimed))))
+    rows = rows.assign(place=rows["config_id"].map(place)).sort_values(["place", "number"]).drop(columns="place")
+    rows = rows.dropna(axis="columns", how="all")
     by_group = [name for name in rows if name.startswith(GROUP)]
     rest = [*LORA_HYPERPARAMETERS, *FAIR_HYPERPARAMETERS, "weight_decay"]
-    leading = [*LEADING, *search.objectives, *by_group, *rest, *(name for name in rows if name.startswith("val_"))]
+    metrics = [name for name in rows if name.startswith("val_")]
+    leading = [*LEADING, *search.objectives, *worth, *by_group, *rest, *metrics]
     return rows[list(dict.fromkeys([*(name for name in leading if name in rows), *rows]))].reset_index(drop=True)
 
 
-def table(search: Search, samples: Samples | None = None) -> Table:
-    """Hyperparameters that differ, objectives with the intervals of ``samples``, accuracy by group."""
-    rows = members(search)
+def table(search: Search) -> Table:
+    """A row a configuration on the front: what is claimed of it, how often it would be on the front, hyperparameters
+    that differ, and what was measured (means over its trainings): accuracy, by group, too."""
+    claimed = claims.claims(search)
+    rows = claimed.front
     if rows.empty:
         limits = ", ".join(search.settings.get("constraints", ()))
         complete = (search.trials["status"] == "complete").any()
@@ -44,21 +53,26 @@ def table(search: Search, samples: Samples | None = None) -> Table:
             if complete and limits
             else "no trial is complete, so there is no front yet"
         )
-    ends = {number: bootstrap(sample, search.objectives) for number, sample in (samples or {}).items()}
     searched = [name for name in configurations.varied(search.trials) if name != "method" and name in rows]
-    metrics = dict.fromkeys([*search.objectives, "val_accuracy", "val_worst_cell_accuracy", "val_min_group_accuracy"])
-    groups = [name for name in rows if name.startswith(GROUP)]
-    shown = [name for name in [*metrics, *groups] if name in rows]
+    groups = [name for name in rows if name.startswith(GROUP) and not name.endswith("_sd")]
+    shown = ("val_accuracy", "val_worst_cell_accuracy", "val_min_group_accuracy")
+    measured = [name for name in shown if name in rows and name not in search.objectives[1:]]
+    trials = members(search).groupby("config_id")["number"].apply(lambda numbers: ", ".join(map(str, sorted(numbers))))
     cells = []
     for row in rows.to_dict("records"):
-        named = [str(row["number"]), labels.METHOD_STYLES[row["method"]].name]
-        intervals = {name: " [{:.3f}, {:.3f}]".format(*pair) for name, pair in ends.get(row["number"], {}).items()}
-        values = [labels.number(row[name]) + intervals.get(name, "") for name in shown]
-        cells.append((*named, *(labels.number(row[name], ".3g") for name in searched), *values))
+        cells.append(
+            (
+                *(trials[row["config_id"]], labels.METHOD_STYLES[row["method"]].name),
+                *(claims.text(row[f"{name}_claimed"], row[f"{name}_half"]) for name in search.objectives),
+                labels.number(row["chance"], ".2f"),
+                *(labels.number(row[name], ".3g") for name in searched),
+                *(labels.number(row[name]) for name in [*measured, *groups]),
+            )
+        )
     header = (
-        *("trial", "method", *map(labels.hyperparameter, searched)),
-        *(labels.heading(name) for name in metrics if name in rows),
+        *("trials", "method", *(f"{labels.heading(name)}, claimed" for name in search.objectives), "on the front"),
+        *map(labels.hyperparameter, searched),
+        *(f"{labels.heading(name)}, measured" for name in measured),
         *(f"accuracy in {name.removeprefix(GROUP).removesuffix(']')} ↑" for name in groups),
     )
-    note = "In brackets: 95 % intervals over the validation images, one trained model each." if ends else ""
-    return Table("The front's trials, validation split", header, tuple(cells), note=note)
+    return Table("The front, validation split", header, tuple(cells), note=" ".join([NOTE, *claimed.sentences()]))

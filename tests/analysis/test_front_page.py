@@ -7,16 +7,18 @@ import re
 import pandas as pd
 import pytest
 
+from analysis import claims
 from analysis.html.front_page import content, fragment, page
 from analysis.results import Search
 
 HOSTILE = ["<script>alert(1)</script>", "</script><img src=x onerror=alert(1)>", "=cmd()", "a\u2028b", "$x_1$", "\"&'"]
 
 
-def search(**columns) -> Search:
+def search(seeds: int = 1, **columns) -> Search:
     trials = pd.DataFrame(
         {
             "number": range(4),
+            "config_id": list("abcd"),
             "method": ["lora", "fairlora", "fft", "lora"],
             "status": ["complete", "complete", "complete", "stopped"],
             "on_front": [True, True, False, False],
@@ -29,14 +31,16 @@ def search(**columns) -> Search:
         }
         | columns
     )
-    return Search("s", ["val_accuracy", "val_delta_f1"], ["maximize", "minimize"], trials, pd.DataFrame())
+    return Search("s", ["val_accuracy", "val_delta_f1"], ["maximize", "minimize"], trials, pd.DataFrame(), seeds=seeds)
 
 
 def test_it_draws_complete_configurations_and_says_which_are_on_the_front():
     drawn = content(search())
     points = {point["number"]: point for point in drawn["points"]}
     assert sorted(points) == [0, 1, 2] and [p["number"] for p in drawn["points"] if p["front"]] == [0, 1]
-    assert points[1]["values"] == [0.8, 0.1] and points[1]["spread"] == [None, None]
+    assert points[1]["values"] == [0.8, 0.1] and points[1]["half"] == [None, None]
+    assert points[1]["chance"] is None and points[1]["trainings"] == 1
+    assert drawn["verdict"] == [] and drawn["bars"] == "" and drawn["bands"] == [[0], [1]]
     assert [axis["up"] for axis in drawn["axes"]] == [True, False]
     assert drawn["points"][-1]["front"] and not drawn["points"][0]["front"]  # the front is drawn above the others
 
@@ -46,15 +50,33 @@ def test_a_point_has_the_hyperparameters_that_its_method_has_and_that_differ():
     assert points == {0: {"rank": 8}, 1: {"rank": 16, "λ": 0.1}, 2: {}}
 
 
-def test_repeated_configurations_are_one_point_with_its_spread():
-    repeated = search(method="lora", status="complete", on_front=[True, True, False, False], rank=8, lam=None)
-    repeated = Search(
-        *[getattr(repeated, f) for f in ("name", "objectives", "directions", "trials", "epochs")], seeds=2
-    )
+def test_trainings_of_a_configuration_are_one_point():
+    repeated = search(seeds=2, method="lora", status="complete", config_id=list("aabb"), rank=8, lam=None)
     drawn = content(repeated)
     assert [point["number"] for point in drawn["points"]] == [2, 0]
     front = drawn["points"][1]
-    assert front["values"][0] == pytest.approx(0.85) and front["spread"][0] == pytest.approx(math.sqrt(0.005), abs=1e-5)
+    assert front["values"][0] == pytest.approx(0.85) and front["trainings"] == 2
+
+
+def test_a_point_has_its_interval_and_its_chance_and_points_that_cannot_be_told_apart_are_a_band():
+    four = search(status="complete", val_accuracy=[0.9, 0.8, 0.7, 0.6], val_delta_f1=[0.3, 0.1, 0.4, 0.5])
+    rows = claims.claims(four).rows
+    drawn = content(four)
+    points = {point["number"]: point for point in drawn["points"]}
+    for number, row in enumerate(rows.to_dict("records")):
+        assert points[number]["values"] == [row["val_accuracy_claimed"], row["val_delta_f1_claimed"]]
+        assert points[number]["half"] == [row["val_accuracy_half"], row["val_delta_f1_half"]]
+        assert points[number]["chance"] == row["chance"]
+    assert drawn["bands"] == [[0, 1]] and drawn["bars"] == "Bars are 95 % intervals over other seeds. "
+    assert drawn["verdict"][1] == "No two of its points can be told apart: choose by what else matters."
+    table = re.search(r"<tbody>(.*)</tbody>", page(four), flags=re.S).group(1)
+    cells = [f"{value:.3f} ± {half:.3f}" for value, half in zip(points[0]["values"], points[0]["half"])]
+    assert all(f"<td>{cell}</td>" in table for cell in cells)
+    assert f"<td>{points[0]['chance']:.2f}</td><td>1</td>" in table
+    for axis, name in zip(drawn["axes"], four.objectives):  # the ends of the bars are inside of the frame
+        front = rows[rows["on_front"]]
+        assert axis["frame"][0] < (front[f"{name}_claimed"] - front[f"{name}_half"]).min()
+        assert axis["frame"][1] > (front[f"{name}_claimed"] + front[f"{name}_half"]).max()
 
 
 def test_the_frame_holds_the_front_whatever_lies_far_away():

@@ -60,7 +60,7 @@ def test_where_subjects_say_nothing_the_draws_are_those_of_images(subject):
     """Each image its own subject, none known, or one alone, of whom nothing could be drawn: equal to the bit."""
     sample = predictions()
     first, second = sample.draws(30), dataclasses.replace(sample, subject=subject).draws(30)
-    assert all((first[name] == second[name]).all() for name in first)
+    assert all(np.array_equal(first[name], second[name], equal_nan=True) for name in first)
 
 
 def test_images_that_repeat_their_subject_are_worth_no_more_than_their_subjects():

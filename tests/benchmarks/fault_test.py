@@ -13,6 +13,7 @@ Run it from the repository's root; a full disk (d) needs the right to mount a tm
     f  --time-budget: the command ends in time and is resumed
     g  a learning rate at which the loss is NaN: recorded as diverged, not tried again
     h  the driver alone is killed with -9 and the search resumed at once
+    i  a process is killed with -9 while it trains a candidate again, and one while it confirms the front
 
 Each part prints a line a check, with numbers; the exit status is 1 if any failed.
 """
@@ -30,6 +31,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from analysis.results import CONFIRMATION
 from search_spaces import resolve
 from tests.benchmarks.kill_test import A_DEATH, never_up
 from tests.mirror import Server
@@ -44,10 +46,13 @@ from tests.searches import (
     check_mirror,
     events,
     mirror,
+    records,
+    runs,
     send,
     state_of,
     trained,
 )
+from tune_fairlora.record.event_log import read_events
 from tune_fairlora.record.state import COMPLETE, DIVERGED, FAILED, RUNNING
 
 SILENCE = 20
@@ -120,6 +125,32 @@ def processes_killed(folder: Path, seed: int) -> bool:
     )
     good &= check({t.status for t in others} == {COMPLETE}, f"a: the other {len(others)} complete")
     return good & check_all(folder, space(epochs), 4)
+
+
+def candidates_killed(folder: Path, seed: int) -> bool:
+    options = ("--epochs", 4, "--scheduler", "none", "--confirm-seeds", 1, "--max-concurrent", 1)
+    search = begin(folder, 8, *options)
+    search.until(lambda: any(trial.repeats is not None for trial in state_of(folder).trials.values()))
+    again = next((trial.number for trial in state_of(folder).trials.values() if trial.repeats is not None), -1)
+    pids = [hit(search, folder, again, 1, signal.SIGKILL)]
+
+    def fresh_epochs() -> list[dict]:
+        entries = read_events(runs(folder) / CONFIRMATION) if len(records(folder)) > 1 else []
+        return [entry for entry in entries if entry["event"] == "epoch"]
+
+    if search.until(fresh_epochs):
+        pids.append(fresh_epochs()[0]["pid"])
+        os.kill(pids[-1], signal.SIGKILL)
+    status = search.wait()
+    good = check(status == 0 and len(pids) == 2, f"i: exit status {status} after kill -9 of {pids}")
+    trial, (_, fresh) = state_of(folder).trials[again], records(folder)[-1]
+    text = f"i: trial {again}, which repeats {trial.repeats}, {trial.status} after {trial.faults} fault"
+    good &= check((trial.status, trial.faults) == (COMPLETE, 1), text)
+    text = f"i: of {len(fresh.trials)} fresh trainings {fresh.count(COMPLETE)} complete, {fresh.trials[0].faults} fault"
+    good &= check(fresh.count(COMPLETE) == len(fresh.trials) and fresh.trials[0].faults == 1, text)
+    front = {state_of(folder).trials[n].config_id for n in state_of(folder).front()}
+    good &= check({t.config_id for t in fresh.trials.values()} == front, f"i: of {len(front)} points of the front")
+    return good & check_all(folder, space(4), 8)
 
 
 def process_stopped(folder: Path, seed: int) -> bool:
@@ -293,6 +324,7 @@ PARTS = {
     "f": [out_of_time],
     "g": [diverges],
     "h": [driver_killed],
+    "i": [candidates_killed],
 }
 
 

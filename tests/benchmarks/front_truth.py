@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.front_truth --data digits_seeds
     python -m tests.benchmarks.front_truth --data digits_seeds --rules     # which trainings are repeated, and how many
+    python -m tests.benchmarks.front_truth --data digits_seeds --images    # intervals over seeds and images
 
 Each of ``--repeats`` searches has the epochs of ``--trials`` full trainings. It explores with one training seed; ours
 may spend a share of its epochs on candidates, with fresh seeds. What a configuration is truly worth is its mean over
@@ -13,6 +14,11 @@ searches and their 95 % intervals:
 - all tried: the share that no configuration truly dominates of all that the search has tried, the stopped ones too.
 - hypervolume: of its points' true worth, from accuracy 0 and ΔF1 1.
 - within: how often the interval over seeds holds the true worth, whose own standard error is allowed for.
+
+With ``--images`` the recorded images of validation and test are dealt anew for each search, half of them to be chosen
+by and half for the truth, and a search is of 18 configurations drawn at random, and six trainings again: "within" is
+then how often the interval over seeds and images holds what fresh seeds show on the other images, whose own errors are
+allowed for.
 
 A front of means is what searches claim; ``estimates`` are shrunk means, ``twice`` those of configurations that were
 trained twice or more. Every table is one draw of a data set, an architecture and a grid: it says nothing of others.
@@ -30,12 +36,17 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.estimates import Estimates, estimate, membership
+from analysis.claims import interval, shifts
+from analysis.estimates import Estimates, estimate, membership, seed_draws
 from analysis.pareto import front, hypervolume
+from analysis.predictions import Predictions
 from search_spaces import SPACES
-from tests.benchmarks.replay import COMPLETE, NeverStop, Table, replay
+from tests.benchmarks.replay import COMPLETE, OBJECTIVES, NeverStop, Table, replay
 from tests.benchmarks.search_quality import mean
 from tests.benchmarks.searchers import GridSpace, Ours, RayAsha, RayOptuna, study
+from trainables.data.store import Store
+from trainables.metrics import measure
+from trainables.prepare import datasets
 
 REFERENCE = np.array([0.0, 1.0])
 SPACE = {"digits_seeds": SPACES["digits"], "signdigits_seeds": SPACES["folder_vit_tiny"]}
@@ -46,6 +57,8 @@ CONTENDERS: dict[str, Callable] = {  # (table, seed, the tool's space) -> search
     "ours": lambda t, s, space: (study(t, s, space=space), Ours(t.guess)),
 }
 SHARE, RULE = 0.25, "likely"
+EXPLORED, AGAIN = 18, 6  # configurations and repeated trainings of a search with ``--images``
+SPLITS, FACTS = ("validation", "test"), (("", 1), ("_label", 0), ("_group", 0))  # of a file of logits; images' axis
 SHARES = (0.125, 0.25, 0.375, 0.5)
 FORMS = {
     "optimism, accuracy": 4, "optimism, ΔF1": 4, "themselves": 2, "all tried": 2, "hypervolume": 4, "points": 1,
@@ -56,11 +69,12 @@ FORMS = {
 class Costs:
     """The final costs of a table, float ``[configurations, seeds, 2]``, NaN where a run is not complete."""
 
-    def __init__(self, table: Table):
+    def __init__(self, table: Table, values: np.ndarray | None = None):
+        """``values``: of other images than the table's."""
         self.values = np.full((len(table), len(table.seeds), 2), np.nan)
         for i, (j, seed) in itertools.product(range(len(table)), enumerate(table.seeds)):
             if table.status(i, seed) == COMPLETE:
-                self.values[i, j] = table.costs_of(i, seed)
+                self.values[i, j] = table.costs_of(i, seed) if values is None else values[i, j]
 
     def fresh(self, config: int, used: Sequence[int]) -> np.ndarray:
         return np.delete(self.values[config], used, axis=0)
@@ -89,12 +103,16 @@ class Found:
             self.values[config] = values
 
     def estimates(self) -> tuple[list[int], Estimates]:
-        return list(self.values), estimate(list(self.values.values()))
+        counts = [len(values) for values in self.values.values()]
+        return list(self.values), estimate(
+            np.concatenate([*self.values.values()]), np.repeat(np.arange(len(counts)), counts)
+        )
 
     def chances(self) -> tuple[list[int], np.ndarray, np.ndarray]:
         """Configurations, their shrunk costs, and how probably each is on the front."""
         configs, made = self.estimates()
-        return configs, made.mean, membership(made.mean, made.error, seed=sum(map(len, self.used.values())))
+        draws = seed_draws(made.mean, made.error, seed=sum(map(len, self.used.values())))
+        return configs, made.mean, membership(draws)
 
 
 # --- Which configuration is trained once more, of those that may be. ---
@@ -162,6 +180,87 @@ def score(costs: Costs, found: Found, claim: Claim) -> list[float]:
     return [*optimism, front(true).mean(), np.mean(standing), hypervolume(true, REFERENCE), size, *within]
 
 
+@cache
+def recorded(path: Path) -> tuple[np.ndarray, ...]:
+    """Logits ``[runs, images, classes]`` of both splits, and labels, groups and subjects of the images."""
+    store = Store(datasets.prepare("digits", None, 16))
+    subject = np.concatenate([store.subject[store.rows(split)] for split in ("val", "test")])
+    with np.load(path.with_name(f"{path.stem}_logits.npz")) as content:
+        facts = [np.concatenate([content[f"{split}{name}"] for split in SPLITS], axis=axis) for name, axis in FACTS]
+    return *facts, np.unique(subject, return_inverse=True)[1]
+
+
+class Dealt:
+    """The recorded images of both splits, dealt into two halves by subject, and what every run shows of each."""
+
+    def __init__(self, table: Table, path: Path, rng: np.random.Generator):
+        logits, label, group, subject = recorded(path)
+        self.seeds, self.groups = len(table.seeds), int(group.max()) + 1
+        first = np.isin(subject, rng.permutation(int(subject.max()) + 1)[::2])  # a subject is in one half alone
+        self.halves = [(logits[:, rows], label[rows], group[rows], subject[rows]) for rows in (first, ~first)]
+
+    def costs(self, half: int) -> np.ndarray:
+        """``[configurations, seeds, 2]``, as ``Costs`` has them."""
+        logits, label, group, _ = self.halves[half]
+        classes = logits.shape[2]
+        cells = (group * classes + label) * classes + logits.argmax(axis=2)
+        counts = np.stack([np.bincount(each, minlength=self.groups * classes**2) for each in cells])
+        shown = measure(counts.reshape(-1, self.groups, classes, classes), np.zeros((len(logits), classes))).metrics
+        costs = np.stack([-shown["accuracy"], shown["delta_f1"]], axis=1)
+        return costs.reshape(self.seeds, -1, 2).swapaxes(0, 1)  # runs are recorded seed after seed
+
+    def shift(self, half: int, config: int, seeds: Sequence[int]) -> np.ndarray:
+        """How far the mean over ``seeds`` moves with the images, ``[draws, 2]``."""
+        logits, label, group, subject = self.halves[half]
+        runs = [seed * (len(logits) // self.seeds) + config for seed in seeds]
+        values = [logits[run].astype(np.float16) / 8 for run in runs]
+        samples = [Predictions(each, label, group, self.groups, subject=subject) for each in values]
+        moved = [shifts(sample) for sample in samples]
+        return np.mean([[each[name] for name in OBJECTIVES] for each in moved], axis=0).T
+
+
+def with_images(seed: int, path: Path) -> list[dict]:
+    """One search by one half of the images, and how often its intervals hold what the other half shows."""
+    table, rng = read(path), np.random.default_rng(seed)
+    dealt, order = Dealt(table, path, rng), rng.permutation(len(table.seeds)).tolist()
+    costs, other = (Costs(table, dealt.costs(half)) for half in (0, 1))
+    tried = rng.choice(len(table), EXPLORED, replace=False).tolist()
+    found = Found(costs, tried, [i for i in tried if not np.isnan(costs.values[i, order[0]]).any()], order[0])
+    rows = []
+    for again in (0, AGAIN):
+        for _ in range(again):
+            config = RULES[RULE](found, set(found.values))
+            found.repeat(config, order[len(found.used[config])])
+        configs, made = found.estimates()
+        claim = CLAIMS["twice" if again else "estimates"](found)
+        places = [configs.index(i) for i in claim.configs]
+        moved = np.zeros((len(configs), 2))
+        moved[places] = [dealt.shift(0, i, found.used[i]).var(axis=0) for i in claim.configs]
+        half = interval(made, moved)[1][places]
+        true, error = other.true({i: found.used[i] for i in claim.configs})
+        error = np.hypot(error, [dealt.shift(1, i, order[-3:]).std(axis=0) for i in claim.configs])
+        within = (np.abs(true - claim.costs) <= np.hypot(half, 1.96 * error)).mean(axis=0)
+        seeds = (np.abs(true - claim.costs) <= np.hypot(claim.half, 1.96 * error)).mean(axis=0)
+        labels = {"trained again": again, "points": len(places)}
+        names = ("accuracy", "ΔF1")
+        rows.append(
+            labels
+            | {f"seeds and images, {n}": v for n, v in zip(names, within)}
+            | {f"seeds alone, {n}": v for n, v in zip(names, seeds)}
+            | {f"half, {n}": v for n, v in zip(names, half.mean(axis=0))}
+        )
+    return rows
+
+
+def summary_of_images(rows: pd.DataFrame) -> str:
+    names = [name for name in rows if name != "trained again"]
+    lines = [f"| trained again | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    for again, group in rows.groupby("trained again"):
+        cells = ["{:.3f} ± {:.3f}".format(*mean(group[name])) for name in names]
+        lines.append(f"| {again} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 read = cache(Table.read)  # once a process
 costs_of = cache(lambda path: Costs(read(path)))
 
@@ -207,6 +306,7 @@ def main() -> None:
     p.add_argument("--repeats", type=int, default=200)
     p.add_argument("--trials", type=int, default=24, help="full trainings whose epochs a search has")
     p.add_argument("--rules", action="store_true")
+    p.add_argument("--images", action="store_true", help="how often intervals over seeds and images hold")
     p.add_argument("--processes", type=int, default=os.cpu_count())
     args = p.parse_args()
     path = args.path or Path(__file__).parent / "data" / f"{args.data}.parquet"
@@ -216,6 +316,10 @@ def main() -> None:
     jobs = [(*setting, seed) for setting in settings for seed in range(args.repeats)]
     work = partial(run, path=path, data=args.data, trials=args.trials)
     with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
+        if args.images:
+            found = pool.imap(partial(with_images, path=path), range(args.repeats), chunksize=5)
+            print(summary_of_images(pd.DataFrame(itertools.chain.from_iterable(found))))
+            return
         rows = itertools.chain.from_iterable(pool.imap(work, jobs, chunksize=5))
         print(summary(pd.DataFrame(rows)))
 

@@ -25,12 +25,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.results import CONFIRMED
 from search_spaces import resolve
 from tests.processes import patience
-from tests.searches import NAME, OUTPUT, Search, check, check_all, events, runs, state_of, study, trained
+from tests.searches import NAME, OUTPUT, Search, check, check_all, events, records, runs, study, trained
 from trainables.trial.checkpoints import load_checkpoint, trial_folder
 from tune_fairlora.algorithms.study import STUDY_FILE
-from tune_fairlora.record.state import RUNNING
+from tune_fairlora.plan.search_options import CONFIRM_SEEDS
+from tune_fairlora.record.state import COMPLETE, INTERRUPTED, RUNNING
 
 STARTING = 30.0  # seconds in which a process starts
 A_DEATH = 2  # epochs of a trial that the death of its process may cost: one at work, one whose checkpoint was at work
@@ -40,11 +42,12 @@ def in_flight(folder: Path, before: int) -> list[tuple[str, int, int]]:
     """The epochs that were begun, behind ``before`` others, and not saved, once every process is dead: these must be
     trained again. Of a trial ``A_DEATH`` at most."""
     begun, lost = {(config, seed): epoch for config, seed, epoch in trained(folder)[before:]}, []
-    for trial in [trial for trial in state_of(folder).trials.values() if trial.status == RUNNING]:
-        key, checkpoint = (trial.config_id, trial.seed), load_checkpoint(trial_folder(runs(folder), trial.number))
-        saved = checkpoint["result"]["epoch"] if checkpoint else 0
-        last = begun.get(key, 0)
-        lost += [(*key, epoch) for epoch in range(max(saved, last - A_DEATH) + 1, last + 1)]
+    for record, state in records(folder):
+        for trial in [trial for trial in state.trials.values() if trial.status == RUNNING]:
+            key, checkpoint = (trial.config_id, trial.seed), load_checkpoint(trial_folder(record, trial.number))
+            saved = checkpoint["result"]["epoch"] if checkpoint else 0
+            last = begun.get(key, 0)
+            lost += [(*key, epoch) for epoch in range(max(saved, last - A_DEATH) + 1, last + 1)]
     return lost
 
 
@@ -73,9 +76,10 @@ def killed_search(folder: Path, new: list[str], kills: int, window: float, seed:
     while hits < kills and (moment or never_up(folder)):
         before, search = len(trained(folder)), next_run(folder, new)
         if moment := wait_for_moment(search, folder, window, rng, hits % 4 == 3):
-            processes, hits, flying, state = search.kill(), hits + 1, in_flight(folder, before), state_of(folder)
+            processes, hits, flying, state = search.kill(), hits + 1, in_flight(folder, before), records(folder)[-1][1]
             lost, open_ = lost + flying, state.count(RUNNING)
-            counts = f"{len(state.trials) - open_} trials ended, {open_} open, {len(flying)} epochs in flight"
+            what = "fresh trainings" if len(records(folder)) > 1 else "trials"
+            counts = f"{len(state.trials) - open_} {what} ended, {open_} open, {len(flying)} epochs in flight"
             print(f"kill {hits:2}: after {moment}; {processes} processes; {counts}", flush=True)
     while (status := next_run(folder, new).wait()) and never_up(folder):
         continue
@@ -90,7 +94,7 @@ def never_up(folder: Path) -> bool:
 def check_count(folder: Path, lost: list[tuple[str, int, int]]) -> bool:
     """Each epoch was trained once, and once more for each time that it was in flight when a kill came."""
     times, allowed = Counter(trained(folder)), Counter(lost)
-    reported = sum(len(trial.epochs) for trial in state_of(folder).trials.values())
+    reported = sum(len(trial.epochs) for _, state in records(folder) for trial in state.trials.values())
     beyond = {key: n for key, n in times.items() if n > 1 + allowed[key]}
     text = f"{times.total()} epochs begun, {reported} reported, {times.total() - len(times)} trained again"
     return check(
@@ -98,10 +102,25 @@ def check_count(folder: Path, lost: list[tuple[str, int, int]]) -> bool:
     )
 
 
+def check_fresh(folder: Path) -> bool:
+    """Each configuration of the front has its fresh trainings, with seeds that nothing else had, and their rows."""
+    (_, search), (_, fresh) = records(folder)
+    front = {search.trials[n].config_id for n in search.front()}
+    ended = Counter(trial.config_id for trial in fresh.trials.values() if trial.status not in (RUNNING, INTERRUPTED))
+    used = {(trial.config_id, trial.seed) for trial in search.trials.values()}
+    seeds = [(trial.config_id, trial.seed) for trial in fresh.trials.values()]
+    good = check(set(ended) == front and set(ended.values()) == {CONFIRM_SEEDS}, f"fresh trainings: {dict(ended)}")
+    good &= check(len(set(seeds)) == len(seeds) and used.isdisjoint(seeds), "each with a seed of its own")
+    table = pd.read_parquet(runs(folder) / CONFIRMED)
+    return good & check(len(table) == fresh.count(COMPLETE), f"confirmed.parquet: {len(table)} rows")
+
+
 def differences(one: Path, other: Path) -> list[str]:
     """What two records say differently, but for times, devices and run ids."""
     found = []
-    for name in ("trials.parquet", "epochs.parquet"):
+    names = ["trials.parquet", "epochs.parquet", "configurations.parquet"]
+    names += [f"confirm/{name}" for name in names[:2]] + [CONFIRMED] if len(records(other)) > 1 else []
+    for name in names:
         tables = [pd.read_parquet(runs(each) / name) for each in (one, other)]
         tables = [each.drop(columns=["seconds", "device", "mlflow_run_id"], errors="ignore") for each in tables]
         if not tables[0].equals(tables[1]):
@@ -113,11 +132,13 @@ def differences(one: Path, other: Path) -> list[str]:
 def prove(folder: Path, args: argparse.Namespace) -> bool:
     new = ["--space", "digits", "--trials", str(args.trials), "--seed", str(args.seed), "--epochs", str(args.epochs)]
     new += ["--max-concurrent", str(args.max_concurrent)] if args.max_concurrent else []
+    new += ["--confirm"] if args.confirm else []
     begun, killed, space = time.monotonic(), folder / "killed", resolve("digits").with_changes({}, epochs=args.epochs)
     status, hits, lost = killed_search(killed, new, args.kills, args.window, args.seed)
     text = f"{hits} of {args.kills} kills, then exit status {status}, after {time.monotonic() - begun:.0f} s in all"
     good = check(status == 0 and hits == args.kills, text)
     good &= check_all(killed, space, args.trials) & check_count(killed, lost)
+    good &= not args.confirm or check_fresh(killed)
     if args.compare:
         while next_run(folder / "whole", new).wait() and never_up(folder / "whole"):
             continue
@@ -134,6 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--window", type=float, default=10.0, help="seconds of training within which a kill comes")
     p.add_argument("--max-concurrent", type=int)
     p.add_argument("--epochs", type=int, default=8)
+    p.add_argument("--confirm", action="store_true", help="with fresh trainings of the front, which are killed too")
     p.add_argument("--compare", action="store_true", help="with a search that is never killed")
     p.add_argument("--folder", type=Path, help="default: a new one in the temporary folder")
     args = p.parse_args(argv)

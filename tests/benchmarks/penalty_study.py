@@ -4,6 +4,7 @@
     python tests/benchmarks/penalty_study.py --data signdigits --source ../shared/data/signdigits \
         --weights ../shared/weights/vit_tiny_patch16_224_in1k.safetensors
     python tests/benchmarks/penalty_study.py --data simulated
+    python tests/benchmarks/penalty_study.py --data recorded       # λ > 0 against λ = 0 in digits_seeds, 12 seeds
 
 Trains with the core's `fit` (no Ray), one thread, one trial after another; prints a Markdown table of validation
 accuracy (up) and ΔF1 (down) after the last epoch, mean ± standard deviation over seeds (n - 1), and the seconds of a
@@ -13,6 +14,11 @@ keeps the learning rate, so that its steps are a quarter ("same epochs"), or tra
 `simulated` trains nothing: losses are drawn, exponential with a mean of exp(0.3 z) nats for each class, z standard
 normal. It prints how well the weights on the groups of a batch agree with those that the true means would give (cosine,
 mean over batches; up), and, were all true means equal, how many samples noise alone would train uphill at λ = 1.
+
+`recorded` trains nothing either: of the runs in `data/digits_seeds.parquet` it compares those that differ in nothing
+but the penalty, as a search does (`analysis.paired`): FairLoRA less LoRA and FairFFT less FFT, at equal rank and
+learning rate, ± 95 % intervals over seeds and images. Configurations that collapsed with any seed are left out, as in a
+search.
 
 What was found (accuracy, ΔF1; two CPU cores, shared; val ΔF1 of digits has a standard error of 0.05 over its images):
 
@@ -42,17 +48,28 @@ it is not. The options have a case with many classes (simulated, cosine and shar
 
 import argparse
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
 
+from analysis.figures import penalty_effect
+from analysis.paired import Paired
+from analysis.results import Search
+from trainables import logits
 from trainables.config import TrainConfig
 from trainables.data import batches
 from trainables.data.sampling import index_batches
 from trainables.prepare import datasets
 from trainables.training.fit import fit
 from trainables.training.penalty import RunningMeans, group_means, penalty_weights
+from tune_fairlora.record.state import sound_recall
+
+RECORDED = Path(__file__).parent / "data" / "digits_seeds.parquet"
+STEPS = 8  # of a recorded logit, in one (`grid_curves.py`)
 
 BASES = {
     "digits": {"lr": 5e-3, "batch_size": 64, "epochs": 8, "flip": False, "crop": 1.0},
@@ -155,9 +172,48 @@ def simulated() -> None:
         print(f"| {title} | " + " | ".join(f"{cosine:.2f}, {100 * up:.0f} % uphill" for cosine, up in cells) + " |")
 
 
+def recorded_search(folder: Path, split: str) -> Search:
+    """The recorded runs as a search that has trained each configuration with every seed, and took ``split``
+    ("validation" or "test") for its validation split. Its logits go to ``folder``."""
+    frame = pd.read_parquet(RECORDED)
+    runs = frame.drop_duplicates(["config_id", "seed"], keep="last")
+    runs = runs[runs["epoch"] == frame["epoch"].max()].reset_index(drop=True)
+    runs["number"] = runs.index
+    with np.load(RECORDED.with_name("digits_seeds_logits.npz")) as kept:
+        label, group, steps = (kept[f"{split}{what}"] for what in ("_label", "_group", ""))
+    logits.keep_images(folder, label, group)
+    measured = []
+    for number, table in zip(runs["number"], steps, strict=True):
+        evaluation = logits.evaluate_logits(table / STEPS, label, group, n_groups=group.max() + 1)
+        logits.save(folder, number, evaluation.logits)
+        measured.append({f"val_{name}": value for name, value in evaluation.metrics.items()})
+    runs = runs[[name for name in runs if name not in measured[0]]].assign(on_front=False, **pd.DataFrame(measured))
+    recall = runs["val_mean_recall"]
+    runs["status"] = np.where(recall > sound_recall(recall.to_numpy(), guess=0.1, least=0.0), "complete", "collapsed")
+    objectives = {"val_accuracy": "maximize", "val_delta_f1": "minimize"}
+    settings = {"groups": [str(i) for i in range(group.max() + 1)]}
+    names, directions, seeds = [*objectives], [*objectives.values()], runs["seed"].nunique()
+    return Search("recorded", names, directions, runs, pd.DataFrame(), seeds, settings, folder=folder)
+
+
+def recorded() -> None:
+    print("| images | λ | pairs | accuracy | p | ΔF1 | p |\n|---|---|---|---|---|---|---|")
+    for split in ("validation", "test"):
+        with tempfile.TemporaryDirectory() as folder:
+            search = recorded_search(Path(folder), split)
+            rows = penalty_effect.pairs(search).merge(search.trials, left_on="fair", right_on="number")
+            ids = dict(zip(search.trials["number"], search.trials["config_id"]))
+            groups = [(f"{lam:g}", rows[rows["lam"] == lam]) for lam in sorted(rows["lam"].unique())]
+            for lam, among in [*groups, ("all", rows)]:
+                pairs = [(ids[fair], ids[plain]) for fair, plain in zip(among["fair"], among["plain"])]
+                made = [Paired(search, name, pairs).difference(pairs) for name in search.objectives]
+                cells = [f"{each.value:+.4f} ± {each.half:.4f} | {each.p:.2g}" for each in made]
+                print(f"| {split} | {lam} | {made[0].pairs} | {' | '.join(cells)} |".replace("-", "−"), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", choices=(*BASES, "simulated"), default="digits")
+    parser.add_argument("--data", choices=(*BASES, "simulated", "recorded"), default="digits")
     parser.add_argument("--source", type=Path, help="the folder of signdigits")
     parser.add_argument("--weights", help="the weights of ViT-Tiny for signdigits")
     parser.add_argument("--seeds", type=int, default=3)
@@ -165,6 +221,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.data == "simulated":
         simulated()
+    elif args.data == "recorded":
+        recorded()
     else:
         study(args.data, args.source, args.weights, args.seeds)
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -231,3 +232,15 @@ def test_weights_are_as_readable_as_any_other_file(tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / checkpoints.WEIGHTS).stat().st_mode) == 0o644
+
+
+def test_a_confirmation_alone_sees_the_test_split(tmp_path, store):
+    images = Store(store)
+    for test, split in ((False, "val"), (True, "test")):
+        made = trial(tmp_path / split, store)
+        made.trial.config["context"] |= {"test": True} if test else {}
+        result = step(made)
+        assert sum(result["tables"]["by_class"]["count"]) == len(images.rows(split))
+        counts = np.bincount(images.label[images.rows(split)])
+        assert result["tables"]["by_class"]["count"] == counts.tolist()
+        made.cleanup()

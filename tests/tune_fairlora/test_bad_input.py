@@ -54,6 +54,12 @@ def photos(
 GOOD = ["a.png,0,train", "b.png,1,train", "c.png,0,val", "d.png,1,val"]
 
 
+def test_a_front_cannot_be_confirmed_without_a_test_split(empty_folder, capsys):
+    data = photos(empty_folder / "p", GOOD)
+    line = fails(capsys, *folder_search(data, "--weights", "random", "--confirm", "--dry-run"))
+    assert "--confirm needs a test split, but the data set has none: leave it out" in line
+
+
 def folder_search(data: str, *more: str) -> list[str]:
     return ["--space", "folder_vit_tiny", "--image-size", "32", "--data", data, *more]
 

@@ -69,7 +69,8 @@ def test_the_saved_model_is_measured_on_the_test_split(search, capsys):
     assert row["number"] == 0 and row["config_id"] == CONFIG.config_id
     for name, value in expected.items():
         assert row[f"test_{name}"] == pytest.approx(value, abs=max(1e-6, tied), nan_ok=True)
-    (line, _) = capsys.readouterr().out.splitlines()
+    line, _, looks = capsys.readouterr().out.splitlines()
+    assert looks.startswith("looks at this test split on this machine, with this one: ")
     assert line.startswith("   0 lora      train    validation → test: accuracy 0.")
     assert re.findall(r"(?<=\d)  (.+?) \d\.\d{4} → ", line) == ["ΔF1", "worst group", "worst attribute"]
     # Weighed by what the model was trained on, in which a ground goes with most digits of a parity.

@@ -107,7 +107,7 @@ def make_plan(folder: Path, trials=6, points=(), **options) -> Plan:
     given = SearchOptions(**defaults | options)
     return Plan(
         options=given, folder=folder, space=space, store=store, manifest=batches.open_data(store).manifest,
-        weights=None, trials=trials * given.seeds, points=points,
+        weights=None, trials=trials, points=points,
     )  # fmt: skip
 
 
@@ -121,7 +121,7 @@ def search(tmp_path):
 def test_a_search_runs_its_trials_and_ends(search):
     numbers = [search.whole(accuracy=0.5 + i / 20, delta=0.3) for i in range(6)]
     assert numbers == [0, 1, 2, 3, 4, 5] and search.launch() == Searcher.FINISHED and search.controller.complete()
-    assert search.record.front() == [5] and [search.state_of(n) for n in numbers] == [TrialState.COMPLETE] * 6
+    assert search.record.front() == [4, 5] and [search.state_of(n) for n in numbers] == [TrialState.COMPLETE] * 6
 
 
 def test_a_result_that_is_told_twice_counts_once(search):
@@ -226,7 +226,7 @@ def test_a_search_that_ends_at_once_keeps_what_may_still_come_onto_the_front(tmp
     first = search.whole(accuracy=0.9, delta=0.1)
     save_weights(trial_folder(search.folder, first), {}, {})
     again = search.again()
-    assert again.record.front() == [] and again.record.undecided() == [first]
+    assert again.record.front() == [] and again.record.rivals() == [first]
     again.controller.sweep()
     assert again.files(first) == ["model.safetensors"]
     again.die()
@@ -271,14 +271,21 @@ def test_the_scheduler_stops_what_is_poor_and_every_decision_is_in_the_record(tm
     search.die()
 
 
-def test_the_seeds_of_a_configuration_that_was_stopped_are_stopped_too(tmp_path):
-    search = Search(tmp_path, scheduler="moasha", trials=4, seeds=2)
-    for _ in range(2):
-        search.whole(accuracy=0.9, delta=0.1)
-    search.whole(accuracy=0.5, delta=0.5)
-    last = search.whole(accuracy=0.99, delta=0.01)
-    assert search.record.trials[last].reason == "stopped at epoch 1: trial 2, another seed of it, was stopped"
-    search.die()
+def test_a_configuration_is_judged_once(tmp_path):
+    """With its first seed: the others of what was stopped never begin, those of what was kept come to their end."""
+    search = Search(tmp_path, scheduler="moasha", trials=6, seeds=2)
+    best = search.whole(accuracy=0.9, delta=0.1)
+    poor = search.whole(accuracy=0.3, delta=0.9)
+    assert search.record.trials[poor].repeats == best and search.record.trials[poor].status == "complete"
+    assert search.record.trials[poor].decisions == {} and search.record.trials[best].decisions
+    worse = search.whole(accuracy=0.85, delta=0.2)
+    assert search.record.trials[worse].status == "stopped" and search.record.trials[worse].repeats is None
+    resumed = search.again()
+    third = resumed.whole(accuracy=0.8, delta=0.2)
+    assert resumed.record.trials[third].repeats is None
+    rungs = resumed.controller.scheduler.state
+    assert best in rungs[("adapters", 4, 1)] and not any(poor in rung for rung in rungs.values())
+    resumed.die()
 
 
 def outcome(search: Search) -> tuple:

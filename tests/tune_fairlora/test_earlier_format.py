@@ -114,7 +114,8 @@ def test_the_settings_of_every_space_become_what_this_version_writes(name: str) 
         for field, entry in space.search.items()
     }
     settings = upgraded({"format": 2, "searched": texts, "seed": 3})
-    assert settings == {"format": FORMAT, "searched": distribution_data(space.search), "seed": 3}
+    data = {"searched": distribution_data(space.search), "seed": 3, "reseed": 0.0}
+    assert settings == {"format": FORMAT} | data == upgraded({"format": 3} | data)
     assert json.loads(json.dumps(settings)) == settings
 
 

@@ -16,7 +16,6 @@ from analysis import results
 from analysis.pick import pick
 from tests.processes import ROOT
 from tests.records import SETTINGS, begun, metrics, report, run, start
-from trainables.config import TrainConfig
 from trainables.metrics import METRICS
 from tune_fairlora.record.event_log import Record, collapse_floor, read_events
 from tune_fairlora.record.state import State
@@ -54,7 +53,74 @@ def test_the_front_is_told_by_the_first_objective_best_first_and_of_equals_by_nu
     run(record, 2, [0.1, 0.6], delta=0.2)
     run(record, 3, [0.1, 0.7], delta=0.3)
     assert record.front() == [1, 3, 2, 0]
-    assert record.hypervolume() == pytest.approx(0.7 * 0.7 + 0.6 * 0.1 + 0.5 * 0.1)
+
+
+def test_the_hypervolume_is_that_of_the_means_drawn_together(record):
+    """Four configurations, one training each. Accuracy: .5, .6, .7, .9, so that the median is .65, and the median
+    distance from it .1: the spread is (1.4826 * .1)². Half of it is noise, half their own, so that each goes half of
+    the way; of three, which say too little of each other, none does."""
+    for number, accuracy in enumerate([0.5, 0.6, 0.7]):
+        run(record, number, [0.1, accuracy], delta=0.2)
+    assert record.hypervolume() == pytest.approx(0.7 * 0.8)
+    run(record, 3, [0.1, 0.9], delta=0.2)
+    assert record.worth().estimates.mean[:, 0] == pytest.approx([0.575, 0.625, 0.675, 0.775])
+    assert record.hypervolume() == pytest.approx(0.775 * 0.8)
+
+
+def again(record: Record, number: int, repeats: int, accuracy: float, seed: int, delta=0.2, **ended) -> None:
+    first = record.trials[repeats]
+    values = first.values | {"seed": seed}
+    record.add("start", number=number, values=values, config_id=first.config_id, seed=seed, repeats=repeats)
+    for epoch in (1, 2):
+        report(record, number, epoch, accuracy=accuracy, delta=delta)
+    status, reason = record.outcome(number)
+    record.add("end", number=number, tables={}, **{"status": status, "reason": reason} | ended)
+
+
+def test_once_one_was_trained_again_the_front_is_of_those_that_were(tmp_path):
+    record = begun(tmp_path, reseed=0.25)
+    for number, (accuracy, delta) in enumerate([(0.8, 0.2), (0.75, 0.15), (0.7, 0.3), (0.6, 0.4)]):
+        run(record, number, [0.1, accuracy], delta=delta)
+    assert record.front_points() == [[0], [1]]
+    again(record, 4, 1, 0.65, seed=1, delta=0.35)
+    assert record.front_points() == [[1, 4]] and record.rivals() == [0]  # its weights stay: it may be trained again
+    assert record.values([1, 4]).tolist() == pytest.approx([0.7, 0.25])
+    again(record, 5, 0, 0.78, seed=1, delta=0.2)
+    assert record.front_points() == [[0, 5]]
+    record.close()
+
+
+@pytest.mark.parametrize(("status", "stays"), [("diverged", False), ("failed", True), ("interrupted", True)])
+def test_a_configuration_that_diverges_with_another_seed_leaves_the_front(tmp_path, status, stays):
+    """One whose process failed says nothing of it."""
+    record = begun(tmp_path, reseed=0.25)
+    for number, accuracy in enumerate([0.8, 0.7, 0.6, 0.5]):
+        run(record, number, [0.1, accuracy], delta=0.1 + number / 10)
+    again(record, 4, 0, 0.9, seed=1, status=status, reason="it did")
+    assert (0 in record.front()) == stays and 4 not in record.front()
+    record.close()
+
+
+def test_a_seed_that_collapses_takes_its_configuration_off_the_front(tmp_path):
+    record = begun(tmp_path, reseed=0.25)
+    for number, accuracy in enumerate([0.8, 0.7, 0.6, 0.5]):
+        run(record, number, [0.1, accuracy], delta=0.1 + number / 10)
+    again(record, 4, 0, 0.9, seed=1, status="collapsed", reason="val_mean_recall 0.1")
+    assert record.trials[4].status == "complete"  # what it measured decides, not who tells
+    record.add("launch", number=4)
+    record.trials[4].epochs[-1]["metrics"]["val_mean_recall"] = 0.1
+    record.add("end", number=4, status="complete", reason="", tables={})
+    assert record.trials[4].status == "collapsed" and record.front() == [1]
+    record.close()
+
+
+def test_of_a_configuration_that_was_trained_twice_alike_one_counts(tmp_path):
+    """Before format 4 a point that was drawn again had the same seed again."""
+    record = begun(tmp_path)
+    for number in (0, 1):
+        run(record, number, [0.1, 0.6], lr=1e-3)
+    assert record.front_points() == [[0]] and record.worth().estimates.freedom.tolist() == [0.0]
+    record.close()
 
 
 def test_an_epoch_counts_once_and_in_its_turn(record):
@@ -163,16 +229,16 @@ def test_tables_of_a_search_without_trials_can_be_read(record, tmp_path):
 def test_with_several_seeds_the_front_is_of_the_means_of_complete_configurations(tmp_path):
     record = begun(tmp_path, seeds=2)
     run(record, 0, [0.1, 0.99], delta=0.5, seed=0)  # one lucky seed
-    assert record.front() == [] and record.undecided() == [0]
+    assert record.front() == [] and record.rivals() == [0]
     run(record, 1, [0.1, 0.41], delta=0.5, seed=1)
-    assert record.front() == [0, 1] and record.undecided() == []
+    assert record.front() == [0, 1] and record.rivals() == []
     run(record, 2, [0.1, 0.8], delta=0.3, seed=0)
     run(record, 3, [0.1, 0.7], delta=0.3, seed=1)  # mean 0.75, 0.3 beats mean 0.70, 0.5
     assert record.front_points() == [[2, 3]]
     assert record.hypervolume() == pytest.approx(0.75 * 0.7)
     run(record, 4, [0.1, 0.95], delta=0.01, seed=0)
     run(record, 5, [0.1, math.nan], seed=1)  # without all of its seeds a configuration has no mean
-    assert record.front_points() == [[2, 3]] and record.undecided() == []
+    assert record.front_points() == [[2, 3]] and record.rivals() == []
     record.close()
 
 
@@ -182,6 +248,7 @@ def test_weights_stay_until_every_seed_of_a_configuration_has_spoken(tmp_path):
 
     record = begun(tmp_path, seeds=2)
     controller = SimpleNamespace(record=record, plan=SimpleNamespace(folder=tmp_path), _kept=set())
+    controller.kept = lambda: SearchController.kept(controller)
     plan = [(0.9, 0.1), (0.9, 0.1), (0.5, 0.5), (0.5, 0.5)]  # the second configuration is dominated
     kept = []
     for number, (accuracy, delta) in enumerate(plan):
@@ -191,10 +258,9 @@ def test_weights_stay_until_every_seed_of_a_configuration_has_spoken(tmp_path):
         kept.append(sorted(p.name for p in (tmp_path / "trials").iterdir()))
     assert kept == [["0000"], ["0000", "0001"], ["0000", "0001", "0002"], ["0000", "0001"]]
     run(record, 4, [0.1, 0.95], delta=0.05, seed=0)
-    values = TrainConfig(epochs=2, seed=1).hyperparameters()
-    record.add("start", number=5, values=values, config_id="x", seed=1)
+    start(record, 5, epochs=2, seed=1)
     record.add("end", number=5, status="interrupted", reason="interrupted", tables={})
-    assert record.undecided() == [4]
+    assert record.rivals() == [4]
     record.close()
 
 

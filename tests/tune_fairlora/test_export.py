@@ -259,7 +259,7 @@ def test_what_confirm_measured_stands_beside_under_its_own_name(search, tmp_path
     [
         ("accuracy", 1, "accuracy: trial 1 has the best val_accuracy (0.9000"),
         ("fairness", 0, "fairness: trial 0 has the best val_delta_f1 (0.1000"),
-        ("knee", 0, "knee: the front has 2 point(s), so no knee; trial 0 is one"),
+        ("knee", 0, "knee: trial 0 is the first of the front's two points, and nothing is known"),
         ("val_accuracy>=0.7 then val_delta_f1", 1, "of the 1 complete configurations with val_accuracy>=0.7"),
     ],
 )
@@ -276,7 +276,7 @@ def test_a_rule_takes_the_place_of_a_number_and_says_why(search, tmp_path, capsy
     [
         (["--trial", "7"], "--trial must be one of the search's 4, but 7 does not exist"),
         (["--trial", "3"], "--trial must be a complete trial, but trial 3 is failed"),
-        (["--trial", "2"], "trial 2 has no saved weights, as a search keeps those of its front alone: take one of 0"),
+        (["--trial", "2"], "trial 2 has no saved weights, as a search keeps those of its front and its rivals: take"),
         (["--trial", "x"], "argument --trial: a number >= 0, whole must be given, but got x"),
         ([], "one of the arguments --trial --pick is required"),
         (["--trial", "0", "--pick", "knee"], "argument --pick: not allowed with argument --trial"),

@@ -104,6 +104,8 @@ def test_all_of_the_search_is_in_it(made):
         assert f"{100 * value:.2f}" in page.texts
     for text in ("place 9 of 9", "f00d", "vit.safetensors, hash beef", "tpe, moasha", "0.1.0"):
         assert text in page.text
+    assert "Methods at equal effort, validation split" in page.texts
+    assert "In ΔF1, it cannot be told whether λ > 0 is better than λ = 0 here" in page.text
     assert "/somewhere/of/mine" not in page.text  # where files lie is nobody's business
     assert "The smallest class has" in page.text and "16 trials: 13 complete" in page.text
     assert "All numbers are of the validation split" in page.text and "test split, " not in page.text
@@ -142,7 +144,8 @@ def test_confirmed_numbers_come_in_their_own_section(made, tmp_path):
     shutil.copytree(made[0], folder)
     numbers = {f"test_{name}": 0.25 for name in ("accuracy", "min_f1", "min_recall", "delta_f1", "eod_max")}
     numbers |= {f"test_{name}": 0.25 for name in ("equalized_odds", "min_group_accuracy", "delta_group_accuracy")}
-    row = {"number": 0, "trained_on": "train", "test_loss_variance": 0.5, **numbers}
+    config_id = pd.read_parquet(folder / "trials.parquet").set_index("number").at[0, "config_id"]
+    row = {"number": 0, "config_id": config_id, "trained_on": "train", "test_loss_variance": 0.5, **numbers}
     told_of = json.loads((folder / "search.json").read_text()) | {"data": "waterbirds"}
     (folder / "search.json").write_text(json.dumps(told_of))
     pd.DataFrame([row]).to_parquet(folder / "confirmed.parquet")

@@ -27,12 +27,12 @@ class TrialLauncher:
     def __init__(self, record: Record):
         self.record = record
 
-    def launch(self, number: int, config: TrainConfig) -> dict:
-        values = config.hyperparameters()
-        self.record.add("start", number=number, values=values, config_id=config.config_id, seed=config.seed)
+    def launch(self, number: int, config: TrainConfig, repeats: int | None = None) -> dict:
+        told = {"values": config.hyperparameters(), "config_id": config.config_id, "seed": config.seed}
+        self.record.add("start", number=number, **told, repeats=repeats)
         return {}
 
-    def may_start(self) -> bool:
+    def may_start(self, whole: bool = False) -> bool:
         return True
 
     def busy(self) -> bool:

@@ -10,7 +10,7 @@ import yaml
 from trainables.config import ConfigError
 from tune_fairlora import cli
 from tune_fairlora.plan import resume
-from tune_fairlora.plan.search_options import DEFAULTS, OPTIONS, SearchOptions, checked, read_config
+from tune_fairlora.plan.search_options import DEFAULTS, OPTIONS, RESEED, SearchOptions, checked, read_config
 from tune_fairlora.search import parser
 
 # Of each option: as on the command line, another value than its default, and that value as Python has it.
@@ -30,6 +30,9 @@ OTHER = {
     "sampler": ("grid", "grid"),
     "seed": ("7", 7),
     "seeds": ("2", 2),
+    "reseed": ("0", 0.0),
+    "confirm": (None, True),
+    "confirm_seeds": ("2", 2),
     "enqueue": ("points.json", "points.json"),
     "scheduler": ("none", "none"),
     "grace_period": ("1", 1),
@@ -121,12 +124,27 @@ def test_a_value_may_be_written_in_more_than_one_way(given, same):
         ({"constraint": "acuracy>=0.9"}, "unknown metric of a constraint 'acuracy', did you mean val_accuracy?"),
         ({"experiment": " "}, "`experiment`: a name must be given, but it is empty"),
         ({"space": ""}, "`space` is needed"),
+        ({"reseed": 1}, "`reseed`: a share of the trials must be given, from 0 to less than 1, but got 1"),
+        ({"reseed": -0.1}, "`reseed`: a share of the trials must be given, from 0 to less than 1, but got -0.1"),
+        ({"reseed": "nan"}, "`reseed`: a share of the trials must be given"),
+        ({"reseed": "a quarter"}, "`reseed`: a share of the trials must be given"),
+        ({"reseed": 0.25, "seeds": 3}, "`reseed` 0.25 and `seeds` 3 say the same twice"),
+        ({"confirm_seeds": 0, "confirm": True}, "`confirm_seeds`: a number >= 1, whole must be given, but got 0"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_field(given, message):
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}") as caught:
         SearchOptions(**checked({"space": "digits"} | given))
     assert "\n" not in str(caught.value)
+
+
+def test_the_share_for_candidates_follows_the_seeds_unless_it_is_given():
+    given = ({}, {"seeds": 3}, {"reseed": 0}, {"reseed": 0.5})
+    assert [SearchOptions(space="digits", **each).reseeds for each in given] == [RESEED, 0.0, 0.0, 0.5]
+
+
+def test_who_says_how_many_fresh_trainings_wants_them():
+    assert SearchOptions(space="digits", confirm_seeds=1).confirm and not SearchOptions(space="digits").confirm
 
 
 def test_errors_name_fields_in_python_and_flags_on_the_command_line(capsys):

@@ -147,8 +147,113 @@ def test_a_grid_with_seeds_visits_every_point_with_each(tmp_path):
     runs = []
     while (suggestion := searcher.suggest(str(len(runs)))) != Searcher.FINISHED:
         runs.append((TrainConfig(**suggestion["values"]).config_id, suggestion["values"]["seed"]))
-        searcher.launcher.open.clear()
+        end(searcher, suggestion["number"])
     assert len(set(runs)) == len(runs) == 2 * 9 and len({config_id for config_id, _ in runs}) == 9
+
+
+def test_only_what_its_first_seed_completes_gets_the_others(tmp_path):
+    searcher = make(tmp_path, trials=9, seeds=3)
+    for i, status in enumerate(["stopped", "complete"]):
+        suggestion = searcher.suggest(str(i))
+        end(searcher, suggestion["number"], status)
+    again = [searcher.suggest("a"), searcher.suggest("b")]
+    assert [(s["number"], s["values"]["seed"]) for s in again] == [(2, 1), (3, 2)]
+    assert all(searcher.state.trials[s["number"]].repeats == 1 for s in again)
+    third = searcher.suggest("c")  # another configuration meanwhile
+    assert third["values"]["seed"] == 0 and searcher.suggest("d") is None and searcher.left() is False
+    end(searcher, third["number"], "diverged")
+    end(searcher, 2, "collapsed", recall=0.1)
+    end(searcher, 3)
+    assert searcher.suggest("e") == Searcher.FINISHED and not searcher.left()
+
+
+def reseeded(folder, trials=12, **options) -> StudySearcher:
+    return make(folder, trials=trials, reseed=0.25, **options)
+
+
+def test_the_last_quarter_trains_the_likeliest_members_again_with_fresh_seeds(tmp_path):
+    searcher = reseeded(tmp_path, seed=3)
+    drive(searcher, 9)
+    trials = searcher.state.trials
+    assert all(trial.repeats is None and trial.seed == 3 for trial in trials.values())
+    assert len({trial.config_id for trial in trials.values()}) == 9
+    front = set(searcher.state.front())
+    drive(searcher, 3)
+    again = [trials[n] for n in (9, 10, 11)]
+    assert {trial.repeats for trial in again} <= front and all(trial.seed > 3 for trial in again)
+    assert all(trial.config_id == trials[trial.repeats].config_id for trial in again)
+    assert searcher.suggest("x") == Searcher.FINISHED and not searcher.left()
+    own = [trial.seed for trial in trials.values() if trial.config_id == again[0].config_id]
+    assert own == list(range(3, 3 + len(own)))
+
+
+def test_one_that_is_being_trained_again_counts_as_trained(tmp_path):
+    """Side by side, not all of the candidates' trainings go to one configuration."""
+    searcher = reseeded(tmp_path, trials=12)
+    for i in range(9):  # two points far off all others, alike
+        number = searcher.suggest(str(i))["number"]
+        end(searcher, number, accuracy=0.9 if i < 2 else 0.5 + i / 1000, delta=0.1 if i < 2 else 0.5)
+    assert sorted(searcher.state.trials[searcher.suggest(str(i))["number"]].repeats for i in (9, 10)) == [0, 1]
+
+
+def test_where_nothing_is_worth_repeating_it_waits_for_what_is_at_work_and_then_explores(tmp_path):
+    searcher = reseeded(tmp_path, trials=8)
+    for i in range(5):
+        end(searcher, searcher.suggest(str(i))["number"], "stopped")
+    sixth = searcher.suggest("5")
+    assert sixth["number"] == 5 and searcher.suggest("6") is None
+    end(searcher, 5, "stopped")
+    seventh = searcher.suggest("6")
+    assert searcher.state.trials[seventh["number"]].repeats is None
+    end(searcher, 6)
+    assert searcher.state.trials[searcher.suggest("7")["number"]].repeats == 6
+
+
+def test_the_points_to_be_tried_first_come_before_candidates(tmp_path):
+    searcher = reseeded(tmp_path, trials=6)  # of these the four methods and the head alone
+    drive(searcher, 6)
+    assert [trial.repeats is None for trial in searcher.state.trials.values()] == [True] * 5 + [False]
+
+
+def test_a_grid_is_explored_whole_and_then_repeated(tmp_path):
+    searcher = reseeded(tmp_path, sampler="grid", space=GRID_SPACE, trials=12)
+    drive(searcher, 12)
+    repeats = [trial.repeats for trial in searcher.state.trials.values()]
+    assert repeats[:9] == [None] * 9 and None not in repeats[9:] and searcher.suggest("x") == Searcher.FINISHED
+
+
+def test_what_breaks_a_constraint_is_not_trained_again(tmp_path):
+    record = begun(tmp_path, constraints=["val_accuracy>=0.6"], reseed=0.25)
+    searcher = StudySearcher(SPACES["digits"], tmp_path, "tpe", 0, record, TrialLauncher(record), 12, reseed=0.25)
+    for i in range(9):
+        number = searcher.suggest(str(i))["number"]
+        end(searcher, number, accuracy=0.55 if i % 2 else 0.65, delta=0.0 if i % 2 else 0.3)
+    assert all(record.trials[searcher.suggest(str(i))["number"]].repeats % 2 == 0 for i in (9, 10, 11))
+
+
+def test_time_is_kept_for_candidates_too(tmp_path):
+    searcher = reseeded(tmp_path, trials=100)
+    drive(searcher, 8)
+    searcher.launcher.time_spent = lambda: 0.8
+    number = searcher.suggest("8")["number"]
+    assert searcher.state.trials[number].repeats is not None
+
+
+@pytest.mark.parametrize("cut", [1, 2, 4, 6])
+def test_a_candidate_that_was_being_drawn_when_the_search_died_is_drawn_again_alike(tmp_path, cut):
+    whole = drive(reseeded(tmp_path / "whole"), 12)
+    searcher = reseeded(tmp_path / "cut")
+    done = drive(searcher, 10)
+    path, log = tmp_path / "cut/optuna.journal", tmp_path / "cut/events.jsonl"
+    before, events = path.read_bytes(), log.read_bytes()
+    searcher.suggest("10")
+    drawn = path.read_bytes()[len(before) :].splitlines(keepends=True)
+    searcher.state.close()
+    log.write_bytes(events)
+    path.write_bytes(before + b"".join(drawn[:cut]))
+    again = reseeded(tmp_path / "cut")
+    assert done + drive(again, 2) == whole
+    assert again.state.trials[10].repeats is not None and again.explored == 9
 
 
 def study_of(folder) -> list:

@@ -1,11 +1,16 @@
 """What the terminal says of a front."""
 
+from io import StringIO
+
 import numpy as np
 import pytest
 from rich.console import Console
 
+from analysis.claims import claims
 from tests.records import begun, metrics, start
-from tune_fairlora.execution.terminal import chance_lines, front_table, seed_lines
+from trainables.config import TrainConfig
+from tune_fairlora.execution.terminal import chance_lines, front_table
+from tune_fairlora.record.tables import snapshot
 
 
 def end(record, number, accuracy, delta, cells):
@@ -23,13 +28,13 @@ def test_the_front_shows_the_worst_group_in_80_columns(tmp_path, objective):
     start(record, 0, epochs=1, method="fairlora", rank=128, lam=0.0378, lr=0.000713)
     record.add("epoch", number=0, epoch=1, metrics=values, seconds=0.1, device="cpu")
     record.add("end", number=0, status="complete", reason="", tables={})
-    console = Console(width=80)
-    with console.capture() as capture:
-        console.print(front_table(record, "Front"))
-    lines = capture.get().splitlines()
-    assert "0.3000" in lines[-2] and "…" not in capture.get() and max(map(len, lines)) <= 80
-    assert lines[2].split("┃")[-2].strip() == "worst" and lines[3].split("┃")[-2].strip() == "group"
-    assert ("0.7587" in lines[-2]) == ("attribute" in lines[3]) == (objective != "val_delta_f1")
+    console = Console(file=StringIO(), width=80)
+    console.print(front_table(record, "Front", claims(snapshot(record))))
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    heads, row = lines[2:4], next(line for line in lines if line.strip().startswith("0 "))
+    assert "0.3000" in row and "…" not in "".join(lines) and max(map(len, lines)) <= 80
+    assert "worst" in heads[0] and "group" in heads[1]
+    assert ("0.7587" in row) == ("attribute" in "".join(heads)) == (objective != "val_delta_f1")
 
 
 def test_the_fronts_gaps_stand_beside_those_of_chance(tmp_path):
@@ -52,15 +57,40 @@ def test_nothing_is_said_where_nothing_is_known(tmp_path):
     assert chance_lines(record) == []
 
 
-def test_other_seeds_are_less_lucky_than_the_front(tmp_path):
+def lines_of(record, claimed=None) -> list[str]:
+    console = Console(file=StringIO(), width=80)
+    console.print(front_table(record, "Front", claimed))
+    lines = console.file.getvalue().splitlines()
+    return lines[1 + next(i for i, line in enumerate(lines) if "──" in line) :]  # below the heads
+
+
+def test_the_front_shows_what_is_claimed_with_intervals_and_how_sure_it_is(tmp_path):
     record = begun(tmp_path, directions=["maximize", "minimize"])
     rng = np.random.default_rng(0)
     for number in range(3):
         end(record, number, 0.7 + rng.normal(0, 0.02), 0.3 + rng.normal(0, 0.05), None)
-    assert seed_lines(record) == []  # three say too little of each other
+    few = claims(snapshot(record))
+    assert few.verdict() == [] and not any("±" in line for line in lines_of(record, few))  # three say too little
     for number in range(3, 8):
         end(record, number, 0.7 + rng.normal(0, 0.02), 0.3 + rng.normal(0, 0.05), None)
-    lines, best = seed_lines(record), record.front()[0]
-    assert len(lines) == len(record.front()) and lines[0].startswith(f"other seeds of trial {best}: accuracy 0.7")
-    claimed = float(lines[0].split("accuracy ")[1].split()[0])
-    assert 0.7 < claimed < record.trials[best].metrics["val_accuracy"] and " ± 0." in lines[0]
+    best, claimed = record.front()[0], claims(snapshot(record))
+    measured = record.trials[best].metrics["val_accuracy"]
+    live, last = lines_of(record), lines_of(record, claimed)
+    assert f" {record.worth().mean(best)[0]:.4f} " in live[0] and f"{measured:.4f}" not in "".join(live)
+    accuracy, half = claimed.front.iloc[0][["val_accuracy_claimed", "val_accuracy_half"]]
+    assert 0.7 < accuracy < measured and f" {accuracy:.3f}±{half:.3f}".replace("±0.", "±.") in last[0]
+    assert last[0].split()[-1] == f"{claimed.front.iloc[0]['chance']:.2f}" and max(map(len, last)) <= 80
+    assert claimed.verdict()[0].endswith("with other seeds they would be on it more often than not")
+
+
+def test_a_configuration_of_many_trainings_is_one_row(tmp_path):
+    record = begun(tmp_path, directions=["maximize", "minimize"])
+    for number in range(4):
+        record.add("start", number=number, values=VALUES, config_id="a", seed=number, repeats=0 if number else None)
+        record.add("epoch", number=number, epoch=1, metrics=metrics(0.5 + number / 10, 0.2), seconds=0.1, device="cpu")
+        record.add("end", number=number, status="complete", reason="", tables={})
+    (row,) = filter(str.strip, lines_of(record))
+    assert row.split()[:4] == ["0,", "1,", "+2", "lora"] and " 0.6500 " in row
+
+
+VALUES = TrainConfig(epochs=1, rank=4).hyperparameters()

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from analysis.claims import claims
 from tests import records
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.record.state import State
+from tune_fairlora.record.tables import snapshot
 from tune_fairlora.tracking import ui_views
 
 
@@ -85,18 +87,20 @@ def test_colours_tell_the_front_the_complete_and_the_rest(state):
 
 
 def test_the_searchs_note_shows_the_picture_and_links_the_fronts_runs(state):
-    note = ui_views.search_note(state, "7", {0: "run0", 1: "run1", 2: "run2"}, "parent")
+    runs = {0: "run0", 1: "run1", 2: "run2"}
+    note = ui_views.search_note(state, claims(snapshot(state)), None, "7", runs, "parent")
     assert "![Pareto front](get-artifact?path=front.png&run_uuid=parent)" in note
     rows = [line for line in note.splitlines() if line.startswith("| [")]
     assert len(rows) == 2 and "#/experiments/7/runs/run0" in rows[0] and "#/experiments/7/runs/run1" in rows[1]
     assert "| --- | --- | --- |" in note  # anything else between the bars, and MLflow sees no table
-    assert "0.9000 &nbsp; | 0.3000" in rows[0] and "2 of 3 complete trials" in note and "validation" in note
+    assert "0.9000 &nbsp; | 0.3000" in rows[0] and "2 of 3 complete configurations" in note and "validation" in note
 
 
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", "a|b](http://x)", "=cmd()", "![x](y)", "two\nlines"])
 def test_a_name_stays_a_text_in_the_notes(tmp_path, name):
     record = made(tmp_path, name=name)
-    for note in (ui_views.search_note(record, "7", {}, "p"), ui_views.experiment_note(record, "7", "p")):
+    claimed = claims(snapshot(record))
+    for note in (ui_views.search_note(record, claimed, None, "7", {}, "p"), ui_views.experiment_note(record, "7", "p")):
         first = note.splitlines()[0]
         assert "<" not in note and "](http://x)" not in note and "![x" not in note
         assert name.split("\n")[-1][-2:-1] in first
@@ -126,7 +130,7 @@ def test_a_long_front_fits_into_the_note_and_says_what_is_left_out(tmp_path):
         changes = {"rank": number + 1, "lam": 0.1 + number, "lr": 1e-3 * (number + 1), "weight_decay": spread}
         records.run(record, number, [0.5 + spread], epochs=1, delta=0.1 + spread, method="fairlora", **changes)
     runs = {number: f"{number:032d}" for number in range(40)}
-    note = ui_views.search_note(record, "7", runs, "parent")
+    note = ui_views.search_note(record, claims(snapshot(record)), None, "7", runs, "parent")
     shown = sum(line.startswith("| [") for line in note.splitlines())
     assert len(record.front()) == 40 and 10 < shown <= ui_views.NOTE_ROWS and len(note) < 8000
     assert f"… and {40 - shown} more" in note

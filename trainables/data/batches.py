@@ -56,8 +56,9 @@ def open_data(path: str | Path) -> Data:
     return Data(store.manifest, open_split(store, "train"), open_split(store, "val"))
 
 
+@lru_cache(maxsize=1)
 def open_confirmation(path: str | Path, trainval: bool = False) -> Data:
-    """What ``tune_fairlora.confirm`` alone may see, once a search is over: ``val`` here is the test split. ``trainval``
+    """What a confirmation alone may see, once a search is over: ``val`` here is the test split. ``trainval``
     trains on train and val together, as the papers do once the hyperparameters are chosen."""
     store = Store(path)
     train = open_split(store, "train", "val") if trainval else open_split(store, "train")

@@ -78,6 +78,11 @@ class Store:
         """The row numbers of ``split``, int64, ascending."""
         return np.flatnonzero(self.split == split)
 
+    def facts(self, split: str) -> dict[str, np.ndarray]:
+        """``label``, ``group`` and, where they are known, ``subject`` of the images of ``split``, int ``[n]``."""
+        columns = {"label": self.label, "group": self.group, "subject": self.subject}
+        return {name: column[self.rows(split)] for name, column in columns.items() if column is not None}
+
     def images(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """The images of ``rows``, uint8 ``[len(rows), size, size, 3]``, in ``out`` or a new array; nothing is
         decoded."""

@@ -18,8 +18,9 @@ class RayTrainable(tune.Trainable):
 
     ``config``: ``number``, ``values`` (TrainConfig's fields), ``reported`` (epochs that the search has heard of) and
     ``context``: ``store`` and ``weights`` (paths that every node can read), ``folder`` (of the search), ``cpus`` and
-    ``gpus`` (of this trial), ``lean_peft`` (whether to import peft without transformers; True by default). ``report``
-    in a result holds one dict, that of ``trial.Trial.step``.
+    ``gpus`` (of this trial), ``lean_peft`` (whether to import peft without transformers; True by default), ``test``
+    (whether it confirms a search's front, on the test split; False by default). ``report`` in a result holds one dict,
+    that of ``trial.Trial.step``.
 
     The trial's checkpoint is a file of our own, written after every epoch while the next one trains. A trial that is
     started again under its number, in whatever process, goes on from it, and may report an epoch twice.

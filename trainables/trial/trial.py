@@ -12,7 +12,7 @@ import torch
 
 from trainables import logits
 from trainables.config import TrainConfig
-from trainables.data.batches import open_data
+from trainables.data.batches import open_confirmation, open_data
 from trainables.metrics import Evaluation
 from trainables.training import gpu
 from trainables.training.epoch import Diverged
@@ -47,7 +47,8 @@ class Trial:
             if last is not None and last["done"]:
                 return last
             context, config = self.config["context"], TrainConfig(**self.config["values"])
-            self.epochs = fit(config, open_data(context["store"]), context["weights"], self.device, checkpoint)
+            see = open_confirmation if context.get("test") else open_data
+            self.epochs = fit(config, see(context["store"]), context["weights"], self.device, checkpoint)
             if last is not None and last["epoch"] > self.config["reported"]:
                 return last
         try:

@@ -43,14 +43,14 @@ class Backend(JournalFileBackend):
 
 
 class SearchStudy:
-    """The study in ``folder``, created with ``points`` to be tried first if there is no file of it yet.
+    """The study in ``folder``, created if there is no file of it yet.
 
     The caller must hold the search's lock: locks and a last line that a crash left behind are removed. Raises
     ConfigError where the file is damaged or its study has other objectives. In a file with one study a trial's id is
     its number.
     """
 
-    def __init__(self, folder: Path, objectives: Sequence[str], points: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(self, folder: Path, objectives: Sequence[str]) -> None:
         self.path = path = folder / STUDY_FILE
         for lock in folder.glob(f"{STUDY_FILE}.lock*"):
             lock.unlink()
@@ -64,8 +64,6 @@ class SearchStudy:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     study.set_metric_names(list(objectives))
-                for point in points:
-                    study.enqueue_trial(dict(point))
             self.optuna = optuna.load_study(study_name=STUDY_NAME, storage=self.storage)
             # Writes attributes on trials: a Trial wakes its study's sampler when it is made, which must not notice.
             idle = RandomSampler(seed=0)

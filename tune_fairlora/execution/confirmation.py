@@ -10,7 +10,7 @@ from analysis.results import CONFIRMED
 from trainables.config import ConfigError, TrainConfig
 from trainables.files import replace_atomically
 from trainables.metrics import Evaluation
-from tune_fairlora.record import search_folder
+from tune_fairlora.record import looks, search_folder
 from tune_fairlora.record.search_folder import Finished
 
 REFITS = ("train", "trainval")
@@ -45,6 +45,7 @@ def confirmations(
     unsaved = [number for number in numbers if not search_folder.weights_of(finished.folder, number).is_file()]
     if unsaved and refit is None:
         raise ConfigError(f"trial {unsaved[0]} has no saved weights (the front's trials have): set `refit` to train")
+    looks.add(finished.settings["data_fingerprint"], finished.settings["name"], refit or "saved models")
     return (_confirm(finished, number, refit, device) for number in numbers)
 
 

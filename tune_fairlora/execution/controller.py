@@ -35,7 +35,7 @@ class SearchController:
         self.open: set[int] = set()  # the trials that are running
         self._tables: dict[int, dict[str, Any]] = {}  # of each open trial's last epoch
         self._diverged: dict[int, str] = {}
-        self._kept = kept(record)  # the trials whose weights stay on disk
+        self._kept = self.kept()  # the trials whose weights stay on disk
         options = plan.options
         self.scheduler: MultiObjectiveAsha | None = None
         if options.scheduler != "none":
@@ -43,8 +43,12 @@ class SearchController:
             guess = 1 / len(plan.manifest.classes)
             self.scheduler = MultiObjectiveAsha(plan.space.objectives, guess=guess, **periods)
         again = [trial.number for trial in to_go_on(record, options.max_failures)]
-        counts = (plan.trials, options.seeds, plan.points, again)
-        self.searcher = StudySearcher(plan.space, plan.folder, options.sampler, options.seed, record, self, *counts)
+        self.searcher = self.make_searcher(again)
+
+    def make_searcher(self, again: list[int]) -> StudySearcher:
+        plan, options = self.plan, self.plan.options
+        counts = (plan.trials, options.seeds, options.reseeds, plan.points, again)
+        return StudySearcher(plan.space, plan.folder, options.sampler, options.seed, self.record, self, *counts)
 
     def take_up(self) -> None:
         """Bring everything to where the log is: scheduler, budget and hang detector learn what they knew. A trial that
@@ -52,8 +56,9 @@ class SearchController:
         for event in self.record.events:
             if event["event"] == "epoch":
                 self._learn(event["seconds"])
-                if self.scheduler is not None:
-                    values = self.record.trials[event["number"]].values
+                trial = self.record.trials[event["number"]]
+                if self.scheduler is not None and trial.repeats is None:
+                    values = trial.values
                     family = family_of(values["method"])
                     self.scheduler.replay(event["number"], event["epoch"], values["epochs"], event["metrics"], family)
         for trial in [self.record.trials[number] for number in self.searcher.again]:
@@ -76,24 +81,30 @@ class SearchController:
         tables = result["tables"] if result.get("epoch") == len(trial.epochs) else {}  # it may be an epoch behind
         self.finish(trial.number, *self.record.outcome(trial.number), tables)
 
-    def launch(self, number: int, config: TrainConfig) -> dict[str, Any]:
-        """Record that a trial starts, or goes on from its last epoch; returns what its process needs."""
+    def launch(self, number: int, config: TrainConfig, repeats: int | None = None) -> dict[str, Any]:
+        """Record that a trial starts, once more with the configuration of trial ``repeats`` or with one of its own, or
+        goes on from its last epoch; returns what its process needs."""
         if number not in self.record.trials:
-            values = config.hyperparameters()
-            self.record.add("start", number=number, values=values, config_id=config.config_id, seed=config.seed)
+            told = {"values": config.hyperparameters(), "config_id": config.config_id, "seed": config.seed}
+            self.record.add("start", number=number, **told, repeats=repeats)
         else:
             self.record.add("launch", number=number)
         self.open.add(number)
         trial, plan = self.record.trials[number], self.plan
         context: dict[str, Any] = {"store": str(plan.store), "weights": plan.weights, "folder": str(plan.folder)}
         context |= {"cpus": plan.options.cpus_per_trial, "gpus": self.gpus, "lean_peft": fast_start_enabled()}
+        context |= {"test": True} if plan.test else {}
         return {"number": number, "values": trial.values, "reported": len(trial.epochs), "context": context}
 
-    def may_start(self) -> bool:
-        """Whether a new trial would reach its first rung in time; before that it is of no use to the search."""
+    def may_start(self, whole: bool = False) -> bool:
+        """Whether a new trial would reach its first rung in time, or its end (``whole``); before that it is of no use
+        to the search."""
         epochs = self.plan.space.config({}, 0).epochs
-        rungs = self.scheduler.rungs(epochs) if self.scheduler else ()
+        rungs = self.scheduler.rungs(epochs) if self.scheduler and not whole else ()
         return self.budget.suffices(rungs[0] if rungs else epochs)
+
+    def time_spent(self) -> float:
+        return self.budget.spent()
 
     def busy(self) -> bool:
         return bool(self.open)
@@ -114,18 +125,14 @@ class SearchController:
         return not trial.stopped and not result["done"]
 
     def _judge(self, trial: Trial) -> None:
-        """Ask the scheduler about the trial's last epoch, and write down what it says."""
-        if self.scheduler is None:
+        """Ask the scheduler about the trial's last epoch, and write down what it says. A configuration is judged once:
+        what its first seed was found worth its later ones are, too."""
+        if self.scheduler is None or trial.repeats is not None:
             return
-        trials, epoch, budget = self.record.trials, len(trial.epochs), trial.values["epochs"]
-        decision = self.scheduler.report(trial.number, epoch, budget, trial.metrics, family_of(trial.values["method"]))
-        if decision is None:
-            return
-        keep, text = decision.keep, decision.text
-        stopped = [n for n in self.record.siblings(trial.number) if n in trials and trials[n].stopped]
-        if keep and stopped:  # the front takes a configuration with all its seeds or not at all
-            keep, text = False, f"stopped at epoch {epoch}: trial {stopped[0]}, another seed of it, was stopped"
-        self.record.add("decision", number=trial.number, epoch=epoch, keep=keep, text=text)
+        epoch, budget, family = len(trial.epochs), trial.values["epochs"], family_of(trial.values["method"])
+        decision = self.scheduler.report(trial.number, epoch, budget, trial.metrics, family)
+        if decision is not None:
+            self.record.add("decision", number=trial.number, epoch=epoch, keep=decision.keep, text=decision.text)
 
     def ended(self, number: int) -> None:
         """A trial came to its end without an error: at full fidelity, stopped, or diverged."""
@@ -171,9 +178,9 @@ class SearchController:
                 self.finish(number, INTERRUPTED, f"{INTERRUPTED} after epoch {len(trial.epochs)} (search {why})")
 
     def _prune(self, number: int) -> None:
-        """Delete the files of trials that are off the front, as they never come back to it. One whose process failed
-        may be tried again when the search is resumed: what it can go on from stays."""
-        trial, members = self.record.trials[number], kept(self.record)
+        """Delete the files of trials that are off the front and hardly come back to it. One whose process failed may be
+        tried again when the search is resumed: what it can go on from stays."""
+        trial, members = self.record.trials[number], self.kept()
         if trial.status == COMPLETE:
             drop_checkpoint(self.plan.folder, number)
         else:
@@ -188,7 +195,7 @@ class SearchController:
     def sweep(self) -> None:
         """Delete once more the files of trials that cannot go on: a process may have been about to write a checkpoint
         when they were deleted. Of the other trials, delete what a process that was killed has half written."""
-        members, gone = kept(self.record), []
+        members, gone = self.kept(), []
         for number, trial in self.record.trials.items():
             ended = trial.status not in (RUNNING, INTERRUPTED) and not (trial.status == FAILED and trial.faults)
             (discard if ended and number not in members else drop_torn)(self.plan.folder, number)
@@ -198,12 +205,11 @@ class SearchController:
 
     def last_are_running(self) -> bool:
         """Whether no trial is left to be started."""
-        return not self.searcher.again and self.searcher.next >= self.searcher.trials
+        return not self.searcher.left()
 
     def complete(self) -> bool:
         return not self.open and self.last_are_running()
 
-
-def kept(record: Record) -> set[int]:
-    """The trials whose weights stay: the front, and those that may still come onto it when other seeds end."""
-    return {*record.front(), *record.undecided()}
+    def kept(self) -> set[int]:
+        """The trials whose weights stay: the front's, and those of its rivals."""
+        return {*self.record.front(), *self.record.rivals()}

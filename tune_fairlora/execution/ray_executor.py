@@ -15,6 +15,7 @@ import ray
 from ray import cloudpickle, tune
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
 from trainables.config import ConfigError
 from trainables.trial.ray_trainable import RayTrainable
@@ -32,11 +33,19 @@ class TimeIsUp(KeyboardInterrupt):
 
 
 class RayExecutor(tune.Callback):
-    """Runs the trials of ``controller``, ``slots`` at once, until there are no more."""
+    """Runs the trials of ``controller``, ``slots`` at once, until there are no more, and then those of the controller
+    that ``following`` returns, if any: in the same processes, which have everything in memory."""
 
-    def __init__(self, controller: SearchController, slots: int, check: Callable[[], None]):
+    def __init__(
+        self,
+        controller: SearchController,
+        slots: int,
+        check: Callable[[], None],
+        following: Callable[[], SearchController | None] = lambda: None,
+    ):
         """``check`` raises KeyboardInterrupt when the search is to end. It is called where no event is half-way."""
-        self.controller, self.slots, self.check = controller, slots, check
+        self.first = self.controller = controller
+        self.slots, self.check, self._following = slots, check, following
         self._hung: dict[int, str] = {}  # reasons by trial
         self._imports_export = False
 
@@ -47,14 +56,14 @@ class RayExecutor(tune.Callback):
     def run(self) -> None:
         """Return when all trials have ended. One resource shape for all methods, so that Ray hands a trial's process on
         to the next trial."""
-        folder = self.controller.plan.folder
+        folder = self.first.plan.folder
         shutil.rmtree(folder / RAY_FOLDER, ignore_errors=True)  # of an earlier run of this search
-        resources = {"cpu": self.controller.plan.options.cpus_per_trial, "gpu": self.controller.gpus}
+        resources = {"cpu": self.first.plan.options.cpus_per_trial, "gpu": self.first.gpus}
         tune.Tuner(
             tune.with_resources(RayTrainable, resources),
             tune_config=tune.TuneConfig(
-                search_alg=self.controller.searcher,
-                scheduler=SchedulerAdapter(self.controller),
+                search_alg=Suggestions(self),
+                scheduler=SchedulerAdapter(self),
                 num_samples=-1,  # the searcher says when it is over: retries are trials of Ray's, too
                 max_concurrent_trials=self.slots,
                 reuse_actors=True,
@@ -69,6 +78,16 @@ class RayExecutor(tune.Callback):
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         ).fit()
+
+    def advance(self) -> bool:
+        """Go on with the following controller, once; whether there is one."""
+        following, self._following = self._following(), lambda: None
+        if following is None:
+            return False
+        self.controller = following
+        self._hung.clear()
+        following.take_up()
+        return True
 
     def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: object) -> None:
         self.controller.hangs.heard(trial.config["number"])
@@ -102,9 +121,43 @@ class RayExecutor(tune.Callback):
 
     def tidy(self) -> None:
         """Once Ray is down: delete what it keeps of its own, unless a trial failed: then its traceback lies there."""
-        self.controller.sweep()
-        if not self.controller.record.count(FAILED):
-            shutil.rmtree(self.controller.plan.folder / RAY_FOLDER, ignore_errors=True)
+        self.first.sweep()
+        if not self.first.record.count(FAILED):
+            shutil.rmtree(self.first.plan.folder / RAY_FOLDER, ignore_errors=True)
+
+
+class Suggestions(Searcher):
+    """What the searcher of the executor's controller suggests, then that of the following one."""
+
+    def __init__(self, executor: RayExecutor):
+        super().__init__()
+        self.executor = executor
+
+    def __getstate__(self) -> dict[str, object]:
+        return {}
+
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: object
+    ) -> bool:
+        """Ray asks whether its own metric and space are taken: the search has its own, so there must be none."""
+        return metric is None and not config
+
+    # Ray's annotation leaves out FINISHED, a text, which its docstring names.
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        suggestion = self.executor.controller.searcher.suggest(trial_id)
+        if suggestion == Searcher.FINISHED and self.executor.advance():
+            return self.executor.controller.searcher.suggest(trial_id)
+        return suggestion
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Do nothing: the controller hears of the outcome, and the searcher once the log holds it."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write a placeholder: Ray's snapshots are never read."""
+        Path(checkpoint_path).write_text("{}")
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a search is restored from its own record, never from Ray's snapshot")
 
 
 class SchedulerAdapter(FIFOScheduler):
@@ -114,15 +167,15 @@ class SchedulerAdapter(FIFOScheduler):
     its report, and the controller stops a trial at its last epoch as at any other.
     """
 
-    def __init__(self, controller: SearchController):
+    def __init__(self, executor: RayExecutor):
         super().__init__()
-        self.controller = controller
+        self.executor = executor
 
     def __getstate__(self) -> dict[str, object]:
         return {}
 
     def on_trial_result(self, tune_controller: object, trial: RayTrial, result: dict[str, Any]) -> str:
-        goes_on = self.controller.result(trial.config["number"], result["report"][0])
+        goes_on = self.executor.controller.result(trial.config["number"], result["report"][0])
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
 

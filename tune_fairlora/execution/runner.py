@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,22 +25,23 @@ from trainables.files import replace_atomically
 from tune_fairlora import cli, startup
 from tune_fairlora.execution.ray_cluster import RayCluster, shut_down
 from tune_fairlora.execution.signals import Signals, redirect_output
-from tune_fairlora.execution.terminal import Bars, Progress, chance_lines, front_table, seed_lines
+from tune_fairlora.execution.terminal import Bars, Progress, chance_lines, confirmation_lines, front_table
 from tune_fairlora.plan import resume
 from tune_fairlora.plan.plan import Plan, make_plan
 from tune_fairlora.plan.search_options import CONFIG_FILE, OPTIONS, SearchOptions
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.record.state import COMPLETE, FAILED, INTERRUPTED, STOPPED
-from tune_fairlora.record.tables import render, render_front
+from tune_fairlora.record.tables import render, render_front, snapshot
 from tune_fairlora.tracking.outbox import CLOSE_SECONDS
 from tune_fairlora.tracking.tracker import Tracker
 from tune_fairlora.tracking.tracking_uri import DEFAULT, absolute_uri
 
 if TYPE_CHECKING:
+    from tune_fairlora.execution.fresh_trainings import Confirmation, FreshController
     from tune_fairlora.execution.ray_executor import RayExecutor
 
 # Settings that may change when a search is resumed, into the record's own.
-CHANGES = ["options", "trials", "gpus_per_trial", "store", "weights_file"]
+CHANGES = ["options", "trials", "reseed", "gpus_per_trial", "store", "weights_file"]
 CHANGES += [name for name, option in OPTIONS.items() if option.logged and option.resumable]
 SHORT_CLOSE_SECONDS = 3.0  # for MLflow where a time budget is used up
 LIBRARY_LOG = "log.txt"  # what Ray, MLflow and their processes print
@@ -107,12 +109,9 @@ class Run:
         text = json.dumps(self.record.settings, indent=1)
         replace_atomically(plan.folder / "search.json", lambda path: path.write_text(text))
         replace_atomically(plan.folder / CONFIG_FILE, plan.options.write)
-        images = Store(plan.store)
-        validation = images.rows("val")
-        columns = {"label": images.label, "group": images.group, "subject": images.subject}
-        kept = {name: column[validation] for name, column in columns.items() if column is not None}
-        logits.keep_images(plan.folder, **kept)
+        logits.keep_images(plan.folder, **Store(plan.store).facts("val"))
         self.executor: RayExecutor | None = None
+        self.confirmation: Confirmation | None = None
 
     def carry_out(self, signals: Signals) -> int:
         """Work until the trials are used up, a signal comes or something breaks; then end it. Returns the exit
@@ -123,8 +122,8 @@ class Run:
             # of it could leave an import lock behind, on which that thread would wait for ever.
             importlib.import_module("tune_fairlora.execution.ray_executor")
             signals.check()
-            with Progress(self.record, self.plan.trials, self.cluster.at_once, self.console) as progress:
-                all_ended = self._work(progress, signals)
+            with ExitStack() as views:
+                all_ended = self._work(views, signals)
             status = 0 if self.record.count(COMPLETE) else 1
             if not all_ended:
                 outcome, reason = STOPPED, "time budget"
@@ -140,25 +139,41 @@ class Run:
             self._end(outcome, reason)
         return status
 
-    def _work(self, progress: Progress, signals: Signals) -> bool:
-        """Run the trials; returns whether all have ended."""
+    def _work(self, views: ExitStack, signals: Signals) -> bool:
+        """Run the trials, and what confirms their front; returns whether all have ended."""
         from tune_fairlora.execution.controller import SearchController
+        from tune_fairlora.execution.fresh_trainings import Confirmation
         from tune_fairlora.execution.ray_executor import RayExecutor, TimeIsUp
         from tune_fairlora.execution.time_budget import HangDetector, TimeBudget
 
-        options = self.plan.options
+        options, slots = self.plan.options, self.cluster.at_once
         budget, hangs = TimeBudget(options.time_budget, startup.STARTED), HangDetector(options.trial_timeout)
+        progress = views.enter_context(Progress(self.record, self.plan.trials, slots, self.console))
         controller = SearchController(self.plan, self.record, progress, budget, hangs, self.cluster.gpus)
-        self.executor = RayExecutor(controller, self.cluster.at_once, signals.check)
+
+        def following() -> "FreshController | None":
+            """The trainings that confirm the front, once it is final."""
+            if not (options.confirm and controller.complete() and self.record.count(COMPLETE)):
+                return None
+            confirmation = self.confirmation = Confirmation(self.plan, self.record)
+            views.close()  # one live view at a time
+            if confirmation.left:
+                self._print(confirmation.about())
+            view = Progress(confirmation.record, confirmation.plan.trials, slots, self.console, test=True)
+            parts = (views.enter_context(view), budget, HangDetector(options.trial_timeout), self.cluster.gpus)
+            return confirmation.begin(*parts)
+
+        self.executor = RayExecutor(controller, slots, signals.check, following)
         controller.take_up()
         self.cluster.await_workers(signals)
         try:
             self.executor.run()
         except TimeIsUp:
             return False
-        if not controller.complete() and self.plan.options.time_budget is None:
+        complete = controller.complete() and (self.confirmation is None or self.confirmation.complete())
+        if not complete and options.time_budget is None:
             raise RuntimeError("Ray ended the search before its trials were used up")
-        return controller.complete()
+        return complete
 
     def _end(self, outcome: str, reason: str) -> None:
         """Close trials, Ray, record and MLflow; a step that fails is logged, and the next ones are taken anyway.
@@ -172,10 +187,12 @@ class Run:
             closing = f"interrupted; closing the record and MLflow (at most {CLOSE_SECONDS} s) …"
             steps.append(lambda: self._print(closing))
         if executor:
-            steps.append(partial(executor.controller.end_open_trials, reason or outcome))
+            steps.append(partial(executor.first.end_open_trials, reason or outcome))
+        if self.confirmation:
+            steps.append(partial(self.confirmation.close, outcome))
         steps += [
             *(end_ray if outcome != COMPLETE else []),
-            *([executor.controller.renderer.close] if executor else []),
+            *([executor.first.renderer.close] if executor else []),
             lambda: render(record),
             lambda: render_front(record),
             lambda: record.add("close", status=outcome, reason=reason),
@@ -199,12 +216,18 @@ class Run:
     def _report(self, outcome: str) -> None:
         """Print the front, where everything lies, how to look at it, and how to go on."""
         record, folder, uri = self.record, self.plan.folder, self.plan.tracking_uri
-        self.console.print(front_table(record, "Pareto front, validation split"))
+        from analysis.claims import claims  # pandas takes a moment: not at every start
+
+        search = snapshot(record)
+        claimed = claims(search)
+        self.console.print(front_table(record, "Pareto front, validation split", claimed))
         if not record.count(COMPLETE):
             self._print("no trial came to its end with a sound model: trials.parquet gives the reasons")
         if self.tracker.errors:
             self._print(f"MLflow refused {self.tracker.errors} message(s), see {LIBRARY_LOG}; the record is complete")
-        for line in (*seed_lines(record), *chance_lines(record)):
+        for line in claimed.verdict():
+            self._print(f"how sure    {line}")
+        for line in (*chance_lines(record), *confirmation_lines(search)):
             self._print(line)
         ui = command("ui", *(() if uri == absolute_uri(DEFAULT) else ("--tracking-uri", uri)))
         self._print(f"hypervolume {record.hypervolume():.4f} (reference {record.reference})")
@@ -214,6 +237,9 @@ class Run:
         name = folder.name if folder.parent == Path("runs").resolve() else str(folder)
         if record.count(COMPLETE):
             self._print(f"next        {command('report', '--search', name)} (or confirm, export)")
+            if not self.plan.options.confirm and outcome == COMPLETE:
+                self._print("            what stands on fresh data, with fresh trainings on the test split:")
+                self._print(f"            {command('search', '--resume', name, '--confirm')}")
         if self.tracker.waiting:
             problem = "does not answer" if self.tracker.silent else "has not got everything in time"
             self._print(f"            {problem}: {self.tracker.waiting} events wait in {folder}; later:")

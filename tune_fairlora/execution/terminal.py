@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich import box
@@ -16,7 +17,10 @@ from rich.text import Text
 from analysis import chance
 from tune_fairlora.record.event_log import Record
 from tune_fairlora.record.state import COLLAPSED, COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, STOPPED, Trial
-from tune_fairlora.record.tables import snapshot
+
+if TYPE_CHECKING:
+    from analysis.claims import Claims
+    from analysis.results import Search
 
 HYPERPARAMETERS = {"rank": "rank", "lam": "λ", "lr": "lr"}  # shown, with their headings
 WORST_GROUP = "val_worst_cell_accuracy"
@@ -24,10 +28,11 @@ HEADINGS = {"val_delta_f1": "ΔF1", WORST_GROUP: "worst group", "val_min_group_a
 
 
 class Progress:
-    """Draws ``record`` on ``console``; ``total`` trials are planned, ``slots`` run at once."""
+    """Draws ``record`` on ``console``; ``total`` trials are planned, ``slots`` run at once. ``test``: they confirm a
+    front on the test split, and make none."""
 
-    def __init__(self, record: Record, total: int, slots: int, console: Console):
-        self.record, self.total, self.slots, self.console = record, total, slots, console
+    def __init__(self, record: Record, total: int, slots: int, console: Console, test: bool = False):
+        self.record, self.total, self.slots, self.console, self.test = record, total, slots, console, test
         self._live = Live(
             get_renderable=self._view,
             console=console,
@@ -51,16 +56,28 @@ class Progress:
         ended = len(record.trials) - record.count(RUNNING, INTERRUPTED) + (trial.status == INTERRUPTED)
         seconds = f"{trial.seconds:.1f} s"
         values = "  ".join(f"{heading(name)} {trial.metrics.get(name, math.nan):.4f}" for name in record.objectives)
-        line = f"{ended:4d}/{self.total}  {trial.label:<22} {values}  {seconds:>7}  {self._note(trial)}"
+        line = f"{ended:4d}/{self._total()}  {trial.label:<22} {values}  {seconds:>7}  {self._note(trial)}"
         self.console.print(Text(line), soft_wrap=True)
+
+    def _total(self) -> int:
+        """How many trials there will be: with ``--seeds``, a stopped configuration does not get its other seeds."""
+        alive = (COMPLETE, RUNNING, INTERRUPTED)
+        left_out = 0
+        for numbers in self.record.configurations() if self.record.seeds > 1 else ():
+            if any(self.record.trials[n].status not in alive for n in numbers):
+                left_out += max(0, self.record.seeds - len(numbers))
+        return self.total - left_out
 
     def _note(self, trial: Trial) -> str:
         if trial.status != COMPLETE:
             return trial.reason if trial.reason.startswith(trial.status) else f"{trial.status}: {trial.reason}"
+        if self.test:
+            return f"trial {trial.repeats} confirmed"
         numbers = self.record.siblings(trial.number)
+        again = "" if trial.repeats is None else f"trial {trial.repeats} again"
         if self.record.decided(numbers) and not self.record.feasible(numbers):
-            return f"infeasible: {', '.join(map(str, self.record.constraints))}"
-        return "front" if trial.number in self.record.front() else ""
+            return ", ".join(filter(None, [again, f"infeasible: {', '.join(map(str, self.record.constraints))}"]))
+        return ", ".join(filter(None, [again, "front" if trial.number in self.record.front() else ""]))
 
     def tried_again(self, number: int, reason: str, most: int) -> None:
         trial = self.record.trials[number]
@@ -74,13 +91,17 @@ class Progress:
         seconds = [t.seconds for t in trials if t.status not in (RUNNING, INTERRUPTED)]
         time_left = "time left: not known yet"
         if seconds:
-            left = (self.total - len(seconds)) * statistics.fmean(seconds) / self.slots
+            left = (self._total() - len(seconds)) * statistics.fmean(seconds) / self.slots
             time_left = f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left"
         head = (
-            f"{record.count(COMPLETE)} complete, {off} stopped or collapsed, {failed} failed of {self.total}; "
-            f"{time_left}; hypervolume {record.hypervolume():.4f}"
+            f"{record.count(COMPLETE)} complete, {off} stopped or collapsed, {failed} failed of {self._total()}; "
+            f"{time_left}"
         )
-        return Group(Text(head, style="bold"), Text(f"running: {running}"), front_table(record, "Front so far"))
+        lines = [Text(f"on the test split: {head}" if self.test else head, style="bold"), Text(f"running: {running}")]
+        if self.test:
+            return Group(*lines)
+        front = front_table(record, "Front so far")
+        return Group(*lines, Text(f"hypervolume {record.hypervolume():.4f}"), front)
 
 
 class Bars:
@@ -117,41 +138,69 @@ def heading(name: str) -> str:
     return HEADINGS.get(name, name.removeprefix("val_"))
 
 
-def front_table(record: Record, title: str) -> Table:
-    """The front, best first objective first: trial, method, hyperparameters, objectives, worst group.
+def front_table(record: Record, title: str, claimed: "Claims | None" = None) -> Table:
+    """The front, best first objective first: trials, method, hyperparameters, objectives, worst group.
 
-    Over several seeds, a configuration's means and standard deviations."""
-    lines = box.HEAVY_HEAD if record.seeds == 1 else box.SIMPLE_HEAD  # means with their spread need the room
-    table = Table(title=title, title_justify="left", title_style="bold", box=lines)
-    metrics = dict.fromkeys([*record.objectives, WORST_GROUP])
-    for name in ("trial", "method", *HYPERPARAMETERS.values(), *map(heading, metrics)):
+    Objectives are what is claimed of a configuration, with half of the 95 % interval and the chance to be on the front
+    where they are ``claimed`` with; else the shrunk means so far. The worst group's accuracy is the mean over its
+    trainings.
+    """
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    heads = ["trials", "method", *HYPERPARAMETERS.values(), *map(heading, record.objectives)]
+    more = [] if WORST_GROUP in record.objectives else [WORST_GROUP]
+    for name in (*heads, *map(heading, more), *(["on\nfront"] if claimed else [])):
         text = name.replace("worst ", "worst\n")  # in 80 columns there is no room for it on one line
-        table.add_column(text, justify="left" if name == "method" else "right", no_wrap=True)
-    for numbers in record.front_points():
+        table.add_column(text, justify="left" if name in ("trials", "method") else "right", no_wrap=True)
+    with record.lock:  # the live view is drawn in a thread of its own
+        points, worth = record.front_points(), record.worth()
+        means = {numbers[0]: worth.mean(numbers[0]) for numbers in points}
+    rows = claimed.front.set_index("number") if claimed else None
+    for numbers in points:
         trials, values = [record.trials[number] for number in numbers], record.trials[numbers[0]].values
+        texts = [f"{value:.4f}" for value in means[numbers[0]]]
+        if rows is not None:
+            row = rows.loc[numbers[0]]
+            texts = [brief(row[f"{name}_claimed"], row[f"{name}_half"]) for name in record.objectives]
+        worst = [statistics.fmean(trial.metrics.get(name, math.nan) for trial in trials) for name in more]
         table.add_row(
-            "–".join(map(str, dict.fromkeys([numbers[0], numbers[-1]]))),
+            _listed(numbers),
             values["method"],
             *(f"{values[name]:.3g}" if name in values else "–" for name in HYPERPARAMETERS),
-            *(_mean([trial.metrics[name] for trial in trials]) for name in metrics),
+            *(*texts, *(f"{value:.4f}" for value in worst)),
+            *([] if rows is None else [f"{row['chance']:.2f}" if row["chance"] >= 0 else "–"]),
         )
     return table
 
 
-def seed_lines(record: Record) -> list[str]:
-    """What other seeds would show of each configuration on the front; nothing where too few are complete."""
+def confirmation_lines(search: "Search") -> list[str]:
+    """What fresh trainings of the front showed on the test split; nothing where there were none."""
+    from analysis.confirmation import confirmation
     from analysis.results import NothingToShow
-    from analysis.tables import expected  # pandas takes a moment: not at every start
 
     try:
-        cells = expected.cells(snapshot(record))
+        confirmed = confirmation(search)
     except NothingToShow:
         return []
-    headings = [heading(name) for name in record.objectives]
-    return [
-        f"other seeds of trial {number}: {', '.join(f'{name} {value}' for name, value in zip(headings, values))}"
-        for number, values in cells.items()
-    ]
+    times = f"looked at {confirmed.look} times so far" if confirmed.look > 1 else "looked at for the first time"
+    lines = [f"test split  fresh trainings of the front, validation → test ({times})"]
+    for row in confirmed.rows.to_dict("records"):
+        parts = [f"{row['number']:4d} {row['method']:9}"]
+        for name in search.objectives:
+            claimed = brief(row[f"{name}_claimed"], row[f"{name}_half"])
+            parts.append(f"{heading(name)} {claimed} → {brief(row[f'{name}_test'], row[f'{name}_test_half'])}")
+        parts.append({True: "stands", False: "falls"}.get(row["stands"], "not measured"))
+        lines.append("  ".join(parts))
+    return lines + [f"            {line}" for line in confirmed.verdict()]
+
+
+def brief(value: float, half: float) -> str:
+    """ "0.784±.019", so that a row of three objectives fits on a line of 80 characters."""
+    return f"{value:.4f}" if math.isnan(half) else f"{value:.3f}±{half:.3f}".replace("±0.", "±.")
+
+
+def _listed(numbers: list[int]) -> str:
+    """The trials of a configuration: "2, 18", and of many "2, 18, +3"."""
+    return ", ".join(map(str, numbers[:2])) + (f", +{len(numbers) - 2}" if len(numbers) > 2 else "")
 
 
 def chance_lines(record: Record) -> list[str]:
@@ -177,9 +226,3 @@ def chance_lines(record: Record) -> list[str]:
                 f"{more} of {len(values)} points of the front show more"
             )
     return lines
-
-
-def _mean(values: list[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.4f}"
-    return f"{statistics.fmean(values):.3f}±{statistics.stdev(values):.3f}"

@@ -14,13 +14,17 @@ class TimeBudget:
     """``seconds`` (None: no limit) from ``started`` (a ``time.monotonic()``), closing included."""
 
     def __init__(self, seconds: float | None = None, started: float | None = None):
-        started = time.monotonic() if started is None else started
+        started = self.started = time.monotonic() if started is None else started
         self.end = None if seconds is None else started + seconds - min(CLOSING_SECONDS, CLOSING_SHARE * seconds)
         self._epochs: deque[float] = deque(maxlen=50)  # seconds of the last epochs
 
     def learn(self, seconds: float) -> None:
         """An epoch took ``seconds``, now or before the search was resumed."""
         self._epochs.append(seconds)
+
+    def spent(self) -> float:
+        """The share of the time that is over; 0 without a limit."""
+        return 0.0 if self.end is None else (time.monotonic() - self.started) / (self.end - self.started)
 
     def is_over(self) -> bool:
         return self.end is not None and time.monotonic() >= self.end

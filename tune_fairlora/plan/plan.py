@@ -5,9 +5,9 @@ What needs torch (``checks.check_weights``) comes while Ray starts, and only whe
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from search_spaces import resolve
 from search_spaces.space import Point, Space
 from trainables.config import FIELDS, ConfigError, lookup
 from trainables.data.store import Manifest, Store
-from trainables.metrics import OBJECTIVES
+from trainables.metrics import OBJECTIVES, cell_counts
 from trainables.models.backbones import fingerprint, require_file, require_size
 from trainables.prepare import datasets
 from tune_fairlora.algorithms.study import distribution_data
@@ -45,9 +45,10 @@ class Plan:
     store: Path
     manifest: Manifest
     weights: str | None
-    trials: int  # in all: configurations times seeds
+    trials: int  # in all, at most: with ``--seeds``, configurations times seeds
     points: tuple[Point, ...]  # by field, tried first
     record: Record | None = None  # of the search that is resumed
+    test: bool = False  # whether its trials are measured on the test split: those of a confirmation
 
     @property
     def tracking_uri(self) -> str:
@@ -56,6 +57,7 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """What the record says of the search, plain values alone."""
         store, options = Store(self.store), self.options.kept()
+        train, sizes = store.rows("train"), (len(self.manifest.classes), len(self.manifest.groups))
         return {
             "id": uuid.uuid4().hex,
             "format": FORMAT,
@@ -65,6 +67,7 @@ class Plan:
             "constraints": options["constraint"],
             "enqueue": list(self.points),
             "trials": self.trials,
+            "reseed": self.options.reseeds,
             "data": self.manifest.name,
             "data_fingerprint": self.manifest.fingerprint,
             "data_notes": self.manifest.notes,
@@ -72,6 +75,7 @@ class Plan:
             "classes": self.manifest.classes,
             "collapse_floor": collapse_floor(store.label[store.rows("val")], len(self.manifest.classes)),
             "groups": self.manifest.groups,
+            "train_cells": cell_counts(store.label[train], store.group[train], *sizes).tolist(),
             "positive": self.manifest.positive,
             "store": str(self.store),
             "weights_file": self.weights or "",
@@ -126,15 +130,19 @@ def assemble(
     record: Record | None = None,
 ) -> Plan:
     """The plan of ``options``, once model, data and objectives are known to fit. Raises ConfigError."""
-    space.config({}, options.seed + options.seeds - 1)  # the last seed keeps its rule too
     trials = options.trials or space.trials
     if options.sampler == "grid":
-        trials = min(options.trials or sys.maxsize, len(points) + len(space.grid_points()))
+        whole = math.ceil((len(points) + len(space.grid_points())) / (1 - options.reseeds))
+        trials = min(options.trials or whole, whole)
+    trials *= options.seeds
+    space.config({}, options.seed + max(options.seeds - 1, round(options.reseeds * trials)))  # the last seed, too
     images, bounded = Store(store), (c.metric for c in constraints(options.constraint))
     checks.check_objectives((*space.objectives, *bounded), space, images)
     checks.print_notes(images)
+    if options.confirm and not len(images.rows("test")):
+        raise ConfigError("`confirm` needs a test split, but the data set has none: leave it out")
     models = checks.ModelCheckCache(space, options.weights, images.manifest)
-    begin(options, trials * options.seeds, not models.known)
+    begin(options, trials, not models.known)
     return Plan(
         options=options,
         folder=folder,
@@ -142,7 +150,7 @@ def assemble(
         store=store,
         manifest=images.manifest,
         weights=models.source(store),
-        trials=trials * options.seeds,
+        trials=trials,
         points=points,
         record=record,
     )

@@ -65,7 +65,7 @@ def _plan(record: Record, given: dict[str, Any], progress: plan.Progress, begin:
     if record.trials:
         if not (folder / study.STUDY_FILE).is_file():
             raise ConfigError(f"{folder / study.STUDY_FILE} is missing, without which the search cannot go on")
-        study.SearchStudy(folder, space.objectives, ()).check(space, record.trials.values())
+        study.SearchStudy(folder, space.objectives).check(space, record.trials.values())
     for trial in to_go_on(record, options.max_failures):
         checkpoints.check_checkpoint(checkpoints.trial_folder(folder, trial.number), trial.config_id, trial.seed)
     return resumed

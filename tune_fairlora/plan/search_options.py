@@ -6,6 +6,7 @@ API all derive from it. A value is judged by the same rule wherever it comes fro
 
 import argparse
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ CONFIG_FILE = "config.yaml"  # in a search's folder
 SAMPLER_NAMES = ("tpe", "gp", "nsga2", "random", "grid")
 SCHEDULER_NAMES = ("moasha", "none")
 PREPARE = "tune_fairlora.prepare"
+RESEED = 0.25  # of the trials: tests/benchmarks/front_truth.py --rules compares shares
+CONFIRM_SEEDS = 3
 TIMEOUT = "20 times the longest epoch, at least 10m"
 SHARES = "fractions share a GPU, auto: two where they fit and GPUs are few; default: 1 where there is one"
 
@@ -89,6 +92,16 @@ def _switch(value: object) -> bool:
 def _at_least_2(text: str) -> int:
     if (value := cli.positive_int(text)) < 2:
         raise argparse.ArgumentTypeError(f"at least 2 must be given, but got {value}")
+    return value
+
+
+def _below_1(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"a share of the trials must be given, from 0 to less than 1, but got {text}")
     return value
 
 
@@ -170,11 +183,34 @@ class SearchOptions:
     constraint: tuple[str, ...] = _what(
         (), _constraints, '"METRIC>=X"', "keep what breaks it off the front (>= or <=); repeatable", repeatable=True
     )
-    trials: int | None = _how(None, _NATURAL, "N", "number of configurations; default: the space's", resumable=True)
+    trials: int | None = _how(
+        None, _NATURAL, "N", "number of trainings, with --seeds of configurations; default: the space's", resumable=True
+    )
     epochs: int | None = _how(None, _hyperparameter("epochs"), "N", "epochs of a full trial; default: the space's")
     sampler: str = _choice("tpe", SAMPLER_NAMES, "sampler", "default: %(default)s")
     seed: int = _how(0, _one(cli.seed), "N", "of search and training; default: %(default)s", logged=True)
     seeds: int = _how(1, _NATURAL, "N", "training seeds of each configuration; default: %(default)s", logged=True)
+    reseed: float | None = _how(
+        None,
+        _one(_below_1),
+        "X",
+        f"share of the trials that trains the front's candidates again; default: {RESEED}, with --seeds 0",
+        resumable=True,
+    )
+    confirm: bool = _how(
+        False,
+        _switch,
+        None,
+        "measure the closed search's front on the test split, with fresh trainings; later: --resume NAME --confirm",
+        resumable=True,
+    )
+    confirm_seeds: int = _how(
+        CONFIRM_SEEDS,
+        _NATURAL,
+        "N",
+        "--confirm with N fresh trainings each; default: %(default)s",
+        resumable=True,
+    )
     enqueue: str | None = _how(None, _TEXT, "FILE", "JSON: points to try first, with method and values", path=True)
     scheduler: str = _choice("moasha", SCHEDULER_NAMES, "scheduler", "stop poor trials early; default: %(default)s")
     grace_period: int = _how(
@@ -212,6 +248,19 @@ class SearchOptions:
             object.__setattr__(self, name, value)
         if not self.space:
             raise ConfigError("`space` is needed: the name of a search space (--list shows them), or a Python file")
+        if self.reseed and self.seeds > 1:
+            raise ConfigError(
+                f"`reseed` {self.reseed:g} and `seeds` {self.seeds} say the same twice: with `seeds` every complete "
+                "configuration is trained again, so leave one out"
+            )
+
+        if self.confirm_seeds != CONFIRM_SEEDS:  # who says how often wants it
+            object.__setattr__(self, "confirm", True)
+
+    @property
+    def reseeds(self) -> float:
+        """The share of the trials that trains candidates again."""
+        return self.reseed if self.reseed is not None else RESEED if self.seeds == 1 else 0.0
 
     def kept(self) -> dict[str, Any]:
         """The options as plain values, for the record and ``config.yaml``: paths and addresses mean the same from any

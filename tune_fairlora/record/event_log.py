@@ -10,7 +10,6 @@ import fcntl
 import json
 import math
 import os
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +36,6 @@ class Record(State):
         super().__init__()
         self.folder = folder
         self.listener: Callable[[Event], None] | None = None
-        self.lock = threading.RLock()
         self._closed = False
         self._pending = b""  # lines that a full disk did not take
         self._log = os.open(folder / EVENT_LOG, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)

@@ -1,6 +1,7 @@
 """What the events of a search add up to: its trials, the front, the counts. Folded event by event, without files."""
 
 import math
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from analysis import bounds
-from analysis.pareto import as_minimization, front, hypervolume, reference_point
+from analysis.estimates import Estimates, estimate, standing
+from analysis.pareto import as_minimization, hypervolume, reference_point
 from trainables.metrics import OBJECTIVES
 
 COMPLETE, COLLAPSED, STOPPED = "complete", "collapsed", "stopped"
@@ -26,6 +28,7 @@ class Trial:
     values: dict[str, Any]
     config_id: str
     seed: int
+    repeats: int | None = None  # the first trial of the configuration that it trains once more; None: it explores
     status: str = RUNNING
     reason: str = ""
     epochs: list[dict[str, Any]] = field(default_factory=list)
@@ -71,6 +74,9 @@ def sound_recall(recalls: np.ndarray, guess: float, least: float) -> float:
 class State:
     """Trials by number and the front, up to date after every ``apply``. ``settings`` come with the first event.
 
+    A configuration is a list of its trials' numbers: those of one ``config_id``, each with a training seed of its own.
+    What it is worth is its shrunk mean (``analysis.estimates``), by which configurations stand on the front.
+
     A trial that was trained to its end is complete or collapsed by all that is known now: each one that ends may show
     that an earlier one serves nobody (``sound_recall``), and then that leaves the front.
     """
@@ -83,12 +89,14 @@ class State:
         self.constraints: tuple[bounds.Bound, ...] = ()
         self.began = 0.0  # when the first event came
         self.trials: dict[int, Trial] = {}
+        self.lock = threading.RLock()  # of a thread that reads while another applies events
         self.status = RUNNING
         self.reason = ""  # why the search ended before its trials were used up
         self._counts: Counter[str] = Counter()
         self.changed: list[int] = []  # complete trials that the last end made collapsed, or the other way round
         self._recalls: dict[int, float] = {}  # of the trials that were trained to their end
-        self._front: list[tuple[list[int], np.ndarray]] = []  # trial numbers and objectives of its configurations
+        self._configurations: dict[str, list[int]] = {}  # by config_id, in the order of their first trials
+        self._worth: Worth | None = None  # None: to be computed
 
     @property
     def seeds(self) -> int:
@@ -111,6 +119,9 @@ class State:
                         trial.launch(entry["time"])
             case "start":
                 trial = Trial(**{k: entry[k] for k in ("number", "values", "config_id", "seed")})
+                place = trial.number % self.seeds  # records of format 3 have a configuration's seeds in a row
+                trial.repeats = entry.get("repeats", trial.number - place if place else None)
+                self._configurations.setdefault(trial.config_id, []).append(trial.number)
                 trial.started = trial.launched = trial.seen = entry["time"]
                 self.trials[trial.number] = trial
                 self._counts[RUNNING] += 1
@@ -154,12 +165,6 @@ class State:
             self._set_status(trial, *((COMPLETE, "") if trial.status == COLLAPSED else (COLLAPSED, reason)))
             if trial is not newest:
                 self.changed.append(number)
-        if self.changed:  # the front's trials, or some that these had kept off it
-            self._front = []
-            for number in dict.fromkeys(self.siblings(n)[0] for n in self._recalls):
-                self._join_front(self.siblings(number))
-        elif newest.status == COMPLETE:
-            self._join_front(self.siblings(newest.number))
 
     def _complete(self) -> np.ndarray:
         """Which of the trials that were trained to their end are complete so far, bool ``[n]``."""
@@ -169,65 +174,122 @@ class State:
         self._counts[trial.status] -= 1
         self._counts[status] += 1
         trial.status, trial.reason = status, reason
+        self._worth = None
 
     def count(self, *statuses: str) -> int:
         return sum(self._counts[status] for status in statuses)
 
     def siblings(self, number: int) -> list[int]:
-        """The numbers of the trials of one configuration: its seeds have consecutive numbers (``searcher.py``)."""
-        first = number - number % self.seeds
-        return list(range(first, first + self.seeds))
+        """The numbers of the trials of one configuration, as they began."""
+        return self._configurations[self.trials[number].config_id]
+
+    def configurations(self) -> list[list[int]]:
+        return list(self._configurations.values())
+
+    def trainings(self, numbers: list[int]) -> list[int]:
+        """The complete trials of a configuration, each seed once."""
+        complete = [n for n in numbers if self.trials[n].status == COMPLETE]
+        return list({self.trials[n].seed: n for n in reversed(complete)}.values())[::-1]
 
     def values(self, numbers: list[int]) -> np.ndarray:
-        """A configuration's objectives ``[m]`` in the user's directions: the mean over its seeds."""
+        """A configuration's objectives ``[m]`` in the user's directions: the mean over its complete trials."""
         return np.array([self._mean(numbers, name) for name in self.objectives])
 
     def _mean(self, numbers: list[int], name: str) -> float:
-        return float(np.mean([self.trials[n].metrics.get(name, math.nan) for n in numbers]))
+        return float(np.mean([self.trials[n].metrics.get(name, math.nan) for n in self.trainings(numbers)]))
 
     def feasible(self, numbers: list[int]) -> bool:
-        """Whether a configuration keeps the constraints, in the mean over its seeds."""
+        """Whether a configuration keeps the constraints, in the mean over its complete trials."""
         means = {c.metric: self._mean(numbers, c.metric) for c in self.constraints}
         return bounds.feasible(self.constraints, means)
 
+    def sound(self, numbers: list[int]) -> bool:
+        """Whether no seed of a configuration collapsed or diverged: one that fails with some seeds is not to be
+        trusted with any."""
+        return all(self.trials[n].status not in (COLLAPSED, DIVERGED) for n in numbers)
+
     def decided(self, numbers: list[int]) -> bool:
         """Whether a configuration is complete with every seed, so that it may stand on the front."""
-        return all(n in self.trials and self.trials[n].status == COMPLETE for n in numbers)
+        return len(self.trainings(numbers)) >= self.seeds and self.sound(numbers)
 
-    def _join_front(self, numbers: list[int]) -> None:
-        """Complete configurations stay complete, so the front only needs the newest one put in its place."""
-        if not self.decided(numbers) or not self.feasible(numbers):
-            return
-        candidates = [*self._front, (numbers, self.values(numbers))]
-        members = front(self._costs(candidates))
-        self._front = [candidate for candidate, member in zip(candidates, members) if member]
+    def worth(self) -> "Worth":
+        """What the decided configurations are worth, and which are on the front."""
+        with self.lock:
+            if self._worth is None:
+                self._worth = self._estimate()
+            return self._worth
 
-    def _costs(self, points: list[tuple[list[int], np.ndarray]]) -> np.ndarray:
-        """Objectives ``[n, m]`` of ``points``, to be minimised."""
-        values = np.array([values for _, values in points], float).reshape(len(points), len(self.objectives))
-        return as_minimization(values, self.directions)
+    def _estimate(self) -> "Worth":
+        decided = [numbers for numbers in self._configurations.values() if self.decided(numbers)]
+        if not decided:
+            return Worth([], None, np.empty((0, len(self.objectives))), np.zeros(0, bool), np.zeros(0, bool))
+        trainings = [self.trainings(numbers) for numbers in decided]
+        values = [[self.trials[n].metrics[name] for name in self.objectives] for group in trainings for n in group]
+        counts = np.array([len(group) for group in trainings])
+        estimates = estimate(np.array(values, float), np.repeat(np.arange(len(decided)), counts))
+        costs = as_minimization(estimates.mean, self.directions)
+        feasible = np.array([self.feasible(numbers) for numbers in decided])
+        repeated = np.array([any(self.trials[n].repeats is not None for n in group) for group in trainings])
+        members = [standing(costs, feasible, each) for each in (repeated & (self.reseeds > 0), ~feasible)]
+        return Worth(decided, estimates, costs, *members)
+
+    @property
+    def reseeds(self) -> float:
+        """The share of the trials that is kept to train candidates again."""
+        return float(self.settings.get("reseed", 0.0))
 
     def front_points(self) -> list[list[int]]:
-        """The trial numbers of each configuration on the front, by the first objective, best first."""
-        points = sorted(self._front, key=lambda point: point[0])
-        order = np.lexsort(self._costs(points).T[::-1])
-        return [points[i][0] for i in order]
+        """The complete trials of each configuration on the front, by the first objective, best first."""
+        worth = self.worth()
+        rows = np.flatnonzero(worth.members)
+        order = rows[np.lexsort([rows, *worth.costs[rows].T[::-1]])]
+        return [self.trainings(worth.configurations[i]) for i in order]
 
     def front(self) -> list[int]:
-        """The numbers of the trials on the front: no complete configuration dominates theirs."""
+        """The numbers of the trials on the front: no decided configuration dominates theirs."""
         return [number for numbers in self.front_points() for number in numbers]
 
-    def undecided(self) -> list[int]:
-        """Complete trials whose configuration may still come on the front: other seeds of it are to end, or would have
-        but for an interrupt."""
-        if self.seeds == 1:
-            return []
-        alive = (COMPLETE, RUNNING, INTERRUPTED)
-        dead = {n for n, trial in self.trials.items() if trial.status not in alive}
-        complete = [n for n, trial in self.trials.items() if trial.status == COMPLETE]
-        return [n for n in complete if not self.decided(self.siblings(n)) and dead.isdisjoint(self.siblings(n))]
+    def rivals(self) -> list[int]:
+        """Complete trials off the front whose configuration may still come onto it: it would be there but that it was
+        trained once, its other seeds are to end, or luck may have kept it off that was trained again."""
+        worth, found = self.worth(), []
+        if worth.estimates is not None:
+            best = worth.costs - 2 * worth.estimates.error
+            front = worth.costs[worth.contenders]
+            for i, numbers in enumerate(worth.configurations):
+                near = len(numbers) > self.seeds and not _dominated(best[i], front)
+                if worth.contenders[i] or near:
+                    found += self.trainings(numbers)
+        for numbers in self._configurations.values() if self.seeds > 1 else ():
+            alive = self.sound(numbers) and len(self.trainings(numbers)) < self.seeds
+            if alive and all(self.trials[n].status in (COMPLETE, RUNNING, INTERRUPTED) for n in numbers):
+                found += self.trainings(numbers)
+        return sorted(set(found).difference(self.front()))
 
     def hypervolume(self) -> float:
-        """The share of objective space that the front dominates, from ``self.reference``; larger is better."""
+        """The share of objective space that the front's estimates dominate, from ``self.reference``; larger is
+        better."""
+        worth = self.worth()
         reference = as_minimization(np.array([self.reference]), self.directions)[0]
-        return hypervolume(self._costs(self._front), reference)
+        return hypervolume(worth.costs[worth.members], reference)
+
+
+@dataclass(frozen=True, eq=False)
+class Worth:
+    """Of each decided configuration its estimate in the user's directions and as ``costs`` ``[c, m]`` to be minimised,
+    and whether it is on the front; a contender would be if single trainings were enough."""
+
+    configurations: list[list[int]]  # all trials of each
+    estimates: Estimates | None  # None where there is none
+    costs: np.ndarray
+    members: np.ndarray  # bool [c]
+    contenders: np.ndarray  # bool [c]
+
+    def mean(self, number: int) -> np.ndarray:
+        """The estimate ``[m]`` of the decided configuration that has trial ``number``."""
+        assert self.estimates is not None
+        return np.asarray(self.estimates.mean[next(i for i, own in enumerate(self.configurations) if number in own)])
+
+
+def _dominated(point: np.ndarray, by: np.ndarray) -> bool:
+    return bool(((by <= point).all(axis=1) & (by < point).any(axis=1)).any())

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ARROW_TYPES: dict[Any, pa.DataType] = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
+CONFIGURATIONS = "configurations.parquet"
 TABLE_FILES = ("search.json", "trials.parquet", "epochs.parquet")  # what ``analysis`` reads of a search's folder
 EPOCH_METRICS = ("train_loss", "train_cross_entropy", "train_penalty", *(f"val_{name}" for name in METRICS))
 EPOCH_SCHEMA = pa.schema(
@@ -42,11 +43,15 @@ def render(record: Record) -> None:
 
 def snapshot(record: Record) -> "Search":
     """The search as its files would show it now, but for the epochs, which are left out."""
-    from analysis.results import Search  # pandas takes a moment: not at every start
+    from analysis import results  # pandas takes a moment: not at every start
 
     settings, seeds = record.settings, record.seeds
     trials, epochs = _trials(record).to_pandas(), EPOCH_SCHEMA.empty_table().to_pandas()
-    return Search(settings["name"], list(record.objectives), record.directions, trials, epochs, seeds, dict(settings))
+    objectives, facts, folder = list(record.objectives), dict(settings), record.folder
+    confirmed = results.confirmed(folder)
+    return results.Search(
+        settings["name"], objectives, record.directions, trials, epochs, seeds, facts, confirmed, folder
+    )
 
 
 class Renderer:
@@ -80,11 +85,14 @@ class Renderer:
 
 
 def render_front(record: Record) -> None:
-    """Show the front in ``front.png``, ``front.svg`` and the interactive page ``front.html``."""
+    """Show the front in ``front.png``, ``front.svg`` and the interactive page ``front.html``, and what is claimed of
+    each complete configuration in ``configurations.parquet``."""
+    from analysis.claims import claims
     from analysis.figures import front
     from analysis.html import front_page
 
     search, folder = snapshot(record), record.folder
+    replace_atomically(folder / CONFIGURATIONS, claims(search).rows.to_parquet)
     page = front_page.page(search)
     replace_atomically(folder / "front.html", lambda path: path.write_text(page, encoding="utf-8"))
     figure = front.figure(search)
@@ -96,7 +104,7 @@ def _trials(record: Record) -> pa.Table:
     """A hyperparameter that the method lacks is null; a metric that has no support is NaN."""
     groups = [f"val_group_accuracy[{name}]" for name in record.settings["groups"]]  # by group code
     columns = (
-        dict.fromkeys(("number", "seed"), pa.int64())
+        dict.fromkeys(("number", "seed", "repeats"), pa.int64())
         | dict.fromkeys(("config_id", "status", "reason"), pa.string())
         | {name: ARROW_TYPES[spec.type] for name, spec in FIELDS.items() if name != "seed"}
         | dict.fromkeys((*EPOCH_METRICS, *groups), pa.float64())
@@ -110,7 +118,8 @@ def _trials(record: Record) -> pa.Table:
     for number, trial in trials:
         siblings = record.siblings(number)
         by_group = dict(zip(groups, trial.tables.get("by_group", {}).get("accuracy", ())))
-        own = {name: getattr(trial, name) for name in ("number", "seed", "config_id", "status", "device", "seconds")}
+        names = ("number", "seed", "repeats", "config_id", "status", "device", "seconds")
+        own = {name: getattr(trial, name) for name in names}
         told = {
             "reason": trial.reason.encode(errors="replace").decode(),  # odd file names hold halves of characters
             "epochs_trained": len(trial.epochs),

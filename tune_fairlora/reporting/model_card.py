@@ -59,6 +59,10 @@ def _front_matter(facts: Facts, results: Facts, settings: Facts) -> str:
     return text.replace("<", "\\u003c")  # a reader who knows no front matter would take it for HTML
 
 
+def claim(value: float | None, half: float | None) -> str:
+    return number(value) if half is None or value is None else f"{value:.3f} ± {half:.3f}"
+
+
 def _title(facts: Facts) -> str:
     return plain(f"{facts['search']['name']}, trial {facts['trial']['number']}")
 
@@ -155,16 +159,27 @@ def _training(facts: Facts, settings: Facts) -> str:
 
 def _place(results: Facts) -> str:
     front = results["front"]
-    heads = ("trial", *(f"`{name}` ({'up' if d == 'maximize' else 'down'})" for name, d in front["objectives"].items()))
+    heads = (
+        "trials",
+        *(f"`{name}` ({'up' if d == 'maximize' else 'down'})" for name, d in front["objectives"].items()),
+    )
     rows = [
-        (", ".join(map(str, point["trials"])), *(number(point[name]) for name in front["objectives"]))
+        (
+            ", ".join(map(str, point["trials"])),
+            *(claim(point[name], point[f"{name}_half"]) for name in front["objectives"]),
+            number(point["chance"]),
+        )
         for point in front["points"][:FRONT_ROWS]
     ]
     more = len(front["points"]) - len(rows)
-    means = f", means over {front['seeds']} seeds" if front["seeds"] > 1 else ""
-    about = f"The front of {front['complete']} trials that came to their end, validation split{means}:"
+    about = (
+        f"The front of {front['complete']} trials that came to their end, validation split. Claimed are means over "
+        "training seeds, drawn towards what such configurations have, with 95 % intervals of other seeds and images; "
+        "the last column says how probably each point would be on the front again."
+    )
+    verdict = "\n\n" + " ".join(results["claimed"]["verdict"]) if results["claimed"]["verdict"] else ""
     rest = f"\n\n… and {more} more." if more else ""
-    return f"## Place on the front\n\n{about}\n\n{pipes(heads, rows)}{rest}"
+    return f"## Place on the front\n\n{about}\n\n{pipes((*heads, 'on the front'), rows)}{rest}{verdict}"
 
 
 def _results(results: Facts) -> str:
@@ -176,9 +191,26 @@ def _results(results: Facts) -> str:
     for title, measured in zip(titles, (test, refit)):
         if measured:
             parts += [f"## {title}", _metrics(measured["metrics"]), _by("group", measured["by_group"])]
-    if not test:
-        parts.append("No test split was measured (`python -m tune_fairlora.confirm`).")
+    parts += _fresh(results)
+    if len(parts) == 4:
+        parts.append("No test split was measured (`python -m tune_fairlora.search --resume NAME --confirm`).")
     return "\n\n".join(filter(None, parts))
+
+
+def _fresh(results: Facts) -> list[str]:
+    """What fresh trainings of this configuration showed on the test split; nothing where there were none."""
+    fresh = results["test_of_fresh_trainings"]
+    if not fresh:
+        return []
+    values = (f"`{name}` {claim(each['value'], each['half'])}" for name, each in fresh["objectives"].items())
+    failed = f"; {fresh['failed']} more collapsed or diverged" if fresh["failed"] else ""
+    place = {True: "It stands on the front there.", False: "It does not stand on the front there."}
+    sentences = [
+        f"{fresh['trainings']} fresh trainings of this configuration{failed}: {', '.join(values)} (95 % intervals).",
+        place.get(fresh["stands"], ""),
+        *fresh["verdict"],
+    ]
+    return ["## Test split, fresh trainings", " ".join(filter(None, sentences))]
 
 
 def _metrics(metrics: dict[str, float | None]) -> str:
@@ -201,6 +233,15 @@ def _limits(facts: Facts, results: Facts) -> str:
         "It names one of its classes whatever it is shown, and was measured on images like those it was trained on.",
         f"One training run with seed {facts['trial']['seed']}; other seeds give other numbers.",
     ]
+    claimed = results["claimed"]
+    if claimed["trainings"]:
+        values = (f"`{name}` {claim(each['value'], each['half'])}" for name, each in claimed["objectives"].items())
+        trainings = f"{claimed['trainings']} training{'s' if claimed['trainings'] > 1 else ''}"
+        lines.append(f"What is claimed of its configuration, from {trainings}: {', '.join(values)}.")
+    for name, shown in results["by_chance"].items():
+        lines.append(
+            f"By chance alone an evenly right model as accurate shows `{name}` {shown} on the validation images."
+        )
     if counts["min_class_count"] is not None:
         sizes = [f"{counts[name]:.0f}" for name in ("min_class_count", "min_group_count", "min_cell_count")]
         smallest = f"{sizes[0]} images, the smallest group {sizes[1]}, the smallest class in a group {sizes[2]}"

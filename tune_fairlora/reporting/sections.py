@@ -17,7 +17,7 @@ from analysis.html.show import show
 from analysis.predictions import Sample, of_trial
 from analysis.results import Search
 from analysis.table import Table, to_html
-from analysis.tables import chance, confirmed, expected, front, front_share, methods, published
+from analysis.tables import chance, confirmed, equal_effort, front, front_share, methods, published, test_split
 from tune_fairlora.record.state import COMPLETE, RUNNING, State
 from tune_fairlora.reporting import page
 
@@ -103,7 +103,7 @@ def sections(report: ReportData) -> list[tuple[str, str]]:
     ranks = [_shown(rank_and_lambda.figure, search, over, by=by) for over in ("rank", "lam")]
     # In tables of their own, what the paper prints for this data set.
     printed = [to_html(table) for table in published.of_dataset(search.settings.get("data", ""))]
-    tested = _joined(_shown(confirmed.table, search, sources=True), *printed)
+    tested = _joined(_shown(test_split.table, search), _shown(confirmed.table, search, sources=True), *printed)
     mattered = [_shown(importance.table, search), _shown(importance.figure, search)]
     return [
         ("The Pareto front", _front(report)),
@@ -131,7 +131,7 @@ def _joined(*parts: str) -> str:
 
 def _front(report: ReportData) -> str:
     search, samples = report.search, report.samples
-    table = _shown(front.table, search, samples)
+    table = _shown(front.table, search)
     if not report.front:
         return table
     caption = (
@@ -142,7 +142,7 @@ def _front(report: ReportData) -> str:
     markup, script = report.drawing
     drawn = _shown(intervals.figure, search, samples, caption=caption)
     counts = {number: cells["count"] for number, cells in report.tables_of_front("by_cell").items()}
-    luck = _shown(expected.table, search), drawn, _shown(chance.table, search, counts)
+    luck = drawn, _shown(chance.table, search, counts)
     return f"{markup}\n<script>{script}</script>\n{table}{''.join(luck)}"
 
 
@@ -150,6 +150,7 @@ def _methods(search: Search, by: str) -> str:
     rule = f"Chosen: {configurations.rule(search, by)}."
     return _joined(
         _shown(methods.table, search, by=by, sources=True),
+        _shown(equal_effort.table, search),
         _shown(radar.figure, search, by=by, caption=f"{rule} Values: the table above."),
         _shown(loss_variance.figure, search, by=by, caption=rule),
         _shown(penalty_effect.table, search, by=by),
@@ -215,7 +216,7 @@ def _settings(search: Search) -> str:
         f"groups ({len(s.get('groups', ()))})": ", ".join(s.get("groups", ())),
         "weights": f"{weights}, hash {s.get('weights')}",
         "sampler, scheduler": f"{s.get('sampler')}, {s.get('scheduler')}",
-        "seed": f"{s.get('seed')}; training seeds a configuration: {search.seeds}",
+        "seed": f"{s.get('seed')}; {configurations.seeds_in_words(search)}",
         "trials planned": s.get("trials"),
         "code version": s.get("code_version"),
     }
@@ -240,7 +241,7 @@ def _limits(search: Search) -> str:
     counts = search.trials.filter([*nouns, "val_empty_cells"]).max()
     texts = [
         "The front's trials were chosen by the validation split, so that their numbers there are better than they "
-        "will be on other images; python -m tune_fairlora.confirm measures them on the test split.",
+        "will be on other images; search --confirm trains them afresh and measures them on the test split.",
         *(
             f"The smallest {noun} has {counts[name]:.0f} validation images: one image moves its accuracy by "
             f"{100 / counts[name]:.1f} points."
@@ -253,8 +254,8 @@ def _limits(search: Search) -> str:
     texts.append(
         "The best- and the worst-served of many classes are extremes of noisy numbers: an even model has a ΔF1, too."
     )
-    if search.seeds == 1:
-        texts.append("Each configuration was trained with one seed: a small difference may be the seed's.")
+    if (configurations.complete(search)["trainings"] == 1).any():
+        texts.append("Configurations that were trained with one seed: a small difference may be the seed's.")
     if search.settings.get("weights_file") == "random":
         texts.append("The networks began untrained (weights random): nothing here speaks of pretrained models.")
     if (search.trials["status"] == "stopped").any():

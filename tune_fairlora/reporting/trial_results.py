@@ -10,11 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
 
+from analysis import chance, claims, confirmation
+from analysis.results import NothingToShow
 from trainables.config import ConfigError, TrainConfig
 from trainables.metrics import METRICS, OBJECTIVES
 from tune_fairlora.record.search_folder import Finished, model_of
+from tune_fairlora.record.state import Settings, Trial
 from tune_fairlora.reporting import model_card
 
 COLUMNS = {
@@ -40,20 +44,41 @@ def results(finished: Finished, number: int, why: str) -> dict[str, Any]:
     """``metrics.json``: the validation numbers by class and group, the trial's place on the front, and what ``confirm``
     measured on the test split, if it did. A value that nothing supports is null."""
     trial, settings, state = finished.state.trials[number], finished.settings, finished.state
+    claimed = claims.claims(finished.search)
+    of_config = claimed.rows.set_index("config_id")
+    front = {numbers[0]: numbers for numbers in state.front_points()}
     points = [
-        {"trials": numbers, **dict(zip(state.objectives, state.values(numbers).tolist()))}
-        for numbers in state.front_points()
+        {
+            "trials": front.get(row["number"], [row["number"]]),
+            **{name: row[f"{name}_claimed"] for name in state.objectives},
+            **{f"{name}_half": row[f"{name}_half"] for name in state.objectives},
+            "chance": row["chance"],
+        }
+        for row in claimed.front.to_dict("records")
     ]
+    own = of_config.loc[trial.config_id].to_dict() if trial.config_id in of_config.index else {}
     content = {
         "trial": number,
         "chosen": why,
+        "claimed": {
+            "objectives": {
+                name: {"value": own.get(f"{name}_claimed", math.nan), "half": own.get(f"{name}_half", math.nan)}
+                for name in state.objectives
+            },
+            "trainings": own.get("trainings", 0),
+            "chance": own.get("chance", math.nan),
+            "with_images": bool(own.get("with_images", False)),
+            "verdict": claimed.sentences(),
+        },
         "validation": {
             "metrics": {name: trial.metrics.get(f"val_{name}", math.nan) for name in METRICS},
             "by_class": rows(trial.tables.get("by_class", {}), settings["classes"], COLUMNS["by_class"]),
             "by_group": rows(trial.tables.get("by_group", {}), settings["groups"], COLUMNS["by_group"]),
             "confusion": trial.tables.get("confusion", []),
         },
+        "by_chance": _by_chance(trial, settings, state.objectives),
         "test": _confirmed(finished, number, "train"),
+        "test_of_fresh_trainings": _fresh(finished, trial.config_id),
         "test_of_a_refit_on_train_and_val": _confirmed(finished, number, "trainval"),
         "front": {
             "member": number in state.front(),
@@ -80,6 +105,34 @@ def _confirmed(finished: Finished, number: int, trained_on: str) -> dict[str, An
             metrics = {name: row.get(f"test_{name}", math.nan) for name in METRICS}
             return {"metrics": metrics, "by_group": [{"name": k, "accuracy": v} for k, v in groups.items()]}
     return None
+
+
+def _by_chance(trial: Trial, settings: Settings, objectives: Sequence[str]) -> dict[str, str]:
+    """What an evenly right model as accurate as the trial shows of each objective that is a gap, in words."""
+    gaps = [gap for name in objectives if (gap := name.removeprefix("val_")) in chance.GAPS]
+    if not gaps or "by_cell" not in trial.tables or not math.isfinite(trial.metrics.get("val_accuracy", math.nan)):
+        return {}
+    images = np.array(trial.tables["by_cell"]["count"])
+    found = chance.by_chance(images, trial.metrics["val_accuracy"], gaps, settings.get("positive"))
+    return {f"val_{gap}": str(shown) for gap, shown in found.items()}
+
+
+def _fresh(finished: Finished, config_id: str) -> dict[str, Any] | None:
+    """What fresh trainings of the trial's configuration showed on the test split, if the search was confirmed so."""
+    try:
+        confirmed = confirmation.confirmation(finished.search)
+    except NothingToShow:
+        return None
+    own = confirmed.rows[confirmed.rows["config_id"] == config_id].to_dict("records")
+    if not own:
+        return None
+    (row,) = own
+    objectives = {
+        name: {"value": row[f"{name}_test"], "half": row[f"{name}_test_half"]} for name in finished.search.objectives
+    }
+    stands = {True: True, False: False}.get(row["stands"])  # or pandas' NA
+    facts = {"trainings": row["fresh"], "failed": row["failed"], "stands": stands, "look": confirmed.look}
+    return {"objectives": objectives, **facts, "verdict": confirmed.sentences()}
 
 
 def null_for_nan(value: Any) -> Any:

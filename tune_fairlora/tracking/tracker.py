@@ -15,7 +15,7 @@ from tune_fairlora.record import search_folder
 from tune_fairlora.record.event_log import EVENT_LOG, Record
 from tune_fairlora.record.search_folder import Finished
 from tune_fairlora.record.state import INTERRUPTED, RUNNING, Event
-from tune_fairlora.record.tables import TABLE_FILES, Renderer, render, snapshot
+from tune_fairlora.record.tables import CONFIGURATIONS, TABLE_FILES, Renderer, render, snapshot
 from tune_fairlora.tracking import models, ui_views
 from tune_fairlora.tracking.client import NOTE_TAG, SEARCH, MlflowStore
 from tune_fairlora.tracking.outbox import Message, Outbox, read_position
@@ -167,9 +167,13 @@ class Tracker(Outbox):
             self.store.client.log_text(run_id, page, "confusion.html")
 
     def show_front(self) -> None:
-        """The front on the search's run: pictures, interactive page, a table that pages, the record's tables, note."""
+        """The front on the search's run: pictures, interactive page, a table that pages, the record's tables, note; and
+        once it is over what is claimed of its members, on their own runs."""
+        from analysis.claims import claims
+        from analysis.confirmation import confirmation
         from analysis.figures import front
         from analysis.html import front_page
+        from analysis.results import CONFIRMED, NothingToShow
 
         search, run_id, mlflow = snapshot(self.record), self.run(SEARCH), self.store.client
         mlflow.log_text(run_id, front_page.page(search), "front.html")
@@ -179,10 +183,23 @@ class Tracker(Outbox):
         table = ui_views.front_table(search)
         if table["data"]:
             self.store.log_tables(run_id, {"front.json": table})
-        for name in TABLE_FILES:
+        for name in (*TABLE_FILES, CONFIGURATIONS, CONFIRMED):
             if (self.record.folder / name).exists():  # at the start they may not be rendered yet
                 self.store.log_record(run_id, self.record.folder / name)
-        mlflow.set_tag(run_id, NOTE_TAG, ui_views.search_note(self.state, self.store.experiment_id, self._ids, run_id))
+        claimed = claims(search)
+        try:
+            confirmed = confirmation(search)
+        except NothingToShow:
+            confirmed = None
+        note = ui_views.search_note(self.record, claimed, confirmed, self.store.experiment_id, self._ids, run_id)
+        mlflow.set_tag(run_id, NOTE_TAG, note)
+        if self.state.status != RUNNING:  # metrics cannot be taken back from a run that leaves the front
+            ended = len(self.state.trials) - self.state.count(RUNNING, INTERRUPTED)
+            last = max(trial.seen for trial in self.state.trials.values())  # sent again, a point is the same one
+            tests = ui_views.confirmed_metrics(confirmed) if confirmed else {}
+            claims_of = ui_views.claimed_metrics(claimed)  # the record may be ahead of what was sent
+            for number, values in ((n, v) for n, v in claims_of.items() if n in self.state.trials):
+                self.store.log_metrics(self.run(number), values | tests.get(number, {}), ended, last)
 
     def show_views(self) -> None:
         """The experiment's prepared views and note; what did not change is not sent."""

@@ -15,6 +15,8 @@ from tune_fairlora.record.state import COMPLETE, Settings, State, Trial
 from tune_fairlora.tracking.tracking_uri import without_password
 
 if TYPE_CHECKING:
+    from analysis.claims import Claims
+    from analysis.confirmation import Confirmed
     from analysis.results import Search
 
 Table = dict[str, list[Any]]  # "columns": the names, "data": the rows
@@ -38,13 +40,12 @@ OWN_LINE = "viewStateShareKey=front-"  # in each line of that note that is ours
 
 
 def curves(state: State) -> dict[str, float]:
-    """Hypervolume, size of the front, and the best value of each objective among complete trials, which is always that
-    of a member of the front."""
+    """Hypervolume, size of the front, and the best value of each objective on it, of the shrunk means by then."""
     points = state.front_points()
     numbers = {"hypervolume": state.hypervolume(), "front_size": float(len(points))}
     if points:
         best = {"maximize": max, "minimize": min}
-        values = [state.values(point) for point in points]
+        values = [state.worth().mean(point[0]) for point in points]
         for i, (name, direction) in enumerate(zip(state.objectives, state.directions)):
             numbers[f"best_{name}"] = float(best[direction](value[i] for value in values))
     return numbers
@@ -70,6 +71,30 @@ def front_table(search: "Search") -> Table:
 
     rows = front.members(search).astype(object).to_dict("split")
     return {"columns": rows["columns"], "data": [[_cell(value) for value in row] for row in rows["data"]]}
+
+
+def claimed_metrics(claimed: "Claims") -> dict[int, dict[str, float]]:
+    """By trial of the front: what is claimed of its configuration, as metrics of its run."""
+    rows, names = claimed.front, claimed.search.objectives
+    columns = {f"claimed_{name}": f"{name}_claimed" for name in names}
+    columns |= {f"claimed_{name}_half": f"{name}_half" for name in names} | {"front_chance": "chance"}
+    trials = claimed.search.trials[claimed.search.trials["on_front"].astype(bool)]
+    metrics: dict[int, dict[str, float]] = {}
+    for row in rows.to_dict("records"):
+        values = {metric: float(row[column]) for metric, column in columns.items() if math.isfinite(row[column])}
+        metrics |= dict.fromkeys(trials.loc[trials["config_id"] == row["config_id"], "number"].tolist(), values)
+    return metrics
+
+
+def confirmed_metrics(confirmed: "Confirmed") -> dict[int, dict[str, float]]:
+    """By trial of the front: what fresh trainings of its configuration showed on the test split."""
+    trials, metrics = confirmed.search.trials, dict[int, dict[str, float]]()
+    names = {f"test_{name.removeprefix('val_')}": f"{name}_test" for name in confirmed.search.objectives}
+    for row in confirmed.rows.to_dict("records"):
+        values = {metric: float(row[column]) for metric, column in names.items() if math.isfinite(row[column])}
+        own = trials[(trials["config_id"] == row["config_id"]) & trials["on_front"].astype(bool)]
+        metrics |= dict.fromkeys(own["number"].tolist(), values)
+    return metrics
 
 
 def _cell(value: Any) -> Any:
@@ -213,27 +238,45 @@ def experiment_note(state: State, experiment_id: str, parent: str, earlier: str 
     return earlier
 
 
-def search_note(state: State, experiment_id: str, runs: dict[int, str], parent: str) -> str:
-    """The note of the search's run: what it is, the front's picture, and its members with links to their runs."""
+def _claim(value: float, half: float) -> str:
+    return f"{value:.4f}" if math.isnan(half) else f"{value:.3f} ± {half:.3f}"
+
+
+def search_note(
+    state: State,
+    claimed: "Claims",
+    confirmed: "Confirmed | None",
+    experiment_id: str,
+    runs: dict[int, str],
+    parent: str,
+) -> str:
+    """The note of the search's run: what it is, how sure it is, the front's picture, and its members with links to
+    their runs."""
     charts, table = keys(state.settings["id"])
-    first, sign = state.objectives[0], -1 if state.directions[0] == "maximize" else 1
-    members = sorted(state.front(), key=lambda n: sign * state.trials[n].metrics[first])
+    members = claimed.front.to_dict("records")
     lines = [
         f"**Pareto front of {markdown(state.settings['name'])}** (validation split): {len(members)} of "
-        f"{state.count(COMPLETE)} complete trials. "
+        f"{len(claimed.rows)} complete configurations. "
         f"[Charts]({address(experiment_id, charts)}) · [table]({address(experiment_id, table, charts=False)}) · "
         f"[interactive page]({run_address(experiment_id, parent, PAGE)})",
+        " ".join([*claimed.sentences(), *(confirmed.sentences() if confirmed else ())]),
         f"![Pareto front](get-artifact?path=front.png&run_uuid={parent})",
     ]
     if members:
         params = _params(state)
-        heads = ["trial", *(name.removeprefix("val_") for name in state.objectives), *params]
+        heads = ["trial", *(name.removeprefix("val_") for name in state.objectives), "on the front", *params]
+        tests = {} if confirmed is None else confirmed.rows.set_index("number").to_dict("index")
         rows = []
-        for number in members[:NOTE_ROWS]:
+        for row in members[:NOTE_ROWS]:
+            number = row["number"]
             trial = state.trials[number]
             name = markdown(trial.label)
             link = f"[{name}]({run_address(experiment_id, runs[number])})" if number in runs else name
-            values = [f"{trial.metrics[objective]:.4f}" for objective in state.objectives]
+            values = [_claim(row[f"{name}_claimed"], row[f"{name}_half"]) for name in state.objectives]
+            if number in tests:
+                test = [tests[number][f"{name}_test"] for name in state.objectives]
+                values = [f"{value} → {_claim(mean, math.nan)}" for value, mean in zip(values, test)]
+            values.append(f"{row['chance']:.2f}" if math.isfinite(row["chance"]) else EMPTY)
             shown = [trial.values.get(name, EMPTY) for name in params]
             texts = [markdown(f"{value:.4g}" if isinstance(value, float) else value) for value in shown]
             rows.append([link, *values, *texts])
@@ -241,8 +284,8 @@ def search_note(state: State, experiment_id: str, runs: dict[int, str], parent: 
             rows.pop()
         grid = [_cells(heads), "|" + " --- |" * len(heads), *map(_cells, rows)]
         lines.append("\n".join(grid))
-        if state.seeds > 1:
-            lines.append(f"(values of single trials; the front is that of the means over {state.seeds} seeds)")
+        arrows = " → means of fresh trainings on the test split" if tests else ""
+        lines.append(f"(claimed means over training seeds, with 95 % intervals of other seeds and images{arrows})")
         if len(members) > len(rows):
             lines.append(f"… and {len(members) - len(rows)} more in the table")
     return "\n\n".join(lines)
