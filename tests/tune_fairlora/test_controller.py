@@ -373,6 +373,14 @@ def test_more_trials_may_be_asked_for(search):
     more.die()
 
 
+def test_time_is_kept_for_what_follows_the_search(search):
+    search.controller.budget = budget = TimeBudget(1000.0)
+    budget.learn(1.0)
+    assert search.controller.may_start()
+    search.controller.reserve = lambda: 1000
+    assert not search.controller.may_start() and search.launch() == Searcher.FINISHED and search.searcher.left()
+
+
 def test_nothing_new_starts_that_cannot_reach_its_first_rung(search):
     search.controller.budget = budget = TimeBudget(1000.0)
     search.whole()

@@ -4,6 +4,7 @@ It knows nothing of Ray (``ray_executor.py``): whoever runs trials calls ``launc
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from trainables import logits
@@ -33,6 +34,7 @@ class SearchController:
         self.gpus = gpus  # of a trial
         self.renderer = Renderer(record)
         self.open: set[int] = set()  # the trials that are running
+        self.reserve: Callable[[], int] = lambda: 0  # how many epochs' time is kept for what follows the search
         self._tables: dict[int, dict[str, Any]] = {}  # of each open trial's last epoch
         self._diverged: dict[int, str] = {}
         self._kept = self.kept()  # the trials whose weights stay on disk
@@ -97,11 +99,11 @@ class SearchController:
         return {"number": number, "values": trial.values, "reported": len(trial.epochs), "context": context}
 
     def may_start(self, whole: bool = False) -> bool:
-        """Whether a new trial would reach its first rung in time, or its end (``whole``); before that it is of no use
-        to the search."""
-        epochs = self.plan.space.config({}, 0).epochs
+        """Whether a new trial would reach its first rung in time, or its end (``whole``), with what is in reserve;
+        before that it is of no use to the search."""
+        epochs = self.plan.epochs
         rungs = self.scheduler.rungs(epochs) if self.scheduler and not whole else ()
-        return self.budget.suffices(rungs[0] if rungs else epochs)
+        return self.budget.suffices((rungs[0] if rungs else epochs) + self.reserve())
 
     def time_spent(self) -> float:
         return self.budget.spent()

@@ -152,8 +152,9 @@ class Run:
         controller = SearchController(self.plan, self.record, progress, budget, hangs, self.cluster.gpus)
 
         def following() -> "FreshController | None":
-            """The trainings that confirm the front, once it is final."""
-            if not (options.confirm and controller.complete() and self.record.count(COMPLETE)):
+            """The trainings that confirm the front, once the trials are used up, or the time for them."""
+            over = controller.complete() or (options.time_budget and not controller.open)
+            if not (options.confirm and over and self.record.count(COMPLETE)):
                 return None
             confirmation = self.confirmation = Confirmation(self.plan, self.record)
             views.close()  # one live view at a time
@@ -163,6 +164,11 @@ class Run:
             parts = (views.enter_context(view), budget, HangDetector(options.trial_timeout), self.cluster.gpus)
             return confirmation.begin(*parts)
 
+        def reserve() -> int:
+            return math.ceil(len(self.record.front_points()) * options.confirm_seeds / slots) * self.plan.epochs
+
+        if options.confirm:
+            controller.reserve = reserve
         self.executor = RayExecutor(controller, slots, signals.check, following)
         controller.take_up()
         self.cluster.await_workers(signals)

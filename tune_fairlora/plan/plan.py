@@ -54,6 +54,11 @@ class Plan:
     def tracking_uri(self) -> str:
         return absolute_uri(self.options.tracking_uri)
 
+    @property
+    def epochs(self) -> int:
+        """Of a full trial; where a space searches them, of its first point."""
+        return self.space.config({}, 0).epochs
+
     def settings(self) -> dict[str, Any]:
         """What the record says of the search, plain values alone."""
         store, options = Store(self.store), self.options.kept()
