@@ -37,7 +37,9 @@ class Confirmed:
     def verdict(self) -> list[str]:
         """In words: how much of the front stands, and what the numbers were worth."""
         rows, measured = self.rows, self.rows[self.rows["fresh"] > 0]
-        lines = [f"{int(rows['stands'].fillna(False).sum())} of {len(rows)} points stand on the test split"]
+        known = rows["stands"].notna()
+        lines = [f"{int(rows.loc[known, 'stands'].sum())} of {known.sum()} points stand on the test split"]
+        lines[0] += f" ({len(rows) - known.sum()} more were not measured)" if not known.all() else ""
         lines[0] += ": no other point of the front is better there in every objective" if len(rows) > 1 else ""
         for name in self.search.objectives:
             difference = (measured[f"{name}_test"] - measured[f"{name}_claimed"]).abs()

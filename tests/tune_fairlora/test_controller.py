@@ -377,7 +377,7 @@ def test_time_is_kept_for_what_follows_the_search(search):
     search.controller.budget = budget = TimeBudget(1000.0)
     budget.learn(1.0)
     assert search.controller.may_start()
-    search.controller.reserve = lambda: 1000
+    search.controller.reserve = lambda: 1000.0
     assert not search.controller.may_start() and search.launch() == Searcher.FINISHED and search.searcher.left()
 
 

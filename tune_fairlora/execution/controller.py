@@ -34,7 +34,7 @@ class SearchController:
         self.gpus = gpus  # of a trial
         self.renderer = Renderer(record)
         self.open: set[int] = set()  # the trials that are running
-        self.reserve: Callable[[], int] = lambda: 0  # how many epochs' time is kept for what follows the search
+        self.reserve: Callable[[], float] = lambda: 0.0  # seconds that are kept for what follows the search
         self._tables: dict[int, dict[str, Any]] = {}  # of each open trial's last epoch
         self._diverged: dict[int, str] = {}
         self._kept = self.kept()  # the trials whose weights stay on disk
@@ -103,10 +103,10 @@ class SearchController:
         before that it is of no use to the search."""
         epochs = self.plan.epochs
         rungs = self.scheduler.rungs(epochs) if self.scheduler and not whole else ()
-        return self.budget.suffices((rungs[0] if rungs else epochs) + self.reserve())
+        return self.budget.suffices(rungs[0] if rungs else epochs, self.reserve())
 
     def time_spent(self) -> float:
-        return self.budget.spent()
+        return self.budget.spent(self.reserve())
 
     def busy(self) -> bool:
         return bool(self.open)

@@ -101,6 +101,13 @@ class Confirmation:
         self.record.close()
 
 
+def seconds_to_confirm(search: State, seeds: int, slots: int) -> float:
+    """How long fresh trainings of the front will take, ``slots`` at once, by what its members took, and half as long
+    again."""
+    longest = [max(search.trials[n].seconds for n in numbers) for numbers in search.front_points()]
+    return 1.5 * seeds * max(sum(longest) / slots, max(longest, default=0.0))
+
+
 def fresh_runs(search: State, confirmed: State, front: list[int], seeds: int) -> list[Run]:
     """What ``confirmed`` lacks of ``seeds`` fresh trainings of the configuration of each trial in ``front``, with seeds
     that the search has used for none of its own: first the first of each, so that an early end has something of all."""

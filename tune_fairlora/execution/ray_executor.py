@@ -6,6 +6,7 @@ the same number, and goes on from its own checkpoint.
 
 import contextlib
 import shutil
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -41,13 +42,13 @@ class RayExecutor(tune.Callback):
         controller: SearchController,
         slots: int,
         check: Callable[[], None],
-        following: Callable[[], SearchController | None] = lambda: None,
+        following: Callable[[], SearchController | None] | None = None,
     ):
         """``check`` raises KeyboardInterrupt when the search is to end. It is called where no event is half-way."""
         self.first = self.controller = controller
         self.slots, self.check, self._following = slots, check, following
         self._hung: dict[int, str] = {}  # reasons by trial
-        self._imports_export = False
+        self.imported: threading.Event | None = None  # set once ``EXPORT_MODULES`` are
 
     def __getstate__(self) -> dict[str, object]:
         """Nothing: Ray pickles what it is given for a restore of its own, which is never made."""
@@ -81,7 +82,7 @@ class RayExecutor(tune.Callback):
 
     def advance(self) -> bool:
         """Go on with the following controller, once; whether there is one."""
-        following, self._following = self._following(), lambda: None
+        following, self._following = self._following and self._following(), None
         if following is None:
             return False
         self.controller = following
@@ -94,10 +95,9 @@ class RayExecutor(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: object) -> None:
         self.controller.ended(trial.config["number"])
-        idle = self.controller.last_are_running() and len(self.controller.open) < self.slots
-        if idle and not self._imports_export:
-            self._imports_export = True
-            import_meanwhile(EXPORT_MODULES)
+        last = self._following is None and self.controller.last_are_running()
+        if last and len(self.controller.open) < self.slots and self.imported is None:
+            self.imported = import_meanwhile(EXPORT_MODULES)
 
     def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: object) -> None:
         number = trial.config["number"]
@@ -144,7 +144,10 @@ class Suggestions(Searcher):
 
     # Ray's annotation leaves out FINISHED, a text, which its docstring names.
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        suggestion = self.executor.controller.searcher.suggest(trial_id)
+        imported, searcher = self.executor.imported, self.executor.controller.searcher
+        if imported is not None and not imported.is_set() and searcher.left():
+            return None  # a trial that is to be tried again: Ray must not unpickle while torch is being imported
+        suggestion = searcher.suggest(trial_id)
         if suggestion == Searcher.FINISHED and self.executor.advance():
             return self.executor.controller.searcher.suggest(trial_id)
         return suggestion

@@ -142,7 +142,7 @@ class Run:
     def _work(self, views: ExitStack, signals: Signals) -> bool:
         """Run the trials, and what confirms their front; returns whether all have ended."""
         from tune_fairlora.execution.controller import SearchController
-        from tune_fairlora.execution.fresh_trainings import Confirmation
+        from tune_fairlora.execution.fresh_trainings import Confirmation, seconds_to_confirm
         from tune_fairlora.execution.ray_executor import RayExecutor, TimeIsUp
         from tune_fairlora.execution.time_budget import HangDetector, TimeBudget
 
@@ -164,11 +164,8 @@ class Run:
             parts = (views.enter_context(view), budget, HangDetector(options.trial_timeout), self.cluster.gpus)
             return confirmation.begin(*parts)
 
-        def reserve() -> int:
-            return math.ceil(len(self.record.front_points()) * options.confirm_seeds / slots) * self.plan.epochs
-
-        if options.confirm:
-            controller.reserve = reserve
+        if options.confirm and options.time_budget:
+            controller.reserve = lambda: seconds_to_confirm(self.record, options.confirm_seeds, slots)
         self.executor = RayExecutor(controller, slots, signals.check, following)
         controller.take_up()
         self.cluster.await_workers(signals)

@@ -195,6 +195,8 @@ def confirmation_lines(search: "Search") -> list[str]:
 
 def brief(value: float, half: float) -> str:
     """ "0.784±.019", so that a row of three objectives fits on a line of 80 characters."""
+    if math.isnan(value):
+        return "–"
     return f"{value:.4f}" if math.isnan(half) else f"{value:.3f}±{half:.3f}".replace("±0.", "±.")
 
 

@@ -22,19 +22,22 @@ class TimeBudget:
         """An epoch took ``seconds``, now or before the search was resumed."""
         self._epochs.append(seconds)
 
-    def spent(self) -> float:
-        """The share of the time that is over; 0 without a limit."""
-        return 0.0 if self.end is None else (time.monotonic() - self.started) / (self.end - self.started)
+    def spent(self, reserve: float = 0.0) -> float:
+        """The share of the time that is over, but for ``reserve`` seconds at its end; 0 without a limit."""
+        if self.end is None:
+            return 0.0
+        return (time.monotonic() - self.started) / max(1e-9, self.end - reserve - self.started)
 
     def is_over(self) -> bool:
         return self.end is not None and time.monotonic() >= self.end
 
-    def suffices(self, epochs: int) -> bool:
-        """Whether ``epochs`` more epochs of a new trial would end in time, as far as the last ones tell."""
+    def suffices(self, epochs: int, reserve: float = 0.0) -> bool:
+        """Whether ``epochs`` more epochs of a new trial would end in time, but for ``reserve`` seconds, as far as the
+        last ones tell."""
         if self.end is None:
             return True
         expected = epochs * median(self._epochs) if self._epochs else 0.0
-        return time.monotonic() + expected < self.end
+        return time.monotonic() + expected + reserve < self.end
 
 
 class HangDetector:
