@@ -165,7 +165,7 @@ def front_table(record: Record, title: str, claimed: "Claims | None" = None) -> 
         table.add_row(
             _listed(numbers),
             values["method"],
-            *(f"{values[name]:.3g}" if name in values else "–" for name in HYPERPARAMETERS),
+            *(f"{values[name]:.2g}" if name in values else "–" for name in HYPERPARAMETERS),
             *(*texts, *(f"{value:.4f}" for value in worst)),
             *([] if rows is None else [f"{row['chance']:.2f}" if row["chance"] >= 0 else "–"]),
         )
