@@ -57,6 +57,8 @@ class Space:
             lookup(FIELDS, name, "hyperparameter")
         if both := sorted(self.fixed.keys() & self.search.keys()):
             raise ConfigError(f"a hyperparameter is fixed or searched, but space {self.name} has both for {both}")
+        if self.fixed.get("alpha_mode") == "2r" and "alpha" in {**self.fixed, **self.search}:
+            raise ConfigError(f"alpha has no effect while alpha_mode=2r, but space {self.name} has both: leave one out")
         if closed := sorted(self.search.keys() & NOT_SEARCHED):
             raise ConfigError(f"space {self.name} cannot search {closed}: they are the search's own")
         if not 2 <= len(self.objectives) <= 3 or len(set(self.objectives)) < len(self.objectives):
@@ -187,11 +189,12 @@ class Space:
         for name in (*pinned, *choices):
             if name in absent:
                 raise ConfigError(f"{', '.join(methods)} must have what is set, but none of them has {name}")
-        search = {name: entry for name, entry in self.search.items() if name not in pinned}
+        left = {"alpha"} if pinned.get("alpha_mode") == "2r" else set()  # 2r sets alpha itself
+        search = {name: entry for name, entry in self.search.items() if name not in pinned.keys() | left}
         grid = {name: entry for name, entry in self.grid.items() if name not in pinned}
         changed = dataclasses.replace(
             self,
-            fixed={name: value for name, value in self.fixed.items() if name not in choices} | pinned,
+            fixed={name: value for name, value in self.fixed.items() if name not in choices.keys() | left} | pinned,
             search=search | {name: CategoricalDistribution(values) for name, values in choices.items()},
             first={**self.first, **{name: self._first_of(name, values) for name, values in choices.items()}},
             grid=grid | choices if self.grid else {},

@@ -36,7 +36,7 @@ class Method:
         return LORA_HYPERPARAMETERS * self.lora + FAIR_HYPERPARAMETERS * self.fair
 
 
-LORA_HYPERPARAMETERS = ("rank", "alpha", "dropout", "targets", "last_blocks", "cache_prefix")
+LORA_HYPERPARAMETERS = ("rank", "alpha", "alpha_mode", "dropout", "targets", "last_blocks", "cache_prefix")
 FAIR_HYPERPARAMETERS = ("lam", "groups", "reduction", "penalty_center", "penalty_decay")
 METHODS = {
     "lora": Method("low-rank adapters and the head", lora=True, fair=False),
@@ -44,6 +44,7 @@ METHODS = {
     "fft": Method("every weight", lora=False, fair=False),
     "fairfft": Method("every weight, with the fairness penalty", lora=False, fair=True),
 }
+ALPHA_MODES = ("fixed", "2r", "rslora")
 TARGETS = ("qkv", "qv", "qkv+proj", "all")
 GROUPS = ("class", "sensitive", "class_x_sensitive")
 BALANCES = ("none", *GROUPS)
@@ -78,7 +79,9 @@ class TrainConfig:
     head: str = _field("linear", "a fresh linear layer, or CLIP's text embeddings of the class names", HEADS)
     method: str = _field("lora", "what is adapted, and whether the fairness penalty is on", tuple(METHODS))
     rank: int = _field(8, "rank of the adapters; 0 trains the head alone", low=0)
-    alpha: float = _field(16.0, "LoRA scale: the update is alpha / rank times B A", above=0)
+    alpha: float = _field(16.0, "LoRA scale: the update is alpha / rank times B A; see alpha_mode", above=0)
+    # With a fixed alpha a higher rank has a smaller scale; `rslora` is Kalajdzievski 2023's, peft's use_rslora.
+    alpha_mode: str = _field("fixed", "LoRA scale: alpha / rank, 2r: 2, rslora: alpha / √rank", ALPHA_MODES)
     dropout: float = _field(0.0, "dropout on the adapters' input", low=0, high=0.95)
     # The fused layer is the default: it reproduces the trainable-parameter counts of FairLoRA's table 5 and
     # leaves timm's module as it is. `qv` has the same count, costs a little more time, and is Ding et al.'s choice.
@@ -124,6 +127,16 @@ class TrainConfig:
         return METHODS[self.method].lora and self.rank > 0
 
     @property
+    def lora_alpha(self) -> float:
+        """peft's ``lora_alpha``, which ``alpha_mode=2r`` sets itself."""
+        return 2.0 * self.rank if self.alpha_mode == "2r" else self.alpha
+
+    @property
+    def lora_scale(self) -> float:
+        """What B A is multiplied with, in peft's order of operations. Needs a positive rank."""
+        return self.lora_alpha / (math.sqrt(self.rank) if self.alpha_mode == "rslora" else self.rank)
+
+    @property
     def augments(self) -> bool:
         """Whether training images are flipped or cropped."""
         return self.flip or self.crop < 1
@@ -138,6 +151,9 @@ class TrainConfig:
         rank 0 there are no adapters whose ``alpha`` or ``targets`` could matter."""
         needs = {
             **dict.fromkeys(LORA_HYPERPARAMETERS[1:], self.adapts),
+            "alpha": self.adapts and self.alpha_mode != "2r",
+            # Left out at its default: records that are older than the field keep their configurations' names.
+            "alpha_mode": self.adapts and self.alpha_mode != "fixed",
             "penalty_decay": self.penalty_center == "running",
             "per_group": self.balance != "none",
             "micro_batch": self.accumulates,

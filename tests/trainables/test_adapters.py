@@ -140,13 +140,15 @@ def test_training_adapters_leaves_every_pretrained_weight_alone(model, targets):
     assert moved == trained(model)
 
 
-def test_the_update_is_alpha_over_rank_times_b_a(model):
-    adapt(model, TrainConfig(rank=4, alpha=12.0))
+# Of rank 4 and alpha 12: 12 / 4, 2 and 12 / √4.
+@pytest.mark.parametrize(("mode", "scale"), [("fixed", 3.0), ("2r", 2.0), ("rslora", 6.0)])
+def test_the_update_is_the_modes_scale_times_b_a(model, mode, scale):
+    adapt(model, TrainConfig(rank=4, alpha=12.0, alpha_mode=mode))
     layer, x = model.blocks[0].attn.qkv, torch.randn(3, 64)
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     with torch.no_grad():
         b.normal_()
-    torch.testing.assert_close(layer(x) - layer.base_layer(x), 3.0 * (x @ a.T @ b.T), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(layer(x) - layer.base_layer(x), scale * (x @ a.T @ b.T), rtol=1e-4, atol=1e-4)
 
 
 def test_the_seed_alone_decides_how_adapters_start(model):

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from trainables.config import (
+    ALPHA_MODES,
     BACKBONE_NAMES,
     BALANCES,
     CENTERS,
@@ -28,7 +29,15 @@ from trainables.models import create
 from trainables.prepare.sources import SOURCES
 
 FLOATS = [name for name, spec in FIELDS.items() if spec.type is float]
-LORA_ONLY = {"rank": 4, "alpha": 3.0, "dropout": 0.2, "targets": "all", "last_blocks": 1, "cache_prefix": False}
+LORA_ONLY = {
+    "rank": 4,
+    "alpha": 3.0,
+    "alpha_mode": "rslora",
+    "dropout": 0.2,
+    "targets": "all",
+    "last_blocks": 1,
+    "cache_prefix": False,
+}
 FAIR_ONLY = {"lam": 0.5, "groups": "sensitive", "reduction": "mean", "penalty_center": "running", "penalty_decay": 0.9}
 # Fields that matter only beside another one's value, and that value.
 NEEDS = {
@@ -177,8 +186,10 @@ def test_an_unknown_name_lists_the_known_ones():
 def test_each_method_has_its_own_hyperparameters(method, absent):
     assert absent_for(method) == absent
     settings = {"balance": "class", "penalty_center": "running", "micro_batch": 8, "last_blocks": 1, "views": 2}
+    settings["alpha_mode"] = "rslora"
     assert set(TrainConfig(method=method, **settings).hyperparameters()) == set(FIELDS) - absent
     assert set(TrainConfig(method=method).hyperparameters()) == set(FIELDS) - absent - {
+        "alpha_mode",
         "penalty_decay",
         "per_group",
         "micro_batch",
@@ -200,8 +211,13 @@ def test_what_does_nothing_is_no_part_of_the_identity():
     still = dataclasses.replace(plain, flip=False, crop=1.0)
     assert dataclasses.replace(still, views=3).config_id == still.config_id
     assert len({dataclasses.replace(plain, views=n).config_id for n in (0, 1, 2)}) == 3
+    doubled = dataclasses.replace(plain, alpha_mode="2r")
+    assert dataclasses.replace(doubled, alpha=8.0).config_id == doubled.config_id  # 2r sets alpha itself
+    assert "alpha" not in doubled.hyperparameters()
+    assert len({dataclasses.replace(plain, alpha_mode=mode).config_id for mode in ALPHA_MODES}) == 3
     cached = {"last_blocks": 1, "cache_prefix": False, "views": 2}
-    for changes in ({"micro_batch": 8}, {"balance": "class", "per_group": 2}, {"micro_batch": 99}, cached):
+    modes = ({"alpha_mode": "2r", "alpha": 8.0}, {"alpha_mode": "rslora"}, {"alpha_mode": "fixed"})
+    for changes in ({"micro_batch": 8}, {"balance": "class", "per_group": 2}, {"micro_batch": 99}, cached, *modes):
         config = dataclasses.replace(plain, **changes)
         assert TrainConfig(**config.hyperparameters()).config_id == config.config_id  # as a record restores it
 
@@ -216,7 +232,7 @@ def changed() -> dict:
         "head": HEADS,
     }
     options |= {"groups": GROUPS, "reduction": REDUCTIONS, "dtype": DTYPES}
-    options |= {"penalty_center": CENTERS, "balance": BALANCES}
+    options |= {"penalty_center": CENTERS, "balance": BALANCES, "alpha_mode": ALPHA_MODES}
     numbers = {"penalty_decay": 0.9, "per_group": 2, "micro_batch": 8}
     numbers |= {"image_size": 32, "rank": 4, "alpha": 3.0, "dropout": 0.2, "last_blocks": 1, "lam": 0.5, "lr": 0.02}
     numbers |= {"head_lr": 0.1, "weight_decay": 0.2, "batch_size": 8, "epochs": 3, "warmup": 0.2, "clip_norm": 2.0}
@@ -256,6 +272,7 @@ def test_a_configuration_is_still_known_by_the_name_that_records_have_of_it():
         "fairfft": "abb9adb041",
     }
     assert TrainConfig(method="fairlora", **everything).config_id == "b1d1e3b58f"
+    assert TrainConfig(alpha_mode="fixed").config_id == "3ad458314d"  # a field that is younger than those records
     assert TrainConfig().seed == 0
 
 
@@ -279,6 +296,21 @@ def test_adapters_exist_for_lora_methods_of_positive_rank():
     }
     assert not TrainConfig(method="lora", rank=0).adapts
     assert TrainConfig(rank=0, alpha=8.0, targets="all").config_id == TrainConfig(rank=0).config_id
+
+
+@pytest.mark.parametrize(
+    ("rank", "fixed", "rslora"), [(1, 16, 16), (4, 4, 8), (16, 1, 4), (64, 0.25, 2)]
+)  # 16 / rank, and 16 / √rank
+def test_alpha_mode_decides_what_the_update_is_multiplied_with(rank, fixed, rslora):
+    scales = {mode: TrainConfig(rank=rank, alpha_mode=mode).lora_scale for mode in ALPHA_MODES}
+    assert scales == {"fixed": fixed, "2r": 2, "rslora": rslora}
+    alphas = {mode: TrainConfig(rank=rank, alpha_mode=mode).lora_alpha for mode in ALPHA_MODES}
+    assert alphas == {"fixed": 16, "2r": 2 * rank, "rslora": 16}
+
+
+def test_a_record_without_alpha_mode_is_of_a_fixed_one():
+    earlier = TrainConfig(rank=4).hyperparameters()
+    assert "alpha_mode" not in earlier and TrainConfig(**earlier).alpha_mode == "fixed"
 
 
 def test_the_names_are_those_of_the_tables():

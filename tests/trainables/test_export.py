@@ -77,6 +77,9 @@ def names(folder: Path) -> set[str]:
         (NANO, None),
         ({**NANO, "method": "fairlora", "rank": 4, "alpha": 24.0, "dropout": 0.5}, None),
         ({**NANO, "targets": "qv"}, None),
+        ({**NANO, "rank": 2, "alpha_mode": "2r"}, None),
+        ({**NANO, "rank": 4, "alpha": 24.0, "alpha_mode": "rslora"}, None),
+        ({**NANO, "rank": 3, "targets": "qv", "alpha_mode": "rslora"}, None),
         ({**NANO, "targets": "all", "last_blocks": 1}, None),
         ({**NANO, "rank": 0}, None),
         ({**TINY, "targets": "qkv+proj"}, RANDOM),
@@ -95,7 +98,10 @@ def test_an_adapter_gives_the_trials_logits_through_load_and_through_peft(tmp_pa
     assert write.difference(model, load.base(tmp_path), config) > 100 * ROUNDING  # the adapter matters
     assert names(tmp_path) == {"adapter_config.json", "adapter_model.safetensors", "base.safetensors"}
     made = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert made["lora_alpha"] / made["r"] == config.alpha / max(1, config.rank) or not config.adapts
+    if config.adapts:
+        scale = made["lora_alpha"] / (made["r"] ** 0.5 if made["use_rslora"] else made["r"])
+        assert scale == pytest.approx(config.lora_scale, rel=1e-12)
+        assert made["use_rslora"] == (config.alpha_mode == "rslora")
     assert made["lora_dropout"] == config.dropout and made["peft_type"] == "LORA" and "head" in made["modules_to_save"]
 
 
@@ -104,6 +110,8 @@ def test_an_adapter_gives_the_trials_logits_through_load_and_through_peft(tmp_pa
     [
         (NANO, None, True),
         ({**NANO, "targets": "qv"}, None, True),
+        ({**NANO, "rank": 4, "alpha_mode": "2r"}, None, True),
+        ({**NANO, "rank": 4, "targets": "qv", "alpha_mode": "rslora"}, None, True),
         ({**NANO, "method": "fairfft"}, None, False),
         (SWIN, RANDOM, True),
         pytest.param({**TINY, "targets": "all"}, RANDOM, True, marks=pytest.mark.slow),

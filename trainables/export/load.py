@@ -12,6 +12,7 @@ each export as ``load.py``.
 
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class ZeroshotHead(nn.Module):
 
 
 class Adapted(nn.Module):
-    """A linear layer with its low-rank update, alpha / r · B A, beside it: in peft's order, so to the last bit."""
+    """A linear layer with its low-rank update, scale · B A, beside it: in peft's order, so to the last bit."""
 
     def __init__(self, layer: nn.Linear, a: Tensor, b: Tensor, scale: float):
         super().__init__()
@@ -74,7 +75,7 @@ def load(folder: str | Path = HERE, base_weights: str | Path | None = None) -> n
         state = load_file(Path(folder) / WHOLE)
     else:
         config = json.loads((Path(folder) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        scale = config["lora_alpha"] / config["r"]
+        scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
         trained = {k.removeprefix(PREFIX): v for k, v in load_file(Path(folder) / ADAPTER).items()}
         for name in [k.removesuffix(".lora_A.weight") for k in trained if k.endswith(".lora_A.weight")]:
             pairs[name] = trained.pop(f"{name}.lora_A.weight"), trained.pop(f"{name}.lora_B.weight")

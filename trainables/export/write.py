@@ -2,6 +2,7 @@
 which reads them."""
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,7 +114,7 @@ def merged(plain: dict[str, Tensor], trained: dict[str, Tensor], config: TrainCo
     for name, value in named.items():
         layer, is_a, _ = name.partition(".lora_A.")
         if is_a:  # in float64, so that the sum is rounded once
-            update = config.alpha / config.rank * (named[f"{layer}.lora_B.weight"].double() @ value.double())
+            update = config.lora_scale * (named[f"{layer}.lora_B.weight"].double() @ value.double())
             state[f"{layer}.weight"] = (state[f"{layer}.weight"].double() + update).float()
         elif ".lora_B." not in name:
             state[name] = value.clone()
@@ -131,10 +132,13 @@ def _write_adapter(
         named |= {k: v for k, v in plain.state_dict().items() if k in ("fc_norm.weight", "head.scale")}
     targets = sorted(name.partition(".lora_A.")[0] for name in named if ".lora_A." in name)
     doubled = 2 if config.adapts and config.targets == "qv" and any(name.endswith(".qkv") for name in targets) else 1
-    alpha: Any = doubled * config.alpha  # peft says int, and takes any number
+    rslora = config.alpha_mode == "rslora"
+    # Twice the rank at the same scale. peft says int, and takes any number.
+    alpha: Any = (math.sqrt(doubled) if rslora else doubled) * config.lora_alpha
     lora = LoraConfig(
         r=max(1, doubled * config.rank),
         lora_alpha=alpha,
+        use_rslora=rslora,
         lora_dropout=config.dropout,
         target_modules=targets or NO_TARGETS,
         modules_to_save=saved,

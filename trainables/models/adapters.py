@@ -79,8 +79,14 @@ def _inject(model: Transformer, config: TrainConfig) -> None:
     missing = [name for name in names if not isinstance(layers.get(name), nn.Linear)]
     if missing:
         raise ConfigError(f"targets={config.targets} needs linear layers that {config.backbone} lacks: {missing[0]}")
-    alpha: Any = config.alpha  # peft says int, and takes any number
-    lora = LoraConfig(r=config.rank, lora_alpha=alpha, lora_dropout=config.dropout, target_modules=names)
+    alpha: Any = config.lora_alpha  # peft says int, and takes any number
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=alpha,
+        use_rslora=config.alpha_mode == "rslora",
+        lora_dropout=config.dropout,
+        target_modules=names,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "adapters"))
         inject_adapter_in_model(lora, model)
