@@ -5,6 +5,8 @@
         --weights ../shared/weights/vit_tiny_patch16_224_in1k.safetensors
     python tests/benchmarks/penalty_study.py --data simulated
     python tests/benchmarks/penalty_study.py --data recorded       # λ > 0 against λ = 0 in digits_seeds, 12 seeds
+    python tests/benchmarks/penalty_study.py --study alpha --seeds 3     # ranks by alpha_mode
+    python tests/benchmarks/penalty_study.py --study head --seeds 3      # full fine-tuning by head_lr
 
 Trains with the core's `fit` (no Ray), one thread, one trial after another; prints a Markdown table of validation
 accuracy (up) and ΔF1 (down) after the last epoch, mean ± standard deviation over seeds (n - 1), and the seconds of a
@@ -60,7 +62,7 @@ from analysis.figures import penalty_effect
 from analysis.paired import Paired
 from analysis.results import Search
 from trainables import logits
-from trainables.config import TrainConfig
+from trainables.config import ALPHA_MODES, TrainConfig
 from trainables.data import batches
 from trainables.data.sampling import index_batches
 from trainables.prepare import datasets
@@ -82,13 +84,33 @@ BASES = {
         "epochs": 4,
     },
 }
+# A first look at photographs, as small as in grid_curves.py: what is asked there is whether a mode fails.
+SMALL = {"image_size": 64, "epochs": 3}
 RUNNING, BALANCED = {"penalty_center": "running", "penalty_decay": 0.9}, {"balance": "class"}
 SHORT = RUNNING | {"penalty_decay": 0.5}
 LARGE = {"batch_size": 256, "micro_batch": 64}
 
 
-def variants(name: str) -> dict[str, dict]:
-    """The table's rows: what each changes of its data set's base."""
+def alpha_modes(name: str) -> dict[str, dict]:
+    """Ranks by what their update is multiplied with."""
+    ranks, base = ((2, 8, 32), {}) if name == "digits" else ((4, 64), SMALL)
+    return {
+        f"LoRA r{rank}, {mode}": base | {"rank": rank, "alpha_mode": mode} for rank in ranks for mode in ALPHA_MODES
+    }
+
+
+def head_rates(name: str) -> dict[str, dict]:
+    """Full fine-tuning at a space's first rate and at a smaller one, with the head at the body's rate and above it."""
+    bodies, heads, base = ((1e-3, 3e-4), (1e-3, 5e-3), {}) if name == "digits" else ((1e-4, 3e-5), (3e-3,), SMALL)
+    return {
+        f"FFT lr {lr:g}, head_lr {head:g}": base | {"method": "fft", "lr": lr, "head_lr": head}
+        for lr in bodies
+        for head in sorted({lr, *heads})
+    }
+
+
+def penalties(name: str) -> dict[str, dict]:
+    """The forms of the penalty, and what is like them without one."""
     rows = {"LoRA": {}, "LoRA, balanced": BALANCED}
     if name == "digits":
         rows |= {"LoRA, batch 256, same epochs": LARGE, "LoRA, batch 256, same steps": LARGE | {"epochs": 32}}
@@ -110,13 +132,17 @@ def train(config: TrainConfig, opened: batches.Data, weights: str | None) -> tup
     return last.metrics["val_accuracy"], last.metrics["val_delta_f1"], time.perf_counter() - start
 
 
-def study(name: str, source: Path | None, weights: str | None, seeds: int) -> None:
-    base = BASES[name]
-    size = TrainConfig(**base).image_size
+STUDIES = {"penalty": penalties, "alpha": alpha_modes, "head": head_rates}
+
+
+def study(kind: str, name: str, source: Path | None, weights: str | None, seeds: int) -> None:
+    """Print a Markdown table with a row for what each variant changes of its data set's base."""
+    base, variants = BASES[name], STUDIES[kind](name)
+    size = next(TrainConfig(**{**base, **changes}).image_size for changes in variants.values())
     opened = batches.open_data(datasets.prepare(base.get("data", name), source, size))
-    results: dict[str, list] = {title: [] for title in variants(name)}
+    results: dict[str, list] = {title: [] for title in variants}
     for seed in range(seeds):  # seed by seed, so that whatever else the machine does falls on every row
-        for title, changes in variants(name).items():
+        for title, changes in variants.items():
             results[title].append(train(TrainConfig(**{**base, **changes, "seed": seed}), opened, weights))
             accuracy, delta, seconds = results[title][-1]
             print(f"seed {seed}  {title:50} {accuracy:.3f}  {delta:.3f}  {seconds:6.1f} s", flush=True)
@@ -214,6 +240,7 @@ def recorded() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", choices=(*BASES, "simulated", "recorded"), default="digits")
+    parser.add_argument("--study", choices=tuple(STUDIES), default="penalty")
     parser.add_argument("--source", type=Path, help="the folder of signdigits")
     parser.add_argument("--weights", help="the weights of ViT-Tiny for signdigits")
     parser.add_argument("--seeds", type=int, default=3)
@@ -224,7 +251,7 @@ def main() -> None:
     elif args.data == "recorded":
         recorded()
     else:
-        study(args.data, args.source, args.weights, args.seeds)
+        study(args.study, args.data, args.source, args.weights, args.seeds)
 
 
 if __name__ == "__main__":

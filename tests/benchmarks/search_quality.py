@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.search_quality --data digits --figure analysis/images/search_quality.png
     python -m tests.benchmarks.search_quality --data digits --study      # the options of our own scheduler
+    python -m tests.benchmarks.search_quality --data digits --lambdas    # ours with λ up to 10, and up to 1
 
 Replays `tests/benchmarks/data/<data>.parquet` (`replay.py`) to the contenders of `searchers.py`, 30 times each, two
 trials at a time; prints Markdown. A repeat searches on one training seed of the table. Its front at any moment is that
@@ -216,6 +217,32 @@ def kept_table(table: Table, repeats: int, workers: int) -> str:
     return "\n".join(lines)
 
 
+def lambda_table(data: str, path: Path, repeats: int, workers: int) -> str:
+    """What ours gains from a grid without λ > 1: its share of epochs that goes there, and what its front is worth after
+    an eighth of the whole grid's epochs, as shares of what the whole grid is worth. The second row less the first is
+    paired by repeat."""
+    whole, frame = read(path), pd.read_parquet(path)
+    head = ("epochs at λ > 1", "complete", "other seeds", "less the first", "other seeds, near", "less the first")
+    lines, first = [f"| λ up to | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"], None
+    for most in (10, 1):
+        table = Table(frame[~(frame["lam"] > most)])  # null for a method without λ
+        numbers, runs = [whole.points.index(point) for point in table.points], []
+        for repeat in range(repeats):
+            seed, searcher = table.seeds[repeat % len(table.seeds)], study(table, repeat, space=TOOL[data])
+            trace = replay(table, searcher, Ours(table.guess), seed, workers, whole.epochs // 8)
+            above = np.mean([table.points[step.config].get("lam", 0) > 1 for step in trace.steps])
+            found = [numbers[step.config] for step in trace.ended(COMPLETE)]
+            worth = score(path, seed).values(found) / score(path, seed).whole
+            runs.append((above, len(found), worth[0], worth[3]))
+        above, complete, *worth = np.array(runs).T
+        first = worth if first is None else first
+        cells = [f"{above.mean():.1%}", f"{complete.mean():.1f}"]
+        for own, before in zip(worth, first):
+            cells += [percent(*mean(own)), "" if own is before else percent(*mean(own - before))]
+        lines.append(f"| {most} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", choices=tuple(TOOL), default="digits")
@@ -226,11 +253,15 @@ def main() -> None:
     p.add_argument("--figure", type=Path, help="a PNG of the curves")
     p.add_argument("--out", type=Path, help="a Parquet file of the curves, a row a repeat")
     p.add_argument("--study", action="store_true", help="our scheduler's options instead of the contenders")
+    p.add_argument("--lambdas", action="store_true", help="ours on the grid with and without λ > 1 instead")
     args = p.parse_args()
     table = read(path := args.table or Path(__file__).parent / f"data/{args.data}.parquet")
     if len(table.seeds) < 2:
         p.error(f"a table must have two whole seeds, to search on one and score on the other, but has {table.seeds}")
     print(f"{args.data}: {len(table)} configurations x {table.budget} epochs, seeds {table.seeds}\n")
+    if args.lambdas:
+        print(lambda_table(args.data, path, args.repeats, args.workers))
+        return
     choices = [dict(zip(OPTIONS, values)) for values in itertools.product(*OPTIONS.values())]
     named = {" ".join(f"{k}={v}" for k, v in choice.items()): choice for choice in choices}
     which = (named if args.study else dict.fromkeys(CONTENDERS)).items()
