@@ -28,8 +28,8 @@ from trainables.prepare.prepared import count_subjects
 
 LIBRARIES = ("torch", "torchvision", "timm", "peft", "transformers", "open_clip_torch", "safetensors", "numpy")
 # Of a configuration, what its model depends on.
-MODEL_FIELDS = ("backbone", "image_size", "head", "method", "targets", "last_blocks")
-MODEL_FIELDS += ("rank", "alpha", "alpha_mode", "dropout")
+MODEL_FIELDS = ["backbone", "image_size", "head", "method", "targets", "last_blocks"]
+MODEL_FIELDS += ["rank", "alpha", "alpha_mode", "dropout"]
 CORE = Path(__file__).resolve().parents[2] / "trainables"
 ANSWER_SECONDS = 10
 FEW_SUBJECTS = 10  # of a class or group in validation, under which a bootstrap over subjects is a guess
