@@ -5,7 +5,7 @@ The paper publishes neither optimiser, learning rates, epochs, batch size, alpha
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from search_spaces.space import Space, by_method
+from search_spaces.space import Space, by_method, for_full
 
 RANKS = (8, 16, 32, 64, 128)  # below 4 the paper saw performance drop; `--set rank=1,2,4,8` asks for them
 LAMBDAS = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -31,10 +31,16 @@ def _space(data: str, about: str, epochs: tuple[int, ...], backbone: str) -> Spa
             "dropout": CategoricalDistribution((0.0, 0.1)),
             "lam": FloatDistribution(LAMBDAS[0], LAMBDAS[-1], log=True),
             "lr": by_method(lora, full),
+            "head_lr": for_full(lora),  # fresh under every method: at the body's rates it would hardly learn
             "weight_decay": FloatDistribution(1e-4, 0.1, log=True),
             "epochs": CategoricalDistribution(epochs),
         },
-        first={"lr": by_method(*(first for _, first, _ in rates)), "lam": 0.1, "epochs": epochs[-1]},
+        first={
+            "lr": by_method(*(first for _, first, _ in rates)),
+            "head_lr": rates[0][1],
+            "lam": 0.1,
+            "epochs": epochs[-1],
+        },
         grid={"rank": RANKS, "lam": LAMBDAS},
         trials=48,
     )

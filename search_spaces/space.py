@@ -28,12 +28,18 @@ def by_method(lora: T, full: T) -> dict[str, T]:
     return {name: lora if method.lora else full for name, method in METHODS.items()}
 
 
+def for_full(value: T) -> dict[str, T]:
+    """A value for the methods that train every weight; those that train LoRA adapters have none."""
+    return {name: value for name, method in METHODS.items() if not method.lora}
+
+
 @dataclass(frozen=True)
 class Space:
     """One search space.
 
     ``fixed``: values of TrainConfig fields that differ from its defaults. ``search``: field -> Optuna distribution, or
-    field -> {method: distribution} where methods want different ranges (``by_method``). ``first``: field -> value, or
+    field -> {method: distribution} where methods want different ranges (``by_method``), or do not all search it
+    (``for_full``). ``first``: field -> value, or
     {method: value}, the point at which each method is tried first; a field that is not in it starts at TrainConfig's
     default. ``method`` is sampled always, before the rest. ``grid``: field -> values, or {method: values}, that
     ``--sampler grid`` combines; a searched field that is not in it stays at its first point, ``method`` in it restricts

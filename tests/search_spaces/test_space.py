@@ -35,7 +35,8 @@ def test_every_draw_has_exactly_the_hyperparameters_of_its_method(name):
         trial = study.ask()
         config = space.suggest(trial, seed=3)
         drawn = {key.partition(":")[0] for key in trial.params}
-        assert drawn == {"method", *space.search} - absent_for(config.method)
+        lora = {"head_lr"} if METHODS[config.method].lora else set()  # whose head has the adapters' rate
+        assert drawn == {"method", *space.search} - absent_for(config.method) - lora
         assert config.seed == 3
         assert all(getattr(config, k) == v for k, v in space.fixed.items())
         seen.add(config.method)
@@ -254,6 +255,18 @@ def test_alpha_mode_is_set_or_searched_and_2r_needs_no_alpha():
             folder.with_changes(changes)
     with pytest.raises(ConfigError, match="none of them has alpha_mode"):
         folder.with_changes({"alpha_mode": "2r"}, ("fft", "fairfft"))
+
+
+def test_a_fresh_head_starts_at_the_rate_of_loras_under_full_fine_tuning():
+    for name in ("folder_vit_tiny", "folder_clip", "geode_clip", "waterbirds_dino", "aircraft_vit"):
+        space = SPACES[name]
+        lora, *full = (space.config(space.first_point(method), 0) for method in ("lora", "fft", "fairfft"))
+        assert lora.head_lr == 0 and {config.head_lr for config in full} == {lora.lr}
+        assert space.parameter("head_lr", "fft") == "head_lr:fft+fairfft"
+        assert "head_lr" not in space.with_changes({"head_lr": "0.001"}).search
+    head = SPACES["geode_clip"].with_changes({"head_lr": "0.001,0.01"})
+    assert head.first_point("lora")["head_lr"] == head.first_point("fft")["head_lr"] == 1e-3
+    assert "head_lr" not in SPACES["digits"].search and "head_lr" not in SPACES["utkface_age_vit"].search
 
 
 def test_the_searches_hold_what_was_found_best():
