@@ -48,6 +48,9 @@ def test_glue_searches_our_space(name, tmp_path):
         assert renamed == point == {k: getattr(space.config(point, 0), k) for k in point}
         ours = space.distribution("lr", point["method"])
         assert task["lr_lora" if "lora" in point["method"] else "lr_full"] == (ours.low, ours.high)
+        for field in point.keys() & {"lam", "head_lr"}:
+            ours = space.distribution(field, point["method"])
+            assert task[field] == (ours.low, ours.high)
     assert tuple(task["ranks"]) == space.distribution("rank", "lora").choices
     fixed = space.config(space.first_point("lora"), 0)
     assert task["batch_size"] == fixed.batch_size
@@ -59,6 +62,17 @@ def test_glue_searches_our_space(name, tmp_path):
 @pytest.fixture(scope="module")
 def digits() -> batches.Data:
     return batches.open_data(datasets.prepare("digits", None, 16))
+
+
+def test_glue_trains_the_head_at_its_own_rate():
+    model = torch.nn.Module()
+    model.body, model.head = torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)
+    groups = glue.param_groups_weight_decay(model, 0.01)
+    split = glue.split_head(groups, model.head, 0.5)
+    rates = {id(p): g.get("lr") for g in split for p in g["params"]}
+    assert rates == {id(p): 0.5 if name.startswith("head.") else None for name, p in model.named_parameters()}
+    decays = {id(p): g["weight_decay"] for g in split for p in g["params"]}
+    assert decays == {id(p): g["weight_decay"] for g in groups for p in g["params"]}
 
 
 @pytest.mark.parametrize("values", [{"rank": 0}, {"rank": 8, "alpha": 16.0}, {}])

@@ -49,6 +49,8 @@ TASKS = {
         "ranks": [0, 1, 2, 4, 8, 16, 32],
         "lr_lora": (1e-3, 1.5e-2),
         "lr_full": (3e-4, 5e-3),
+        "head_lr": None,  # the body's
+        "lam": (0.01, 10.0),
     },
     "signdigits": {
         "image_size": 112,
@@ -58,6 +60,8 @@ TASKS = {
         "ranks": [4, 8, 16, 32, 64],
         "lr_lora": (5e-4, 1e-2),
         "lr_full": (2e-5, 5e-4),
+        "head_lr": (5e-4, 1e-2),  # of full fine-tuning
+        "lam": (0.01, 1.0),
     },
 }
 
@@ -150,6 +154,13 @@ def evaluate(model: torch.nn.Module, loader: DataLoader, group: np.ndarray) -> d
     }
 
 
+def split_head(groups: list[dict], head: torch.nn.Module, lr: float) -> list[dict]:
+    """The optimiser's groups with the head's parameters in groups of their own, which have the rate ``lr``."""
+    own = {id(p) for p in head.parameters()}
+    body = [{**g, "params": [p for p in g["params"] if id(p) not in own]} for g in groups]
+    return body + [{**g, "params": [p for p in g["params"] if id(p) in own], "lr": lr} for g in groups]
+
+
 def train(config: dict, task: dict) -> None:
     """One trial: a report after each epoch."""
     torch.set_num_threads(1)
@@ -158,6 +169,8 @@ def train(config: dict, task: dict) -> None:
     train_loader, val_loader = loaders(task, table)
     model, undecayed = create_model(config, task, table["label"].nunique())
     groups = param_groups_weight_decay(model, config["weight_decay"], no_weight_decay_list=undecayed)
+    if "head_lr" in config:
+        groups = split_head(groups, model.head, config["head_lr"])
     optimizer = torch.optim.AdamW(groups, lr=config.get("lr_lora") or config["lr_full"], fused=True)
     scheduler = LambdaLR(optimizer, partial(rate, steps=len(train_loader) * task["epochs"]))
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -183,9 +196,11 @@ def space(trial, task: dict) -> None:
     if "lora" in method:
         trial.suggest_categorical("rank", task["ranks"])
         trial.suggest_categorical("alpha", [8.0, 16.0, 32.0])
+    elif task["head_lr"]:
+        trial.suggest_float("head_lr", *task["head_lr"], log=True)
     trial.suggest_float(lr, *task[lr], log=True)
     if "fair" in method:
-        trial.suggest_float("lam", 0.01, 10.0, log=True)
+        trial.suggest_float("lam", *task["lam"], log=True)
     trial.suggest_float("weight_decay", 1e-4, 0.1, log=True)
 
 
