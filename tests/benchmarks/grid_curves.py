@@ -13,7 +13,7 @@ the method lacks them), seed, epoch, seconds, and every validation metric.
 digits: 138 configurations x 8 epochs x 3 seeds; signdigits: 24 x 6 x 2, photographs at 64 px (a third of the time of
 112 px). What is not in the grid keeps TrainConfig's default, or that of BASES.
 
-digits_seeds (44 x 8 x 12) and signdigits_seeds (12 x 6 x 6) are for what a front is worth (`front_truth.py`). Beside
+digits_seeds (44 x 8 x 12) and signdigits_seeds (12 x 6 x 5) are for what a front is worth (`front_truth.py`). Beside
 the table stands `<data>_logits.npz`: the last epoch's logits of each run that has one, int8 ``[runs, images, classes]``
 in the table's order of runs, for `validation` and `test` in the store's order. A logit is the steps of 1/8 that it lies
 under the image's largest, at most 127: the prediction is exact (in the digits' file, whose
@@ -29,7 +29,7 @@ import os
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "data"
-SEEDS = {"digits": range(3), "signdigits": range(2), "digits_seeds": range(12), "signdigits_seeds": range(6)}
+SEEDS = {"digits": range(3), "signdigits": range(2), "digits_seeds": range(12), "signdigits_seeds": range(5)}
 WITH_LOGITS = ("digits_seeds", "signdigits_seeds")
 STEPS = 8  # of a logit, in one
 LAMBDAS = (0.01, 0.1, 1.0, 10.0)

@@ -296,7 +296,7 @@ SPACE = dataclasses.replace(digits, methods=("lora",), first={}, search={
 @pytest.mark.slow
 def test_trials_that_fail_or_diverge_are_recorded_and_the_search_goes_on(tmp_path):
     (tmp_path / "broken.py").write_text(BROKEN_SPACE)
-    done = search(tmp_path, *TINY, "--space", "broken.py", "--sampler", "grid", "--name", "broken")
+    done = search(tmp_path, *TINY, "--space", "broken.py", "--sampler", "grid", "--reseed", "0", "--name", "broken")
     assert done.returncode == 0, done.stdout + done.stderr
     table = pd.read_parquet(tmp_path / "runs/broken/trials.parquet").set_index(["last_blocks", "lr"])
     assert len(table) == 4 and table.loc[(0, 1e-3), "status"] == "complete"
