@@ -43,6 +43,9 @@ def confirmations(
         raise ConfigError("`device` cuda needs a GPU that torch can use, but there is none: leave it out")
     numbers = _numbers(finished, trials)
     unsaved = [number for number in numbers if not search_folder.weights_of(finished.folder, number).is_file()]
+    if trials is None and refit is None and len(unsaved) < len(numbers):
+        # Of a configuration that came to the front late, the weights of its later trainings alone were kept.
+        numbers, unsaved = [number for number in numbers if number not in unsaved], []
     if unsaved and refit is None:
         raise ConfigError(f"trial {unsaved[0]} has no saved weights (the front's trials have): set `refit` to train")
     looks.add(finished.settings["data_fingerprint"], finished.settings["name"], refit or "saved models")
