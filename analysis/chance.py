@@ -34,6 +34,11 @@ class Range:
         return "below it" if value < self.low else "above it" if value > self.high else "inside it"
 
 
+def gaps(objectives: Iterable[str]) -> list[str]:
+    """Those of ``objectives`` (``val_…``) that are gaps, without the prefix."""
+    return [name for objective in objectives if (name := objective.removeprefix("val_")) in GAPS]
+
+
 def by_chance(
     counts: np.ndarray,
     accuracy: float,

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import configurations, labels, predictions
-from analysis.estimates import LEVEL, Estimates, estimate, membership, seed_draws
+from analysis.estimates import LEVEL, Estimates, eligible, estimate, membership, seed_draws
 from analysis.pareto import SIGNS
 from analysis.results import Search
 
@@ -95,7 +95,7 @@ class Claims:
 
     def sentences(self) -> list[str]:
         """``verdict`` as sentences."""
-        return [f"{line[0].upper()}{line[1:]}." for line in self.verdict()]
+        return [labels.sentence(line) for line in self.verdict()]
 
 
 def _listed(numbers: Sequence[int]) -> str:
@@ -133,10 +133,9 @@ def claims(search: Search) -> Claims:
     else:
         found = estimate(trials[names].to_numpy(float), of)
     signs = [SIGNS[direction] for direction in search.directions]
-    able, eligible = rows["feasible"].to_numpy(bool), rows["feasible"].to_numpy(bool)
+    able, repeated = rows["feasible"].to_numpy(bool), np.zeros(len(rows), bool)
     if search.settings.get("reseed", 0) > 0 and "repeats" in trials:
-        again = able & rows["config_id"].isin(trials.loc[trials["repeats"].notna(), "config_id"]).to_numpy(bool)
-        eligible = again if again.any() else able
+        repeated = rows["config_id"].isin(trials.loc[trials["repeats"].notna(), "config_id"]).to_numpy(bool)
     draws = seed_draws(found.mean, found.error, DRAWS)
     chance = np.zeros(len(rows))
     if able.any():
@@ -154,7 +153,8 @@ def claims(search: Search) -> Claims:
     few = len(rows) > 0 and bool(np.isnan(found.error).any())
     for i, name in enumerate(names):
         rows[f"{name}_claimed"], rows[f"{name}_half"] = found.mean[:, i], np.nan if few else half[:, i]
-    rows["eligible"], rows["chance"], rows["with_images"] = eligible, np.nan if few else chance, with_images
+    rows["eligible"] = eligible(able, repeated)
+    rows["chance"], rows["with_images"] = np.nan if few else chance, with_images
     return Claims(search, rows, draws, freedom)
 
 
@@ -181,8 +181,3 @@ def shifts(sample: predictions.Sample) -> dict[str, np.ndarray]:
         present = values[np.isfinite(values)]  # a class may be missing in some draws
         moved[name] = np.nan_to_num(values - present.mean()) if len(present) else np.zeros(DRAWS)
     return moved
-
-
-def text(value: float, half: float, digits: int = 3) -> str:
-    """ "0.784 ± 0.019", or the value alone where nothing is known of its luck."""
-    return labels.number(value) if np.isnan(half) else f"{value:.{digits}f} ± {half:.{digits}f}"

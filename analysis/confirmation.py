@@ -32,7 +32,7 @@ class Confirmed:
     def sentences(self) -> list[str]:
         """``verdict`` as sentences, and how often the test split has been looked at."""
         looks = [f"looks at this test split on this machine, with this one: {self.look}"] if self.look else []
-        return [f"{line[0].upper()}{line[1:]}." for line in (*self.verdict(), *looks)]
+        return [labels.sentence(line) for line in (*self.verdict(), *looks)]
 
     def verdict(self) -> list[str]:
         """In words: how much of the front stands, and what the numbers were worth."""

@@ -72,11 +72,15 @@ def _sums(values: np.ndarray, configuration: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(configuration, column) for column in values.T], axis=1)
 
 
+def eligible(able: np.ndarray, repeated: np.ndarray) -> np.ndarray:
+    """Which configurations may stand on the front, bool ``[c]``: those that are ``able``, and, once one of these was
+    ``repeated``, only those that were. One lucky training must not stand beside the mean of several."""
+    return able & repeated if (able & repeated).any() else able
+
+
 def standing(costs: np.ndarray, able: np.ndarray, repeated: np.ndarray) -> np.ndarray:
-    """The front of the estimates ``costs`` ``[c, m]``, to be minimised: bool ``[c]``. Only those that are ``able`` may
-    be on it, and, once one of these was ``repeated``, only those that were: one lucky training must not stand beside
-    the mean of several."""
-    among = able & repeated if (able & repeated).any() else able
+    """The front of the ``eligible`` of the estimates ``costs`` ``[c, m]``, to be minimised: bool ``[c]``."""
+    among = eligible(able, repeated)
     members = np.zeros(len(costs), bool)
     members[among] = front(costs[among])
     return members

@@ -91,3 +91,14 @@ def number(value: object, digits: str = ".4f") -> str:
     if value is None or value != value:  # NaN
         return ABSENT
     return format(value, digits) if isinstance(value, float) else str(value)
+
+
+def claim(value: float | None, half: float | None, digits: int = 3) -> str:
+    """ "0.784 ± 0.019", or the value alone where nothing is known of its luck."""
+    if value is None or half is None or value != value or half != half:  # NaN
+        return number(value)
+    return f"{value:.{digits}f} ± {half:.{digits}f}"
+
+
+def sentence(line: str) -> str:
+    return f"{line[0].upper()}{line[1:]}."

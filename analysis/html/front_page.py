@@ -130,7 +130,7 @@ def _members_table(drawn: dict[str, Any]) -> str:
     heads = ["trial", "method", *(axis["name"] for axis in drawn["axes"]), "on the front", "trainings", *names]
     cells = []
     for row in rows:
-        values = [f"{v:.4f}" if h is None else f"{v:.3f} ± {h:.3f}" for v, h in zip(row["values"], row["half"])]
+        values = [labels.claim(value, half) for value, half in zip(row["values"], row["half"])]
         values += ["–" if row["chance"] is None else f"{row['chance']:.2f}", str(row["trainings"])]
         settings = [labels.number(row["settings"].get(name), "g") for name in names]  # pandas' 8.0 is a rank of 8
         cells.append([str(row["number"]), row["method"], *values, *settings])

@@ -63,7 +63,7 @@ def table(search: Search) -> Table:
         cells.append(
             (
                 *(trials[row["config_id"]], labels.METHOD_STYLES[row["method"]].name),
-                *(claims.text(row[f"{name}_claimed"], row[f"{name}_half"]) for name in search.objectives),
+                *(labels.claim(row[f"{name}_claimed"], row[f"{name}_half"]) for name in search.objectives),
                 labels.number(row["chance"], ".2f"),
                 *(labels.number(row[name], ".3g") for name in searched),
                 *(labels.number(row[name]) for name in [*measured, *groups]),

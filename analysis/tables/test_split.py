@@ -1,7 +1,6 @@
 """From validation to test: what was claimed of each point of the front, and what fresh trainings of it showed."""
 
 from analysis import confirmation, labels
-from analysis.claims import text
 from analysis.results import Search
 from analysis.table import Table
 
@@ -19,7 +18,7 @@ def table(search: Search) -> Table:
     cells = []
     for row in confirmed.rows.to_dict("records"):
         arrows = (
-            " → ".join(text(row[f"{name}_{what}"], row[f"{name}{half}"]) for what, half in STEPS)
+            " → ".join(labels.claim(row[f"{name}_{what}"], row[f"{name}{half}"]) for what, half in STEPS)
             for name in search.objectives
         )
         stands = {True: "yes", False: "no"}.get(row["stands"], labels.ABSENT)

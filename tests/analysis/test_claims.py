@@ -11,7 +11,8 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from analysis import claims as module
-from analysis.claims import DRAWS, Claims, claims, image_shift, text
+from analysis.claims import DRAWS, Claims, claims, image_shift
+from analysis.labels import claim
 from analysis.predictions import Predictions, of_trial
 from analysis.results import Search
 from tests.analysis.handmade import OBJECTIVES, search, trial
@@ -326,8 +327,8 @@ def test_no_two_is_said_only_where_it_holds_of_any_two(monkeypatch):
 
 
 def test_a_value_is_written_with_its_interval_where_there_is_one():
-    assert text(0.78412, 0.0191) == "0.784 ± 0.019" and text(0.78412, math.nan) == "0.7841"
-    assert text(12.3456, 0.5, digits=1) == "12.3 ± 0.5"
+    assert claim(0.78412, 0.0191) == "0.784 ± 0.019" and claim(0.78412, math.nan) == "0.7841"
+    assert claim(12.3456, 0.5, digits=1) == "12.3 ± 0.5"
 
 
 # ------------------------------------------------------------------------------------------------ eligible

@@ -1,11 +1,10 @@
-"""The samplers, and the searcher: a Ray Tune Searcher over an Optuna study whose memory is a file in the folder.
+"""The samplers, and the searchers: one over an Optuna study whose memory is a file in the folder, and one of a list.
 
 Ray's own OptunaSearch tells early-stopped trials as complete, leaves NaN trials running and drops a restored trial's
 result; hence this one. The trial's Optuna number is its identity everywhere.
 """
 
 import dataclasses
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,9 +22,8 @@ from search_spaces.space import Space
 from trainables.config import TrainConfig
 from trainables.seeds import seed_for
 from tune_fairlora.algorithms.study import STUDY_FILE, SearchStudy, forget_outcomes
-from tune_fairlora.record.state import COLLAPSED, COMPLETE, INTERRUPTED, RUNNING, STOPPED, State, Trial
+from tune_fairlora.record.state import ALIVE, COLLAPSED, COMPLETE, STOPPED, State, Trial
 
-ALIVE = (COMPLETE, RUNNING, INTERRUPTED)
 OPTUNA_STATES = {COMPLETE: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, COLLAPSED: TrialState.PRUNED}
 WORST_VIOLATION = 1e9  # of a constraint whose metric has no value
 REPEATS = "repeats"  # an attribute of a study's trial: the first trial of the configuration that it trains again
@@ -66,7 +64,7 @@ class TrialLauncher(Protocol):
     def busy(self) -> bool: ...
 
 
-class StudySearcher(Searcher):
+class StudySearcher:
     """Suggests configurations of ``space`` to Ray Tune and is told outcomes by number.
 
     ``state`` is what the log says of the search so far: its trials are in the study already, and the next one has the
@@ -97,7 +95,6 @@ class StudySearcher(Searcher):
         enqueue: Sequence[Mapping[str, Any]] = (),
         again: Iterable[int] = (),
     ) -> None:
-        super().__init__()
         self.space, self.sampler, self.seed, self.seeds, self.state = space, sampler, seed, seeds, state
         self.launcher, self.trials, self.reseed = launcher, trials, reseed
         self.again = deque(again)
@@ -115,14 +112,7 @@ class StudySearcher(Searcher):
             if trial.number not in self.again:
                 self.tell(trial)
 
-    def set_search_properties(
-        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: object
-    ) -> bool:
-        """Ray asks whether its own metric and space are taken: the study has its own, so there must be none."""
-        return metric is None and not config
-
-    # Ray's annotation leaves out FINISHED, a text, which its docstring names.
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial for ``RayTrainable``; None while open ones may fail and come again; FINISHED at the end."""
         wait = None if self.launcher.busy() else Searcher.FINISHED
         if self.again:
@@ -141,12 +131,16 @@ class StudySearcher(Searcher):
 
     def left(self) -> bool:
         """Whether trials are left to be started, as far as is known."""
-        return bool(self.again) or self._to_repeat() is not None or self._may_explore(idle=True)
+        return bool(self.again) or self._may_explore(idle=True) or self._to_repeat() is not None
+
+    def _used_up(self) -> bool:
+        """Whether every point of a grid was tried."""
+        return self.sampler == "grid" and self.explored >= len(self.points)
 
     def _may_explore(self, idle: bool) -> bool:
         """Whether another configuration is due. One more takes a candidate's place where nothing is worth repeating,
         and nothing is at work (``idle``) that may become so."""
-        if self.sampler == "grid" and self.explored >= len(self.points):
+        if self._used_up():
             return False
         if self.seeds > 1:
             return self.explored < self.trials // self.seeds
@@ -155,11 +149,10 @@ class StudySearcher(Searcher):
     def _for_candidates(self) -> bool:
         """Whether the trials that are left are kept for candidates. The points to be tried first come before."""
         kept = round(self.reseed * self.trials)
-        used_up = self.sampler == "grid" and self.explored >= len(self.points)
         if self.sampler != "grid":
             kept = max(0, min(kept, self.trials - len(self.points)))
         return self.reseed > 0 and (
-            used_up or self.explored >= self.trials - kept or self.launcher.time_spent() >= 1 - self.reseed
+            self._used_up() or self.explored >= self.trials - kept or self.launcher.time_spent() >= 1 - self.reseed
         )
 
     def _to_repeat(self) -> int | None:
@@ -195,7 +188,7 @@ class StudySearcher(Searcher):
         if trial.number != number:
             raise RuntimeError(f"the study drew trial {trial.number}, but {number} comes next")
         config = self.space.suggest(trial, seed=self.seed)
-        earlier = [n for n, each in self.state.trials.items() if each.config_id == config.config_id]
+        earlier = self.state.configuration(config.config_id)
         if drawn and self.seeds > 1 and earlier:  # before format 4, seeds were drawn in advance and had no mark
             repeats = earlier[0]
         return dataclasses.replace(config, seed=self.seed + len(earlier)), repeats
@@ -216,19 +209,6 @@ class StudySearcher(Searcher):
             notes[f"epoch {epoch}"] = {name: metrics[name] for name in self.space.objectives}
         self.study.note(trial.number, notes, violations)
         self.study.optuna.tell(trial.number, values, state=state)
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Do nothing: ``tell`` tells the outcome once the log holds it, so that the study never knows more."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def save(self, checkpoint_path: str) -> None:
-        """Write a placeholder, as into the pickle above: Ray's snapshots are never read, the study is the memory."""
-        Path(checkpoint_path).write_text(json.dumps({"study": STUDY_FILE}))
-
-    def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a search is restored from its own record, never from Ray's snapshot")
 
 
 Run = tuple[TrainConfig, int]  # a training, and the first trial of its configuration in the search that it confirms

@@ -1,8 +1,10 @@
 """Trials of a finished search measured on the test split, which no trial and no sampler has seen."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -12,7 +14,9 @@ from trainables.files import replace_atomically
 from trainables.metrics import Evaluation
 from tune_fairlora.record import looks, search_folder
 from tune_fairlora.record.search_folder import Finished
+from tune_fairlora.record.state import Trial
 
+Row = dict[str, Any]  # of ``confirmed.parquet``
 REFITS = ("train", "trainval")
 
 
@@ -94,12 +98,25 @@ def _confirm(finished: Finished, number: int, refit: str | None, device: str) ->
 def _keep(finished: Finished, number: int, trained_on: str, evaluation: Evaluation) -> None:
     """Put the trial's row into the table, in place of an earlier one of the same trial and training data."""
     folder, groups, trial = finished.folder, finished.settings["groups"], finished.state.trials[number]
-    row = {"number": number, "config_id": trial.config_id, "seed": trial.seed, "trained_on": trained_on}
-    row |= {f"test_{name}": value for name, value in evaluation.metrics.items()}
-    row |= {f"test_group_accuracy[{g}]": v for g, v in zip(groups, evaluation.by_group["accuracy"].tolist())}
-    table = pd.DataFrame([row])
-    if (folder / CONFIRMED).exists():
-        old = pd.read_parquet(folder / CONFIRMED)
-        table = pd.concat([old[(old["number"] != number) | (old["trained_on"] != trained_on)], table])
-    table = table.sort_values(["number", "trained_on"], ignore_index=True)
-    replace_atomically(folder / CONFIRMED, lambda path: table.to_parquet(path))
+    accuracy = dict(zip(groups, evaluation.by_group["accuracy"].tolist()))
+    row = {"number": number, **measured(trial, trained_on, evaluation.metrics, accuracy)}
+    keep(folder, [row], lambda old: (old["number"] == number) & (old["trained_on"] == trained_on))
+
+
+def measured(trial: Trial, trained_on: str, metrics: Mapping[str, float], by_group: Mapping[str, float]) -> Row:
+    """What ``confirmed.parquet`` holds of a model like ``trial``'s: ``metrics`` (without prefix) and the accuracy in
+    each group on the test split."""
+    row: Row = {"config_id": trial.config_id, "seed": trial.seed, "trained_on": trained_on}
+    row |= {f"test_{name}": value for name, value in metrics.items()}
+    return row | {f"test_group_accuracy[{name}]": value for name, value in by_group.items()}
+
+
+def keep(folder: Path, rows: list[Row], replaced: Callable[[pd.DataFrame], "pd.Series[bool]"]) -> None:
+    """Put ``rows`` into the table of the search in ``folder``, in place of those that are ``replaced``."""
+    table, path = pd.DataFrame(rows), folder / CONFIRMED
+    if path.exists():
+        old = pd.read_parquet(path)
+        table = pd.concat([old[~replaced(old)], table])
+    if len(table):
+        table = table.sort_values(["number", "trained_on", "seed"], ignore_index=True)
+        replace_atomically(path, table.to_parquet)

@@ -8,14 +8,13 @@ import dataclasses
 import json
 from typing import Any
 
-import pandas as pd
-
-from analysis.results import CONFIRMATION, CONFIRMED, FRESH
+from analysis.results import CONFIRMATION, FRESH
 from trainables import logits
 from trainables.config import TrainConfig
 from trainables.data.store import Store
 from trainables.files import replace_atomically
 from tune_fairlora.algorithms.searcher import FreshSearcher, Run
+from tune_fairlora.execution.confirmation import keep, measured
 from tune_fairlora.execution.controller import SearchController
 from tune_fairlora.plan.plan import Plan
 from tune_fairlora.plan.resume import to_go_on
@@ -126,23 +125,13 @@ def fresh_runs(search: State, confirmed: State, front: list[int], seeds: int) ->
 
 def keep_fresh(search: Record, confirmed: Record) -> None:
     """A row for each fresh training that came to its end, in place of those that were kept before."""
-    rows = []
-    groups = confirmed.settings["groups"]
+    rows, groups = [], confirmed.settings["groups"]
     for trial in confirmed.trials.values():
-        if trial.status != COMPLETE:
-            continue
-        row: dict[str, Any] = {"number": trial.repeats, "config_id": trial.config_id, "seed": trial.seed}
-        row["trained_on"] = FRESH
-        row |= {f"test_{k.removeprefix('val_')}": v for k, v in trial.metrics.items() if k.startswith("val_")}
-        accuracy = trial.tables.get("by_group", {}).get("accuracy", ())
-        rows.append(row | {f"test_group_accuracy[{name}]": value for name, value in zip(groups, accuracy)})
-    table, path = pd.DataFrame(rows), search.folder / CONFIRMED
-    if path.exists():
-        old = pd.read_parquet(path)
-        table = pd.concat([old[old["trained_on"] != FRESH], table])
-    if len(table):
-        table = table.sort_values(["number", "trained_on", "seed"], ignore_index=True)
-        replace_atomically(path, lambda temporary: table.to_parquet(temporary))
+        if trial.status == COMPLETE:
+            metrics = {k.removeprefix("val_"): v for k, v in trial.metrics.items() if k.startswith("val_")}
+            accuracy = dict(zip(groups, trial.tables.get("by_group", {}).get("accuracy", ())))
+            rows.append({"number": trial.repeats, **measured(trial, FRESH, metrics, accuracy)})
+    keep(search.folder, rows, lambda old: old["trained_on"] == FRESH)
 
 
 def _ordinal(n: int) -> str:

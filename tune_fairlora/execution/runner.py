@@ -218,9 +218,9 @@ class Run:
 
     def _report(self, outcome: str) -> None:
         """Print the front, where everything lies, how to look at it, and how to go on."""
-        record, folder, uri = self.record, self.plan.folder, self.plan.tracking_uri
         from analysis.claims import claims  # pandas takes a moment: not at every start
 
+        record, folder, uri = self.record, self.plan.folder, self.plan.tracking_uri
         search = snapshot(record)
         claimed = claims(search)
         self.console.print(front_table(record, "Pareto front, validation split", claimed))

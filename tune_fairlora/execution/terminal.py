@@ -16,7 +16,17 @@ from rich.text import Text
 
 from analysis import chance
 from tune_fairlora.record.event_log import Record
-from tune_fairlora.record.state import COLLAPSED, COMPLETE, DIVERGED, FAILED, INTERRUPTED, RUNNING, STOPPED, Trial
+from tune_fairlora.record.state import (
+    ALIVE,
+    COLLAPSED,
+    COMPLETE,
+    DIVERGED,
+    FAILED,
+    INTERRUPTED,
+    RUNNING,
+    STOPPED,
+    Trial,
+)
 
 if TYPE_CHECKING:
     from analysis.claims import Claims
@@ -61,10 +71,9 @@ class Progress:
 
     def _total(self) -> int:
         """How many trials there will be: with ``--seeds``, a stopped configuration does not get its other seeds."""
-        alive = (COMPLETE, RUNNING, INTERRUPTED)
         left_out = 0
         for numbers in self.record.configurations() if self.record.seeds > 1 else ():
-            if any(self.record.trials[n].status not in alive for n in numbers):
+            if any(self.record.trials[n].status not in ALIVE for n in numbers):
                 left_out += max(0, self.record.seeds - len(numbers))
         return self.total - left_out
 
@@ -208,7 +217,7 @@ def _listed(numbers: list[int]) -> str:
 def chance_lines(record: Record) -> list[str]:
     """For each objective that is a gap: what an evenly right model as accurate as the front's most even point shows by
     chance, and how many of the front's points show more than chance at their own accuracy."""
-    gaps = [gap for name in record.objectives if (gap := name.removeprefix("val_")) in chance.GAPS]
+    gaps = chance.gaps(record.objectives)
     ranges = {}  # by trial
     for number in record.front() if gaps else ():
         trial = record.trials[number]

@@ -100,7 +100,7 @@ def dry_run(plan: Plan) -> int:
     sizes = len(plan.manifest.classes), len(plan.manifest.groups)
     images = cell_counts(store.label[validation], store.group[validation], *sizes)
     rows["smallest"] = ", ".join(f"{what} {n}" for what, n in chance.smallest(images).items()) + " validation images"
-    gaps = [gap for name in plan.space.objectives if (gap := name.removeprefix("val_")) in chance.GAPS]
+    gaps = chance.gaps(plan.space.objectives)
     ranges = {a: chance.by_chance(images, a, gaps, plan.manifest.positive) for a in (0.8, 0.9, 0.97) if gaps}
     parts = []
     for gap in gaps:

@@ -253,7 +253,6 @@ class SearchOptions:
                 f"`reseed` {self.reseed:g} and `seeds` {self.seeds} say the same twice: with `seeds` every complete "
                 "configuration is trained again, so leave one out"
             )
-
         if self.confirm_seeds != CONFIRM_SEEDS:  # who says how often wants it
             object.__setattr__(self, "confirm", True)
 

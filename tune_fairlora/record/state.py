@@ -15,6 +15,7 @@ from trainables.metrics import OBJECTIVES
 
 COMPLETE, COLLAPSED, STOPPED = "complete", "collapsed", "stopped"
 FAILED, DIVERGED, INTERRUPTED, RUNNING = "failed", "diverged", "interrupted", "running"
+ALIVE = (COMPLETE, RUNNING, INTERRUPTED)  # statuses of a trial whose configuration may get its other seeds
 
 Event = dict[str, Any]  # a line of the log, parsed JSON; ``event`` names its kind, ``time`` is in seconds
 Settings = dict[str, Any]  # what the first event says of the search, parsed JSON
@@ -181,7 +182,11 @@ class State:
 
     def siblings(self, number: int) -> list[int]:
         """The numbers of the trials of one configuration, as they began."""
-        return self._configurations[self.trials[number].config_id]
+        return self.configuration(self.trials[number].config_id)
+
+    def configuration(self, config_id: str) -> list[int]:
+        """The numbers of its trials, as they began; none where it was not tried."""
+        return self._configurations.get(config_id, [])
 
     def configurations(self) -> list[list[int]]:
         return list(self._configurations.values())
@@ -262,7 +267,7 @@ class State:
                     found += self.trainings(numbers)
         for numbers in self._configurations.values() if self.seeds > 1 else ():
             alive = self.sound(numbers) and len(self.trainings(numbers)) < self.seeds
-            if alive and all(self.trials[n].status in (COMPLETE, RUNNING, INTERRUPTED) for n in numbers):
+            if alive and all(self.trials[n].status in ALIVE for n in numbers):
                 found += self.trainings(numbers)
         return sorted(set(found).difference(self.front()))
 

@@ -6,7 +6,7 @@ Names of classes, groups and files come from the user's data: in the card they a
 import json
 from typing import Any
 
-from analysis.labels import number
+from analysis.labels import claim, number
 from analysis.table import markdown, pipes
 from trainables.config import METHODS
 from trainables.files import plain
@@ -57,10 +57,6 @@ def _front_matter(facts: Facts, results: Facts, settings: Facts) -> str:
     lines = (f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items())
     text = "\n".join(["---", *lines, "---"])
     return text.replace("<", "\\u003c")  # a reader who knows no front matter would take it for HTML
-
-
-def claim(value: float | None, half: float | None) -> str:
-    return number(value) if half is None or value is None else f"{value:.3f} ± {half:.3f}"
 
 
 def _title(facts: Facts) -> str:
@@ -192,7 +188,7 @@ def _results(results: Facts) -> str:
         if measured:
             parts += [f"## {title}", _metrics(measured["metrics"]), _by("group", measured["by_group"])]
     parts += _fresh(results)
-    if len(parts) == 4:
+    if not (test or refit or results["test_of_fresh_trainings"]):
         parts.append("No test split was measured (`python -m tune_fairlora.search --resume NAME --confirm`).")
     return "\n\n".join(filter(None, parts))
 

@@ -109,7 +109,7 @@ def _confirmed(finished: Finished, number: int, trained_on: str) -> dict[str, An
 
 def _by_chance(trial: Trial, settings: Settings, objectives: Sequence[str]) -> dict[str, str]:
     """What an evenly right model as accurate as the trial shows of each objective that is a gap, in words."""
-    gaps = [gap for name in objectives if (gap := name.removeprefix("val_")) in chance.GAPS]
+    gaps = chance.gaps(objectives)
     if not gaps or "by_cell" not in trial.tables or not math.isfinite(trial.metrics.get("val_accuracy", math.nan)):
         return {}
     images = np.array(trial.tables["by_cell"]["count"])

@@ -9,12 +9,15 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from analysis.labels import claim
 from analysis.table import markdown
 from trainables.config import FAIR_HYPERPARAMETERS, FIELDS, LORA_HYPERPARAMETERS
 from tune_fairlora.record.state import COMPLETE, Settings, State, Trial
 from tune_fairlora.tracking.tracking_uri import without_password
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from analysis.claims import Claims
     from analysis.confirmation import Confirmed
     from analysis.results import Search
@@ -75,25 +78,24 @@ def front_table(search: "Search") -> Table:
 
 def claimed_metrics(claimed: "Claims") -> dict[int, dict[str, float]]:
     """By trial of the front: what is claimed of its configuration, as metrics of its run."""
-    rows, names = claimed.front, claimed.search.objectives
+    names = claimed.search.objectives
     columns = {f"claimed_{name}": f"{name}_claimed" for name in names}
     columns |= {f"claimed_{name}_half": f"{name}_half" for name in names} | {"front_chance": "chance"}
-    trials = claimed.search.trials[claimed.search.trials["on_front"].astype(bool)]
-    metrics: dict[int, dict[str, float]] = {}
-    for row in rows.to_dict("records"):
-        values = {metric: float(row[column]) for metric, column in columns.items() if math.isfinite(row[column])}
-        metrics |= dict.fromkeys(trials.loc[trials["config_id"] == row["config_id"], "number"].tolist(), values)
-    return metrics
+    return _of_runs(claimed.search, claimed.front, columns)
 
 
 def confirmed_metrics(confirmed: "Confirmed") -> dict[int, dict[str, float]]:
     """By trial of the front: what fresh trainings of its configuration showed on the test split."""
-    trials, metrics = confirmed.search.trials, dict[int, dict[str, float]]()
-    names = {f"test_{name.removeprefix('val_')}": f"{name}_test" for name in confirmed.search.objectives}
-    for row in confirmed.rows.to_dict("records"):
-        values = {metric: float(row[column]) for metric, column in names.items() if math.isfinite(row[column])}
-        own = trials[(trials["config_id"] == row["config_id"]) & trials["on_front"].astype(bool)]
-        metrics |= dict.fromkeys(own["number"].tolist(), values)
+    columns = {f"test_{name.removeprefix('val_')}": f"{name}_test" for name in confirmed.search.objectives}
+    return _of_runs(confirmed.search, confirmed.rows, columns)
+
+
+def _of_runs(search: "Search", rows: "pd.DataFrame", columns: dict[str, str]) -> dict[int, dict[str, float]]:
+    """By trial of the front: the finite ones of ``columns`` (by the metric's name) in its configuration's row."""
+    trials, metrics = search.trials[search.trials["on_front"].astype(bool)], dict[int, dict[str, float]]()
+    for row in rows.to_dict("records"):
+        values = {metric: float(row[column]) for metric, column in columns.items() if math.isfinite(row[column])}
+        metrics |= dict.fromkeys(trials.loc[trials["config_id"] == row["config_id"], "number"].tolist(), values)
     return metrics
 
 
@@ -238,10 +240,6 @@ def experiment_note(state: State, experiment_id: str, parent: str, earlier: str 
     return earlier
 
 
-def _claim(value: float, half: float) -> str:
-    return f"{value:.4f}" if math.isnan(half) else f"{value:.3f} ± {half:.3f}"
-
-
 def search_note(
     state: State,
     claimed: "Claims",
@@ -272,10 +270,10 @@ def search_note(
             trial = state.trials[number]
             name = markdown(trial.label)
             link = f"[{name}]({run_address(experiment_id, runs[number])})" if number in runs else name
-            values = [_claim(row[f"{name}_claimed"], row[f"{name}_half"]) for name in state.objectives]
+            values = [claim(row[f"{name}_claimed"], row[f"{name}_half"]) for name in state.objectives]
             if number in tests:
                 test = [tests[number][f"{name}_test"] for name in state.objectives]
-                values = [f"{value} → {_claim(mean, math.nan)}" for value, mean in zip(values, test)]
+                values = [f"{value} → {claim(mean, math.nan)}" for value, mean in zip(values, test)]
             values.append(f"{row['chance']:.2f}" if math.isfinite(row["chance"]) else EMPTY)
             shown = [trial.values.get(name, EMPTY) for name in params]
             texts = [markdown(f"{value:.4g}" if isinstance(value, float) else value) for value in shown]
